@@ -1,0 +1,56 @@
+//! Where the node is between birth and end, and who may change it.
+
+use std::sync::Arc;
+
+use ringmaster_shared::member::Lifecycle;
+use tokio::sync::watch;
+
+/// Cheap handle; the current lifecycle and what the node waits for.
+#[derive(Clone)]
+pub struct LifecycleHandle {
+    state: Arc<watch::Sender<LifecycleState>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LifecycleState {
+    pub lifecycle: Lifecycle,
+    /// What the node waits for while it is not serving, in a sentence.
+    pub waiting_for: Option<String>,
+}
+
+impl LifecycleHandle {
+    pub fn new(lifecycle: Lifecycle) -> Self {
+        let (state, _) = watch::channel(LifecycleState {
+            lifecycle,
+            waiting_for: None,
+        });
+        Self {
+            state: Arc::new(state),
+        }
+    }
+
+    pub fn get(&self) -> Lifecycle {
+        self.state.borrow().lifecycle
+    }
+
+    pub fn state(&self) -> LifecycleState {
+        self.state.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<LifecycleState> {
+        self.state.subscribe()
+    }
+
+    /// Wakes watchers only when something changed.
+    pub fn set(&self, lifecycle: Lifecycle, waiting_for: Option<String>) {
+        let next = LifecycleState {
+            lifecycle,
+            waiting_for,
+        };
+        self.state.send_if_modified(|state| {
+            let changed = *state != next;
+            *state = next;
+            changed
+        });
+    }
+}

@@ -1,0 +1,21 @@
+//! `ringd`: one node of a leaderless, replicated key-value store.
+
+mod api;
+mod cli;
+mod config;
+mod events;
+mod gossip;
+mod health;
+mod identity;
+mod lifecycle;
+mod metrics;
+mod node;
+mod replication;
+mod storage;
+mod time;
+mod topology;
+mod view;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,6 @@
+//! Replication: quorum reads and writes, connections between nodes, repair. (Interface first.)
+
+pub mod coordinator;
+pub mod frames;
+pub mod peers;
+pub mod server;

@@ -1,0 +1,187 @@
+//! What nodes say to each other over the pipelined binary connections.
+//!
+//! A frame is length-delimited (u32, big endian) postcard. Requests carry an id, the epoch the
+//! sender goes by and how long it will wait; replies repeat the id and may come in any order.
+
+use ringmaster_shared::{
+    id::{ClusterId, Epoch, PartitionId},
+    key::Key,
+    topology::Topology,
+    version::{Record, RecordVersion},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    gossip::MemberState,
+    topology::{RegisterReply, RegisterRequest},
+};
+
+/// Largest frame either side accepts, bytes. A record of several siblings of 1 MiB must fit.
+pub const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Version of this protocol, named in the upgrade.
+pub const PROTOCOL: &str = "ringmaster-peer/1";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestFrame {
+    pub id: u64,
+    /// 0 where the epoch does not matter.
+    pub epoch: Epoch,
+    /// Milliseconds after which the sender no longer waits.
+    pub deadline_ms: u32,
+    pub request: Request,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResponseFrame {
+    pub id: u64,
+    pub response: Response,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Proof of life over TCP (fallback probe).
+    Ping,
+    /// A node without a cluster, or coming back, asks to be let in.
+    Join {
+        member: MemberState,
+    },
+    /// Full-state exchange of gossip.
+    PushPull {
+        members: Vec<MemberState>,
+    },
+    /// The receiver's member list, for `/api/v1/observations`.
+    Members,
+    FetchTopology,
+    PushTopology {
+        topology: Topology,
+    },
+    /// "Have you settled this epoch, and are your gained partitions filled?"
+    TopologyProgress {
+        epoch: Epoch,
+    },
+    Register(RegisterRequest),
+    /// Epoch-checked: the version of a key without its values.
+    ReadVersion {
+        key: Key,
+    },
+    /// Epoch-checked: the whole record.
+    ReadRecord {
+        key: Key,
+    },
+    /// Epoch-checked: join this record; answered after it is synced.
+    Write {
+        key: Key,
+        record: Record,
+    },
+    /// Joins records without an epoch check (hints, repair, transfer): joining is always safe.
+    Merge {
+        entries: Vec<(Key, Record)>,
+    },
+    /// Epoch-checked and only when settled: a page of a partition, for filling a new replica.
+    Scan {
+        partition: PartitionId,
+        after: Option<Key>,
+        max_bytes: u32,
+    },
+    /// Roots of these partitions' digests.
+    DigestRoots {
+        partitions: Vec<PartitionId>,
+    },
+    DigestLeaves {
+        partition: PartitionId,
+    },
+    LeafVersions {
+        partition: PartitionId,
+        leaf: u16,
+    },
+    FetchRecords {
+        keys: Vec<Key>,
+    },
+    ListKeys {
+        partitions: Vec<PartitionId>,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    Pong,
+    /// Welcome: the cluster, its topology and all members.
+    Welcome {
+        cluster_id: ClusterId,
+        topology: Topology,
+        members: Vec<MemberState>,
+    },
+    /// No cluster here yet; ask again later.
+    NotReady {
+        reason: String,
+    },
+    Members {
+        members: Vec<MemberState>,
+    },
+    Topology {
+        topology: Option<Topology>,
+    },
+    Progress {
+        settled_epoch: Epoch,
+        filled: bool,
+    },
+    Register(RegisterReply),
+    Version {
+        version: Option<RecordVersion>,
+    },
+    Record {
+        record: Option<Record>,
+    },
+    Done,
+    Merged {
+        changed: u32,
+    },
+    Page {
+        entries: Vec<(Key, Record)>,
+        next: Option<Key>,
+    },
+    Roots {
+        roots: Vec<u64>,
+    },
+    Leaves {
+        leaves: Vec<u64>,
+    },
+    Versions {
+        versions: Vec<(Key, u64)>,
+    },
+    Records {
+        entries: Vec<(Key, Record)>,
+    },
+    Keys {
+        keys: Vec<Key>,
+    },
+    /// The receiver goes by this later topology; take it over and try again.
+    EpochBehind {
+        topology: Topology,
+    },
+    /// The receiver has not heard of the sender's epoch; push the topology and try again.
+    EpochAhead {
+        epoch: Epoch,
+    },
+    /// The receiver cannot do it now: draining, recovering, storage stopped.
+    Refused {
+        code: RefusalCode,
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalCode {
+    NotServing,
+    Recovering,
+    NotReplica,
+    Storage,
+    TooBusy,
+    BadRequest,
+    /// Another cluster, or not the node that was meant.
+    WrongCluster,
+}

@@ -1,0 +1,99 @@
+//! `GET /api/v1/status`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    event::Severity,
+    id::{Epoch, Generation, NodeId},
+    member::{Lifecycle, MemberStatus},
+    quorum::{ClusterHealth, PartitionCounts},
+};
+
+/// The node, its storage, its replication and the cluster as it sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StatusResponse {
+    pub node: NodeStatus,
+    pub storage: StorageStatus,
+    pub replication: ReplicationStatus,
+    pub cluster: ClusterStatus,
+    /// Unix seconds.
+    pub timestamp: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeStatus {
+    #[schema(value_type = String)]
+    pub id: NodeId,
+    /// `host:port` others are told.
+    pub address: String,
+    pub status: MemberStatus,
+    pub lifecycle: Lifecycle,
+    /// What the node waits for while it is not serving, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    pub zone: String,
+    pub version: String,
+    /// Git commit the binary was built from, `unknown` outside a checkout.
+    pub commit: String,
+    pub generation: Generation,
+    #[schema(value_type = String, format = DateTime)]
+    pub start_time: Timestamp,
+    pub uptime_seconds: u64,
+    pub pid: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StorageStatus {
+    /// `sled`.
+    pub engine: String,
+    /// Keys with a value on this node.
+    pub key_count: u64,
+    pub tombstones: u64,
+    pub bytes_on_disk: u64,
+    /// `fsync`: acknowledged writes are synced.
+    pub durability: String,
+    pub read_only: bool,
+    /// Hints this node holds for others, by the node they are owed to.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub hints_owed: BTreeMap<NodeId, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReplicationStatus {
+    pub replication_factor: u8,
+    /// `floor(min(RF, members) / 2) + 1`.
+    pub quorum_size: usize,
+    pub total_nodes: usize,
+    pub alive_nodes: usize,
+    /// Every partition can reach its quorum from here.
+    pub quorum_available: bool,
+    #[schema(value_type = String)]
+    pub current_node: NodeId,
+    pub partitions: PartitionCounts,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterStatus {
+    /// Empty while the node has not joined a cluster.
+    pub cluster_id: String,
+    pub health: ClusterHealth,
+    pub ring_epoch: Epoch,
+    pub ring_digest: String,
+    pub membership_digest: String,
+    pub problems: Vec<Problem>,
+}
+
+/// Something an operator should know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Stable, e.g. `MEMBER_DEAD`.
+    pub code: String,
+    pub severity: Severity,
+    pub message: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}

@@ -1,0 +1,151 @@
+//! `/gossip/*` and `/api/v1/observations`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    id::{Epoch, Generation, Incarnation, NodeId},
+    member::{Lifecycle, Load, MemberStatus},
+};
+
+/// `GET /gossip/members`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MembersResponse {
+    /// Empty while the node has not joined a cluster.
+    pub cluster_id: String,
+    #[schema(value_type = String)]
+    pub current_node: NodeId,
+    /// By node id; those that left are not listed.
+    #[schema(value_type = BTreeMap<String, MemberInfo>)]
+    pub cluster_members: BTreeMap<NodeId, MemberInfo>,
+    pub total_members: usize,
+    pub alive_members: usize,
+    pub membership_digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MemberInfo {
+    #[schema(value_type = String)]
+    pub node_id: NodeId,
+    pub address: String,
+    pub status: MemberStatus,
+    pub lifecycle: Lifecycle,
+    /// When this node last had proof of life of it.
+    #[schema(value_type = String, format = DateTime)]
+    pub last_seen: Timestamp,
+    /// When its status last changed here.
+    #[schema(value_type = String, format = DateTime)]
+    pub status_since: Timestamp,
+    pub generation: Generation,
+    pub incarnation: Incarnation,
+    /// Messages received from it in this generation, counted here.
+    pub heartbeat_seq: u64,
+    pub zone: String,
+    pub version: String,
+    pub ring_epoch: Epoch,
+    pub ring_digest: String,
+    pub load: Load,
+}
+
+/// `GET /gossip/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GossipStatusResponse {
+    pub gossip_status: GossipStatus,
+    pub config: GossipConfigInfo,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GossipStatus {
+    #[schema(value_type = String)]
+    pub current_node: NodeId,
+    pub cluster_size: usize,
+    pub alive_nodes: usize,
+    pub suspected_nodes: usize,
+    pub dead_nodes: usize,
+    pub stopped_nodes: usize,
+    pub active_rumors: usize,
+    /// 0 is healthy; higher means this node itself answers late.
+    pub health_score: u32,
+    pub queue_depth: usize,
+    /// Messages refused: another cluster, another target, damaged, too new.
+    pub rejected_messages: u64,
+}
+
+/// Durations as text, e.g. `200ms`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct GossipConfigInfo {
+    pub gossip_interval: String,
+    pub probe_interval: String,
+    pub probe_timeout: String,
+    pub suspicion_timeout: String,
+    pub push_pull_interval: String,
+    pub indirect_probes: u32,
+    pub gossip_fanout: u32,
+}
+
+/// `GET /gossip/rumors`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RumorsResponse {
+    #[schema(value_type = String)]
+    pub current_node: NodeId,
+    pub rumors: Vec<Rumor>,
+}
+
+/// One update that is being spread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Rumor {
+    #[schema(value_type = String)]
+    pub about: NodeId,
+    pub status: MemberStatus,
+    pub generation: Generation,
+    pub incarnation: Incarnation,
+    /// Who started it, as far as the message says.
+    #[schema(value_type = String)]
+    pub from: NodeId,
+    /// How often this node has sent it.
+    pub transmissions: u32,
+    /// After so many it is dropped.
+    pub limit: u32,
+}
+
+/// `POST /gossip/join`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub node_id: Option<NodeId>,
+    /// `host:port` to contact.
+    pub address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JoinResponse {
+    pub contacted: String,
+    #[schema(value_type = String)]
+    pub node_id: NodeId,
+    pub total_members: usize,
+}
+
+/// `GET /api/v1/observations`: who sees whom as what, as this node knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ObservationsResponse {
+    #[schema(value_type = String)]
+    pub current_node: NodeId,
+    pub observers: Vec<Observer>,
+}
+
+/// The view of one member, as it last told this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Observer {
+    #[schema(value_type = String)]
+    pub node_id: NodeId,
+    /// When its view arrived; this node's own is always current.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    #[schema(value_type = BTreeMap<String, MemberStatus>)]
+    pub sees: BTreeMap<NodeId, MemberStatus>,
+}

@@ -1,0 +1,84 @@
+//! Cluster events: what happened, with a code that scripts can rely on.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::id::NodeId;
+
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+/// Stable names of events. Unknown codes from a newer daemon read as `Other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum EventCode {
+    NodeStarted,
+    NodeStopping,
+    ClusterFounded,
+    WaitingForSeed,
+    SeedRefused,
+    ClusterJoined,
+    MemberJoined,
+    MemberSuspected,
+    MemberDead,
+    MemberReturned,
+    MemberRestarted,
+    MemberStopped,
+    MemberLeft,
+    MemberAddressChanged,
+    SelfRefuted,
+    UdpBlocked,
+    ForeignMessages,
+    DuplicateNodeId,
+    RingChangeStarted,
+    RingChanged,
+    RingChangeStalled,
+    RingChangeAborted,
+    PartitionsFilled,
+    QuorumLost,
+    QuorumRegained,
+    HintsStored,
+    HintsReplayed,
+    HintsDropped,
+    RepairFinished,
+    StorageRecovered,
+    StoragePoisoned,
+    SiblingsMany,
+    LifecycleChanged,
+    OrderReceived,
+    ClockSkew,
+    Overloaded,
+    #[serde(other)]
+    Other,
+}
+
+/// One event as a node saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Counts up on the reporting node since its start; `since=` takes it.
+    pub seq: u64,
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    pub code: EventCode,
+    pub severity: Severity,
+    /// The node that reports it.
+    #[schema(value_type = String)]
+    pub reporter: NodeId,
+    /// The node it is about, when it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub subject: Option<NodeId>,
+    /// One sentence.
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+}

@@ -1,0 +1,1 @@
+//! Which replicas each partition should have.
