@@ -27,7 +27,12 @@ const KEY_SET: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Debug, Clone, Error)]
 pub enum ClientError {
     #[error("{endpoint} does not answer: {why}")]
-    Unreachable { endpoint: String, why: String },
+    Unreachable {
+        endpoint: String,
+        why: String,
+        /// The request was certainly not received.
+        not_sent: bool,
+    },
     #[error("{endpoint} refused: {}", .body.error)]
     Refused {
         endpoint: String,
@@ -48,6 +53,20 @@ impl ClientError {
 
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
+    }
+
+    /// The request certainly had no effect: the node was never reached.
+    pub fn is_refused_connection(&self) -> bool {
+        matches!(self, Self::Unreachable { not_sent: true, .. })
+    }
+
+    /// There was nobody to ask.
+    pub fn no_endpoint() -> Self {
+        Self::Unreachable {
+            endpoint: "(none)".to_owned(),
+            why: "no endpoint was given".to_owned(),
+            not_sent: true,
+        }
     }
 }
 
@@ -115,6 +134,7 @@ impl Client {
         let unreachable = |e: &reqwest::Error| ClientError::Unreachable {
             endpoint: endpoint.to_owned(),
             why: root_cause(e),
+            not_sent: e.is_connect(),
         };
         let protocol = |why: String| ClientError::Protocol {
             endpoint: endpoint.to_owned(),

@@ -246,7 +246,7 @@ pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use ringmaster_shared::{

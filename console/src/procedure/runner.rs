@@ -34,6 +34,8 @@ const POLL: Duration = Duration::from_millis(100);
 const GATE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long nodes hold the standby without hearing from us.
 const HOLD_SECONDS: u64 = 120;
+/// Lines kept of one run; a run writes a few per node.
+const LOG_LINES_MAX: usize = 1000;
 /// The key that proves that writes and reads pass; deleted at the end.
 const CANARY: &str = "ringmaster:canary";
 
@@ -74,7 +76,7 @@ impl Runner {
             started_utc: Timestamp::now(),
             steps: Vec::new(),
             waiting_for: None,
-            writes_refused_ms: None,
+            writes_refused_ms: 0,
             outcome: None,
             log: Vec::new(),
         };
@@ -132,7 +134,7 @@ impl Runner {
             self.let_all_start(&plan).await;
         }
         result?;
-        let refused = self.progress.writes_refused_ms.unwrap_or_default();
+        let refused = self.progress.writes_refused_ms;
         Ok(format!(
             "clean restart done in {:.1} s; reads and writes were refused for {:.1} s",
             began.elapsed().as_secs_f64(),
@@ -141,7 +143,7 @@ impl Runner {
     }
 
     fn lay_out_clean(&mut self, plan: &clean::Plan) {
-        self.progress.nodes = plan.order.iter().map(|t| t.id.to_string()).collect();
+        self.progress.nodes = plan.order.iter().map(|t| t.id.clone()).collect();
         let mut titles = vec![
             "preflight".to_owned(),
             "stop all".into(),
@@ -247,7 +249,7 @@ impl Runner {
         };
         for target in started {
             if self.put_canary(target).await.is_ok() {
-                self.progress.writes_refused_ms = Some(since.elapsed().as_millis() as u64);
+                self.progress.writes_refused_ms = since.elapsed().as_millis() as u64;
                 self.refused_since = None;
                 return;
             }
@@ -281,7 +283,7 @@ impl Runner {
         let began = Instant::now();
         let survey = Survey::take(&self.client, endpoints).await?;
         let plan = rolling::plan(&survey).map_err(|r| Stop::Failed(r.0))?;
-        self.progress.nodes = plan.order.iter().map(|t| t.id.to_string()).collect();
+        self.progress.nodes = plan.order.iter().map(|t| t.id.clone()).collect();
         let mut titles = vec!["preflight".to_owned()];
         titles.extend(plan.order.iter().map(|t| format!("restart {}", t.id)));
         self.lay_out(titles);
@@ -498,13 +500,15 @@ impl Runner {
     }
 
     fn log(&mut self, line: &str) {
-        self.progress.log.push(line.to_owned());
+        if self.progress.log.len() < LOG_LINES_MAX {
+            self.progress.log.push(line.to_owned());
+        }
         self.report();
     }
 
     fn report(&mut self) {
         if let Some(since) = self.refused_since {
-            self.progress.writes_refused_ms = Some(since.elapsed().as_millis() as u64);
+            self.progress.writes_refused_ms = since.elapsed().as_millis() as u64;
         }
         // a full channel means a slow reader, which gets the next one
         let _ = self.wires.progress.try_send(self.progress.clone());

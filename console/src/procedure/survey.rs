@@ -64,10 +64,7 @@ pub async fn first_answer(
     client: &Client,
     endpoints: &[String],
 ) -> Result<ClusterResponse, ClientError> {
-    let mut last = ClientError::Unreachable {
-        endpoint: "(none)".to_owned(),
-        why: "no endpoint was given".to_owned(),
-    };
+    let mut last = ClientError::no_endpoint();
     for endpoint in endpoints {
         match client.get(endpoint, "/api/v1/cluster").await {
             Ok(answer) => return Ok(answer),
