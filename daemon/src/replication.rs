@@ -3,4 +3,5 @@
 pub mod coordinator;
 pub mod frames;
 pub mod peers;
+pub mod replica;
 pub mod server;
