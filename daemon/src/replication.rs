@@ -1,5 +1,6 @@
-//! Replication: quorum reads and writes, connections between nodes, repair. (Interface first.)
+//! Replication: quorum reads and writes, connections between nodes, repair.
 
+pub mod codec;
 pub mod coordinator;
 pub mod frames;
 pub mod peers;
