@@ -3,10 +3,16 @@
 mod app;
 mod cluster;
 mod config;
+mod doctor;
+#[cfg(test)]
+mod fixture;
+mod format;
 mod keymap;
 mod link;
 mod message;
 mod progress;
 mod screen;
+mod theme;
+mod widget;
 
 fn main() {}

@@ -1,6 +1,6 @@
 //! Colours, attributes and glyphs, and nothing about what is drawn with them.
 //!
-//! Promises: the terminal's own background is never painted over; the `never` tier sets no
+//! Promises: the terminal's own background is never painted over; the tier without colours sets no
 //! colour at all, only bold, dim and reverse, so that no reset sequence can eat an attribute (the
 //! terminal library's own `NO_COLOR` handling does exactly that); and no state is told by
 //! colour alone: each has a glyph and a word.
@@ -13,16 +13,7 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-/// How many colours may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
-    /// No colour sequence is ever written.
-    Never,
-    /// The terminal's own sixteen, as its owner themed them.
-    Ansi16,
-    Ansi256,
-    True,
-}
+pub use crate::config::ColorTier as Tier;
 
 /// What a person may ask for with `--color`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,19 +23,13 @@ pub enum ColorChoice {
     Fixed(Tier),
 }
 
-impl Default for Tier {
-    fn default() -> Self {
-        Self::Ansi16
-    }
-}
-
 impl FromStr for ColorChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(match text {
             "auto" => Self::Auto,
-            "never" | "mono" => Self::Fixed(Tier::Never),
+            "never" | "mono" => Self::Fixed(Tier::None),
             "16" => Self::Fixed(Tier::Ansi16),
             "256" => Self::Fixed(Tier::Ansi256),
             "true" | "truecolor" => Self::Fixed(Tier::True),
@@ -61,19 +46,16 @@ impl ColorChoice {
     /// Decides the tier from the environment, which is handed in as a lookup. An explicit choice
     /// beats `NO_COLOR` (any non-empty value), which beats what the terminal says of itself.
     pub fn resolve(self, env: impl Fn(&str) -> Option<String>) -> Tier {
-        let Self::Auto = self else {
-            let Self::Fixed(tier) = self else {
-                return Tier::default();
-            };
+        if let Self::Fixed(tier) = self {
             return tier;
-        };
+        }
         if env("NO_COLOR").is_some_and(|v| !v.is_empty()) {
-            return Tier::Never;
+            return Tier::None;
         }
         let term = env("TERM").unwrap_or_default();
         let deep = env("COLORTERM").unwrap_or_default();
         if term == "dumb" {
-            Tier::Never
+            Tier::None
         } else if deep == "truecolor" || deep == "24bit" {
             Tier::True
         } else if term.contains("256color") {
@@ -200,7 +182,7 @@ pub struct Theme {
 
 impl Default for Theme {
     fn default() -> Self {
-        Self::new(Tier::default(), false)
+        Self::new(Tier::Ansi16, false)
     }
 }
 
@@ -211,7 +193,7 @@ impl Theme {
     }
 
     pub fn is_mono(&self) -> bool {
-        self.tier == Tier::Never
+        self.tier == Tier::None
     }
 
     pub fn is_ascii(&self) -> bool {
@@ -257,7 +239,7 @@ impl Theme {
     /// The colour of the `index`-th node; `Reset` where no colour may be set.
     pub fn node_color(&self, index: usize) -> Color {
         match self.tier {
-            Tier::Never => Color::Reset,
+            Tier::None => Color::Reset,
             Tier::Ansi16 => NODE_16[index % NODE_16.len()],
             Tier::Ansi256 => Color::Indexed(NODE_256[index % NODE_256.len()]),
             Tier::True => {
@@ -351,11 +333,11 @@ mod tests {
             ("auto", &[], Tier::Ansi16),
             ("auto", &[("TERM", "xterm-256color")], Tier::Ansi256),
             ("auto", &[("TERM", "xterm-256color"), deep], Tier::True),
-            ("auto", &[deep, ("NO_COLOR", "1")], Tier::Never),
+            ("auto", &[deep, ("NO_COLOR", "1")], Tier::None),
             ("auto", &[deep, ("NO_COLOR", "")], Tier::True),
-            ("auto", &[("TERM", "dumb")], Tier::Never),
+            ("auto", &[("TERM", "dumb")], Tier::None),
             ("256", &[("NO_COLOR", "1")], Tier::Ansi256),
-            ("never", &[deep], Tier::Never),
+            ("never", &[deep], Tier::None),
         ];
         for (choice, env, want) in cases {
             assert_eq!(tier(choice, env), want, "{choice} {env:?}");
@@ -365,7 +347,7 @@ mod tests {
 
     #[test]
     fn mono_sets_no_colour_anywhere() {
-        let theme = Theme::new(Tier::Never, false);
+        let theme = Theme::new(Tier::None, false);
         let tones = [
             Tone::Plain,
             Tone::Quiet,
@@ -383,7 +365,7 @@ mod tests {
 
     #[test]
     fn every_state_differs_without_colour() {
-        for theme in [Theme::default(), Theme::new(Tier::Never, true)] {
+        for theme in [Theme::default(), Theme::new(Tier::None, true)] {
             let seen: Vec<Mark> = [
                 (MemberStatus::Alive, Lifecycle::Serving),
                 (MemberStatus::Alive, Lifecycle::Standby),

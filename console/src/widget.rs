@@ -1,5 +1,5 @@
-//! Things that draw, and know nothing of clusters or links: a widget gets its words and numbers
-//! ready-made.
+//! Things that draw. All but the header and the footer know nothing of clusters or links: they
+//! get their words and numbers ready-made.
 //!
 //! All of them are total: any area, also an empty one, is fine, and nothing outside the area
 //! handed in is touched.
@@ -165,6 +165,33 @@ pub fn heading(
 pub fn dim(buf: &mut Buffer, area: Rect) {
     let area = area.intersection(buf.area);
     buf.set_style(area, Style::new().add_modifier(Modifier::DIM));
+}
+
+/// Replaces what is not ASCII by something that is, also in words that came from a daemon or a
+/// value: a terminal that asked for ASCII can show nothing else.
+pub fn to_ascii(buf: &mut Buffer, area: Rect) {
+    let area = area.intersection(buf.area);
+    for y in area.top()..area.bottom() {
+        for x in area.left()..area.right() {
+            let symbol = buf[(x, y)].symbol();
+            if symbol.is_ascii() {
+                continue;
+            }
+            let plain = match symbol {
+                "↑" => "^",
+                "↓" => "v",
+                "←" => "<",
+                "→" => ">",
+                "·" => "|",
+                "…" => "~",
+                "–" | "—" => "-",
+                "µ" => "u",
+                "≠" => "!",
+                _ => "?",
+            };
+            buf[(x, y)].set_symbol(plain);
+        }
+    }
 }
 
 /// Blanks an area, so that something can be laid over what is there.

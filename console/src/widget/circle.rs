@@ -184,12 +184,17 @@ impl Circle<'_> {
                 let (symbol, style) = match spot {
                     Some(Spot::Band(slice)) => {
                         let letter = slice.owner.map_or('?', node_letter);
-                        (letter, slice.owner.map_or_else(Style::new, |i| theme.node_style(i)))
+                        (
+                            letter,
+                            slice.owner.map_or_else(Style::new, |i| theme.node_style(i)),
+                        )
                     }
                     Some(Spot::Inner) => ('.', theme.quiet()),
                     None => continue,
                 };
-                buf[(area.x + x, area.y + y)].set_char(symbol).set_style(style);
+                buf[(area.x + x, area.y + y)]
+                    .set_char(symbol)
+                    .set_style(style);
             }
         }
     }
@@ -212,7 +217,9 @@ impl Circle<'_> {
             let x = (x.round().max(0.0) as u16).min(area.width - 1);
             let y = ((y / 2.0).floor().max(0.0) as u16).min(area.height - 1);
             let mark = if theme.is_ascii() { '@' } else { '◆' };
-            buf[(area.x + x, area.y + y)].set_char(mark).set_style(theme.bold());
+            buf[(area.x + x, area.y + y)]
+                .set_char(mark)
+                .set_style(theme.bold());
         }
     }
 }
@@ -251,7 +258,7 @@ mod tests {
     use crate::theme::Tier;
 
     fn slices() -> Vec<Slice> {
-        let slice = |i| Slice {
+        let slice = |i: usize| Slice {
             owner: Some(i / 64),
             hollow: false,
             inner: false,
@@ -275,14 +282,17 @@ mod tests {
 
     #[test]
     fn quarters_are_where_a_clock_has_them() {
-        let buf = drawn(40, 20, &Theme::new(Tier::Never, false));
+        let buf = drawn(40, 20, &Theme::new(Tier::None, false));
         let letter = |x: u16, y: u16| buf[(x, y)].symbol().to_owned();
         // half past one, half past four, half past seven, half past ten
         let at = |turn: f64| {
-            let (x, y) = Geometry::new(buf.area).point(17.0, turn);
-            letter(x.round() as u16, (y / 2.0) as u16)
+            let (x, y) = Geometry::new(buf.area).point(16.5, turn);
+            letter(x.round() as u16, ((y - 0.5) / 2.0).round() as u16)
         };
-        assert_eq!([at(0.125), at(0.375), at(0.625), at(0.875)], ["A", "B", "C", "D"]);
+        assert_eq!(
+            [at(0.125), at(0.375), at(0.625), at(0.875)],
+            ["A", "B", "C", "D"]
+        );
     }
 
     #[test]
@@ -292,7 +302,11 @@ mod tests {
         for step in 0..720 {
             let (x, y) = geometry.point(geometry.radius - 1.5, f64::from(step) / 720.0);
             let cell = &buf[(x.round() as u16, (y / 2.0).floor() as u16)];
-            assert!("▀▄█◆".contains(cell.symbol()), "gap at {step}: {:?}", cell.symbol());
+            assert!(
+                "▀▄█◆".contains(cell.symbol()),
+                "gap at {step}: {:?}",
+                cell.symbol()
+            );
         }
     }
 
@@ -301,7 +315,7 @@ mod tests {
         for width in [0, 1, 19, 20, 21, 200] {
             for height in [0, 1, 9, 10, 11, 60] {
                 drawn(width, height, &Theme::default());
-                drawn(width, height, &Theme::new(Tier::Never, true));
+                drawn(width, height, &Theme::new(Tier::None, true));
             }
         }
     }

@@ -71,7 +71,11 @@ mod tests {
             hint: "",
         };
         let cursor = prompt.render(&mut buf, area, &Theme::default());
-        let text: String = buf.content.iter().map(ratatui::buffer::Cell::symbol).collect();
+        let text: String = buf
+            .content
+            .iter()
+            .map(ratatui::buffer::Cell::symbol)
+            .collect();
         assert_eq!(text, " /hijklmnop ");
         assert_eq!(cursor, Some((11, 0)));
     }

@@ -102,7 +102,9 @@ impl Table<'_> {
             .enumerate()
             .map(|(i, c)| {
                 let cells = self.rows.iter().chain(&self.total);
-                let content = cells.filter_map(|r| r.get(i)).map(|c| format::width(&c.text));
+                let content = cells
+                    .filter_map(|r| r.get(i))
+                    .map(|c| format::width(&c.text));
                 let sorted = self.sort.is_some_and(|s| s.column == i);
                 let title = format::width(c.title) + if sorted { 2 } else { 0 };
                 let widest = content.max().unwrap_or(0).max(title);
