@@ -36,7 +36,7 @@ use std::{
 use ringmaster_shared::{
     id::{NodeId, PartitionId},
     key::Key,
-    version::{Record, RecordVersion},
+    version::{Record, RecordVersion, Value},
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -169,13 +169,14 @@ impl From<TableError> for StorageError {
 fn weight(key: &Key, record: &Record) -> usize {
     let values = record.siblings.iter();
     let values: usize = values
-        .map(|s| 64 + s.value.as_ref().map_or(0, |v| v.len()))
+        .map(|s| 64 + s.value.as_ref().map_or(0, Value::len))
         .sum();
     key.as_str().len() + values + 32 * record.clock.0.len() + 64
 }
 
 impl Store {
     /// Opens, recovers and replays. Blocking; call it off the async threads.
+    #[allow(clippy::needless_pass_by_value)] // the callers are done with it
     pub fn open(config: StoreConfig) -> Result<(Self, RecoveryReport), StorageError> {
         Self::open_on(&config, Box::new(FileDisk))
     }

@@ -114,13 +114,12 @@ impl CommitLog {
         state: LogState,
     ) -> io::Result<Self> {
         let mut segments = VecDeque::from(state.segments);
-        let (file, salt) = match segments.back() {
-            Some(last) => (disk.reopen(&last.path)?, state.salt),
-            None => {
-                let (segment, file, salt) = start_segment(dir, disk.as_mut(), state.next_lsn)?;
-                segments.push_back(segment);
-                (file, salt)
-            }
+        let (file, salt) = if let Some(last) = segments.back() {
+            (disk.reopen(&last.path)?, state.salt)
+        } else {
+            let (segment, file, salt) = start_segment(dir, disk.as_mut(), state.next_lsn)?;
+            segments.push_back(segment);
+            (file, salt)
         };
         Ok(Self {
             dir: dir.to_owned(),

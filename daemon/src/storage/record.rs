@@ -159,7 +159,7 @@ pub(super) fn meta(key: &[u8], head: &[u8]) -> Result<Meta, String> {
     })
 }
 
-fn undecodable(e: postcard::Error) -> String {
+fn undecodable(e: &postcard::Error) -> String {
     format!("it does not decode: {e}")
 }
 
@@ -167,23 +167,25 @@ fn undecodable(e: postcard::Error) -> String {
 pub(super) fn decode(head: &[u8], meta: &Meta, body: Option<&[u8]>) -> Result<Record, String> {
     let rest = head.get(FIXED..).unwrap_or_default();
     let (clock, siblings): (VersionVector, &[u8]) = match (meta.body, body) {
-        (None, _) => postcard::take_from_bytes(rest).map_err(undecodable)?,
+        (None, _) => postcard::take_from_bytes(rest).map_err(|e| undecodable(&e))?,
         (Some(expected), Some(body)) => {
             if body.len() != expected.len as usize || crc32fast::hash(body) != expected.crc {
                 return Err("the checksum of its body does not match".to_owned());
             }
             if head[1] & CLOCK_IN_BODY == 0 {
                 (
-                    postcard::take_from_bytes(rest).map_err(undecodable)?.0,
+                    postcard::take_from_bytes(rest)
+                        .map_err(|e| undecodable(&e))?
+                        .0,
                     body,
                 )
             } else {
-                postcard::take_from_bytes(body).map_err(undecodable)?
+                postcard::take_from_bytes(body).map_err(|e| undecodable(&e))?
             }
         }
         (Some(_), None) => return Err("its body is missing".to_owned()),
     };
-    let siblings: Vec<Sibling> = postcard::from_bytes(siblings).map_err(undecodable)?;
+    let siblings: Vec<Sibling> = postcard::from_bytes(siblings).map_err(|e| undecodable(&e))?;
     Ok(Record { clock, siblings })
 }
 
@@ -193,7 +195,7 @@ pub(super) fn version(head: &[u8], meta: &Meta) -> Result<Option<RecordVersion>,
         return Ok(None);
     }
     let rest = head.get(FIXED..).unwrap_or_default();
-    let (clock, _) = postcard::take_from_bytes(rest).map_err(undecodable)?;
+    let (clock, _) = postcard::take_from_bytes(rest).map_err(|e| undecodable(&e))?;
     Ok(Some(RecordVersion {
         clock,
         hlc: meta.hlc,

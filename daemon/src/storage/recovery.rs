@@ -32,6 +32,9 @@ use super::{
     table::{Table, TableError, set_aside_half_made_snapshots},
 };
 
+/// Damaged states kept before a person has to clear them.
+const SET_ASIDE_MAX: u32 = 100;
+
 /// An opened store, before its committer starts.
 pub(super) struct Recovered {
     pub core: Core,
@@ -119,7 +122,6 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
         };
         let whole_log = || list_segments(&layout.log).is_ok_and(|s| reaches_back(&s));
         let moved = match trouble {
-            Trouble::Failed(why) => return Err(layout.error(why)),
             Trouble::Table(why) if !rebuilt && whole_log() => {
                 rebuilt = true;
                 tracing::warn!("{why}; it is set aside and rebuilt from the commit log");
@@ -130,7 +132,9 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
                 tracing::error!("{why}; the store is set aside and starts empty");
                 set_aside(&layout, &["table", "log", "checkpoint"])
             }
-            Trouble::Table(why) | Trouble::Log(why) => return Err(layout.error(why)),
+            Trouble::Failed(why) | Trouble::Table(why) | Trouble::Log(why) => {
+                return Err(layout.error(why));
+            }
         };
         let moved =
             moved.map_err(|e| layout.error(format!("cannot set damaged files aside: {e}")))?;
@@ -165,10 +169,10 @@ fn take_lock(layout: &Layout) -> Result<File, StorageError> {
 /// Moves the named files and folders into a fresh folder under `set-aside`. Safe to be cut
 /// short at any point: what is left is as unusable as the whole and is moved next time.
 fn set_aside(layout: &Layout, names: &[&str]) -> io::Result<Vec<PathBuf>> {
-    let to = (1_u32..)
+    let to = (1..=SET_ASIDE_MAX)
         .map(|n| layout.aside.join(n.to_string()))
         .find(|path| !path.exists())
-        .unwrap_or_else(|| layout.aside.clone());
+        .ok_or_else(|| io::Error::other("the folder set-aside is full, clear it"))?;
     fs::create_dir_all(&to)?;
     let mut moved = Vec::new();
     for name in names {

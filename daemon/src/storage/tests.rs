@@ -63,7 +63,7 @@ pub(super) fn copy_dir(from: &Path, to: &Path) {
 
 /// A key of the given partition, different for each `n`.
 pub(super) fn key_in(partition: u16, n: usize) -> ringmaster_shared::key::Key {
-    (0_u32..)
+    (0..10_000)
         .map(|i| key(&format!("p{partition}-{n:05}-{i}")))
         .find(|k| k.partition(PARTITIONS) == partition)
         .expect("one in eight fits")

@@ -18,6 +18,13 @@ enum Answer {
     Done(Reply<()>),
 }
 
+/// What a batch makes of a hint so far.
+enum Staged<'a> {
+    Untouched,
+    Kept(&'a Record),
+    Removed,
+}
+
 pub(super) struct Batch<'a> {
     core: &'a Core,
     ops: Vec<LogOp>,
@@ -113,13 +120,12 @@ impl<'a> Batch<'a> {
 
     fn merge(&mut self, key: Key, incoming: Record) -> Result<bool, StorageError> {
         let place = self.records.get(&key).copied();
-        let current = match place.map(|at| &self.ops[at]) {
-            Some(LogOp::Put { record, .. }) => Some(record.clone()),
-            _ => {
-                let item = self.core.record_item(&key);
-                let current = self.core.table.records.get(&item);
-                current.map_err(|e| unreadable(&key, &e))?
-            }
+        let current = if let Some(LogOp::Put { record, .. }) = place.map(|at| &self.ops[at]) {
+            Some(record.clone())
+        } else {
+            let item = self.core.record_item(&key);
+            let current = self.core.table.records.get(&item);
+            current.map_err(|e| unreadable(&key, &e))?
         };
         let Some(record) = joined(current.as_ref(), incoming) else {
             return Ok(false);
@@ -144,8 +150,9 @@ impl<'a> Batch<'a> {
         incoming: &Record,
     ) -> Result<bool, StorageError> {
         let current = match self.staged_hint(&target, &key) {
-            Some(staged) => staged.cloned(),
-            None => {
+            Staged::Kept(record) => Some(record.clone()),
+            Staged::Removed => None,
+            Staged::Untouched => {
                 let item = hints::item_key(&target, &key);
                 let current = self.core.table.hints.get(&item);
                 current.map_err(|e| unreadable(&key, &e))?
@@ -179,8 +186,9 @@ impl<'a> Batch<'a> {
     ) -> Result<(), StorageError> {
         for (key, fingerprint) in delivered {
             let stored = match self.staged_hint(target, &key) {
-                Some(staged) => staged.map(Record::fingerprint),
-                None => {
+                Staged::Kept(record) => Some(record.fingerprint()),
+                Staged::Removed => None,
+                Staged::Untouched => {
                     let meta = self.core.table.hints.meta(&hints::item_key(target, &key));
                     let meta = meta.map_err(|e| unreadable(&key, &e))?;
                     meta.map(|m| m.fingerprint)
@@ -197,12 +205,12 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// What this batch makes of a hint: `None` when it has not touched it.
-    fn staged_hint(&self, target: &NodeId, key: &Key) -> Option<Option<&Record>> {
-        let at = *self.hints.get(&(target.clone(), key.clone()))?;
-        match &self.ops[at] {
-            LogOp::HintPut { record, .. } => Some(Some(record)),
-            _ => Some(None),
+    fn staged_hint(&self, target: &NodeId, key: &Key) -> Staged<'_> {
+        let at = self.hints.get(&(target.clone(), key.clone()));
+        match at.map(|at| &self.ops[*at]) {
+            None => Staged::Untouched,
+            Some(LogOp::HintPut { record, .. }) => Staged::Kept(record),
+            Some(_) => Staged::Removed,
         }
     }
 

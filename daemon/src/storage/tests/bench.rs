@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{config, open};
-use crate::storage::testing::{key, record};
+use super::config;
+use crate::storage::{
+    Store,
+    testing::{key, record},
+};
 
 const RUN: Duration = Duration::from_secs(4);
 
@@ -41,8 +44,7 @@ fn puts_per_second() {
         config.partition_count = 256;
         config.segment_bytes = 64 << 20;
         config.cache_bytes = 64 << 20;
-        drop(open(&dir.path().join("warm-up")));
-        let (store, _) = super::super::Store::open(config).expect("opens");
+        let (store, _) = Store::open(config).expect("opens");
         let started = Instant::now();
         let mut micros: Vec<u128> = runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
