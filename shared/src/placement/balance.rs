@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
 };
 
 use super::scramble;
@@ -167,32 +167,40 @@ impl<'a> Planner<'a> {
 
     /// Shifts load from the fullest to the emptiest until no chain of replacements helps.
     pub(super) fn balance(&mut self) {
-        let mut by_load = self.wanted.to_vec();
+        // What was reached in vain from a fuller node need not be searched again. Shifts may
+        // open new ways, so a sweep that moved anything is followed by a fresh one.
+        let mut closed = BTreeSet::new();
+        let mut shifted = false;
         // each shift lowers the sum of squared loads; the bound only guards against a bug
-        for _ in 0..=self.rows.len() * self.replicas * 2 {
-            by_load.sort_by_key(|n| (Reverse(self.load(*n)), *n));
-            let (Some(first), Some(last)) = (by_load.first(), by_load.last()) else {
-                return;
-            };
-            if self.load(*first) <= self.load(*last) + 1 {
-                return;
-            }
-            if !self.shift_directly(&by_load) && !self.shift_by_chain(&by_load) {
-                return;
+        for _ in 0..=self.rows.len() * self.replicas * 4 {
+            let emptiest = self.wanted.iter().map(|n| self.load(*n)).min().unwrap_or(0);
+            let open = self.wanted.iter().filter(|n| !closed.contains(*n));
+            let fullest = open.copied().max_by_key(|n| (self.load(*n), Reverse(*n)));
+            match fullest.filter(|n| self.load(*n) > emptiest + 1) {
+                Some(from)
+                    if self.shift_directly(from) || self.shift_by_chain(from, &mut closed) =>
+                {
+                    shifted = true;
+                }
+                Some(_) => {}
+                None if shifted => {
+                    shifted = false;
+                    closed.clear();
+                }
+                None => return,
             }
         }
     }
 
     /// One replacement from a full node to an empty one.
-    fn shift_directly(&mut self, by_load: &[u16]) -> bool {
-        let from = by_load[0];
-        for to in by_load.iter().rev() {
-            if self.load(from) <= self.load(*to) + 1 {
-                return false;
-            }
-            if let Some(p) = self.cheapest(from, *to) {
+    fn shift_directly(&mut self, from: u16) -> bool {
+        let mut emptier: Vec<u16> = self.wanted.to_vec();
+        emptier.retain(|n| self.load(*n) + 2 <= self.load(from));
+        emptier.sort_by_key(|n| (self.load(*n), *n));
+        for to in emptier {
+            if let Some(p) = self.cheapest(from, to) {
                 self.take(p, from);
-                self.put(p, *to);
+                self.put(p, to);
                 return true;
             }
         }
@@ -211,34 +219,34 @@ impl<'a> Planner<'a> {
             })
     }
 
-    /// The shortest chain from a full node over others to an empty one.
-    fn shift_by_chain(&mut self, by_load: &[u16]) -> bool {
-        for from in by_load {
-            if let Some(chain) = self.chain_from(*from) {
-                // from the far end, so that no node is ever fuller than it was
-                let mut moved = false;
-                for step in chain.windows(2).rev() {
-                    let Some(p) = self.cheapest(step[0], step[1]) else {
-                        break;
-                    };
-                    self.take(p, step[0]);
-                    self.put(p, step[1]);
-                    moved = true;
-                }
-                return moved;
-            }
+    /// The shortest chain from a full node over others to an empty one. Without one, all that
+    /// was reached is `closed`.
+    fn shift_by_chain(&mut self, from: u16, closed: &mut BTreeSet<u16>) -> bool {
+        let Some(chain) = self.chain_from(from, closed) else {
+            return false;
+        };
+        // from the far end, so that no node is ever fuller than it was
+        let mut moved = false;
+        for step in chain.windows(2).rev() {
+            let Some(p) = self.cheapest(step[0], step[1]) else {
+                break;
+            };
+            self.take(p, step[0]);
+            self.put(p, step[1]);
+            moved = true;
         }
-        false
+        moved
     }
 
     /// Nodes from `from` to the nearest one that holds at least two less.
-    fn chain_from(&self, from: u16) -> Option<Vec<u16>> {
+    fn chain_from(&self, from: u16, closed: &mut BTreeSet<u16>) -> Option<Vec<u16>> {
         let mut came_from: BTreeMap<u16, u16> = BTreeMap::from([(from, from)]);
         let mut queue = VecDeque::from([from]);
         while let Some(node) = queue.pop_front() {
+            let rows = &self.held[usize::from(node)];
             for to in self.wanted {
-                let rows = &self.held[usize::from(node)];
                 if came_from.contains_key(to)
+                    || closed.contains(to)
                     || !rows.iter().any(|p| self.may_replace(*p, node, *to))
                 {
                     continue;
@@ -250,6 +258,7 @@ impl<'a> Planner<'a> {
                 queue.push_back(*to);
             }
         }
+        closed.extend(came_from.into_keys());
         None
     }
 }

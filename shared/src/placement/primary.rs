@@ -4,7 +4,10 @@
 //! only the order changes, preferably in rows that change anyway: reordering any other row makes
 //! its partition part of the change, though no data moves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use super::{balance::unwind, scramble};
 use crate::topology::Table;
@@ -20,18 +23,29 @@ pub(super) fn balance(current: &Table, target: &mut Table, nodes: usize) {
             takes_part[usize::from(*node)] = true;
         }
     }
-    let mut by_load: Vec<u16> = (0..nodes as u16)
+    let nodes: Vec<u16> = (0..nodes as u16)
         .filter(|n| takes_part[usize::from(*n)])
         .collect();
-    // each shift lowers the sum of squared loads; the bound only guards against a bug
-    for _ in 0..=target.len() * 2 {
-        by_load.sort_by_key(|n| (std::cmp::Reverse(load[usize::from(*n)]), *n));
-        let Some(chain) = by_load
-            .iter()
-            .find_map(|from| chain_from(target, &load, *from))
+    // as in `Planner::balance`: what was reached in vain is not searched again in this sweep
+    let mut closed = BTreeSet::new();
+    let mut shifted = false;
+    for _ in 0..=target.len() * 4 {
+        let open = nodes.iter().filter(|n| !closed.contains(*n));
+        let Some(from) = open
+            .copied()
+            .max_by_key(|n| (load[usize::from(*n)], Reverse(*n)))
         else {
-            return;
+            if !shifted {
+                return;
+            }
+            shifted = false;
+            closed.clear();
+            continue;
         };
+        let Some(chain) = chain_from(target, &load, from, &mut closed) else {
+            continue;
+        };
+        shifted = true;
         for step in chain.windows(2).rev() {
             if let Some(p) = cheapest(current, target, step[0], step[1]) {
                 let row = &mut target[p];
@@ -56,7 +70,12 @@ fn cheapest(current: &Table, target: &Table, old: u16, new: u16) -> Option<usize
 }
 
 /// Nodes from `from` to the nearest one that leads at least two rows less.
-fn chain_from(target: &Table, load: &[usize], from: u16) -> Option<Vec<u16>> {
+fn chain_from(
+    target: &Table,
+    load: &[usize],
+    from: u16,
+    closed: &mut BTreeSet<u16>,
+) -> Option<Vec<u16>> {
     let mine = load[usize::from(from)];
     let mut came_from: BTreeMap<u16, u16> = BTreeMap::from([(from, from)]);
     let mut queue = VecDeque::from([from]);
@@ -65,7 +84,7 @@ fn chain_from(target: &Table, load: &[usize], from: u16) -> Option<Vec<u16>> {
             .iter()
             .filter(|row| row.first() == Some(&node))
             .flat_map(|row| row[1..].iter().copied())
-            .filter(|n| !came_from.contains_key(n))
+            .filter(|n| !came_from.contains_key(n) && !closed.contains(n))
             .collect();
         next.sort_unstable_by_key(|n| (load[usize::from(*n)], *n));
         next.dedup();
@@ -77,5 +96,6 @@ fn chain_from(target: &Table, load: &[usize], from: u16) -> Option<Vec<u16>> {
             queue.push_back(to);
         }
     }
+    closed.extend(came_from.into_keys());
     None
 }
