@@ -1,5 +1,11 @@
 //! Quorum reads and writes on behalf of clients. (Interface first.)
 
+mod read;
+mod round;
+#[cfg(test)]
+mod simulation;
+mod write;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ringmaster_shared::{
