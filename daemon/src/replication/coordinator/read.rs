@@ -230,6 +230,11 @@ impl ReadMachine {
         })
     }
 
+    /// The merge of what was answered so far.
+    pub fn record(&self) -> &Record {
+        &self.merged
+    }
+
     /// After the end: what can be brought up in the background at once.
     pub fn leftovers(&mut self) -> Vec<(NodeId, Ask)> {
         let behind = std::mem::take(&mut self.recovering);

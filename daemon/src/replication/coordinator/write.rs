@@ -258,7 +258,7 @@ impl WriteMachine {
     /// questions asked before must no longer be handed in.
     pub fn regroup(
         &mut self,
-        refuser: &NodeId,
+        refuser: Option<&NodeId>,
         needs: Needs,
         unreachable: &Unreachable,
     ) -> Step<Written> {
@@ -271,7 +271,9 @@ impl WriteMachine {
                 possible,
                 earlier,
             } => {
-                possible.remove(refuser);
+                if let Some(refuser) = refuser {
+                    possible.remove(refuser);
+                }
                 let earlier = *earlier || !possible.is_empty();
                 let record = record.clone();
                 self.store(record, earlier, unreachable)
@@ -297,6 +299,14 @@ impl WriteMachine {
             self.round.unanswered(true)
         } else {
             self.round.quorum_unmet()
+        }
+    }
+
+    /// What is being stored, once that is fixed.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.phase {
+            Phase::Store { record, .. } => Some(record),
+            _ => None,
         }
     }
 

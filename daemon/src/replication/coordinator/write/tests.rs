@@ -235,7 +235,7 @@ fn a_new_topology_never_makes_a_second_record() {
             ],
         },
     };
-    let Step::Ask(asks) = machine.regroup(&id("b"), moved.clone(), &off(&["c"])) else {
+    let Step::Ask(asks) = machine.regroup(Some(&id("b")), moved.clone(), &off(&["c"])) else {
         panic!("the record goes out again");
     };
     assert_eq!(asks.len(), 4);
@@ -254,7 +254,7 @@ fn a_new_topology_never_makes_a_second_record() {
     // and when it fails there, a may have it from before
     let mut machine = storing(intent());
     machine.on_said(&id("a"), Said::Stored);
-    let step = machine.regroup(&id("b"), moved, &off(&["a", "c"]));
+    let step = machine.regroup(Some(&id("b")), moved, &off(&["a", "c"]));
     assert!(matches!(
         step,
         Step::Failed(Unmet::Unanswered {
@@ -268,7 +268,7 @@ fn a_new_topology_never_makes_a_second_record() {
 fn a_new_topology_restarts_the_query() {
     let (mut machine, _) = WriteMachine::start(intent(), needs(), &off(&[]));
     machine.on_said(&id("a"), version("z", 4, 70));
-    let Step::Ask(asks) = machine.regroup(&id("b"), needs(), &off(&[])) else {
+    let Step::Ask(asks) = machine.regroup(Some(&id("b")), needs(), &off(&[])) else {
         panic!("asked again");
     };
     assert!(asks.len() == 3 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
