@@ -184,7 +184,7 @@ fn one_proposes_and_the_next_takes_over() {
     case.see("d").since = JOIN_QUIET;
     assert_eq!(
         case.decide(),
-        Decision::Later(PROPOSER_PATIENCE - JOIN_QUIET)
+        Decision::Later(PROPOSER_PATIENCE.saturating_sub(JOIN_QUIET))
     );
     case.see("d").since = PROPOSER_PATIENCE;
     case.proposed(Purpose::Join);
