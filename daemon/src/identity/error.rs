@@ -15,7 +15,7 @@ pub enum IdentityError {
     Unusable { dir: PathBuf, why: io::Error },
     #[error(
         "the data dir {} is in use by another ringd{}; stop that one or give another folder with --data-dir",
-        .dir.display(), in_process(.pid)
+        .dir.display(), in_process(*.pid)
     )]
     Locked { dir: PathBuf, pid: Option<u32> },
     #[error(
@@ -78,7 +78,7 @@ impl IdentityError {
     }
 }
 
-fn in_process(pid: &Option<u32>) -> String {
+fn in_process(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})"))
         .unwrap_or_default()
 }

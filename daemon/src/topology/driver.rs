@@ -215,18 +215,19 @@ impl<A: Around> Driver<A> {
     /// Fetches a later topology that somebody claims to go by.
     async fn catch_up(&mut self) {
         let members = self.around.members();
-        let mut ahead: Vec<(Epoch, &NodeId)> = members
+        // those that gossip holds for dead come last: it may be wrong about them
+        let mut ahead: Vec<(bool, Epoch, &NodeId)> = members
             .iter()
-            .filter(|m| m.state.id != self.me && m.state.status.is_reachable())
-            .filter(|m| m.state.ring.epoch > self.stamp.epoch)
-            .map(|m| (m.state.ring.epoch, &m.state.id))
+            .map(|m| &m.state)
+            .filter(|m| m.id != self.me && m.ring.epoch > self.stamp.epoch)
+            .map(|m| (m.status.is_reachable(), m.ring.epoch, &m.id))
             .collect();
         self.compare_stamps(&members);
         if ahead.is_empty() || Instant::now() < self.catch_up_after {
             return;
         }
         ahead.sort_unstable();
-        for (_, node) in ahead.iter().rev().take(CATCH_UP_TRIES) {
+        for (_, _, node) in ahead.iter().rev().take(CATCH_UP_TRIES) {
             let answer = self
                 .around
                 .call(node, 0, Request::FetchTopology, CALL_TIMEOUT)
@@ -362,11 +363,12 @@ impl<A: Around> Driver<A> {
             self.progress.insert(self.me.clone(), mine);
         }
         let around = self.around.clone();
-        let mut asked: FuturesUnordered<_> = sightings
-            .iter()
-            .filter(|s| s.id != self.me && s.status.is_reachable() && whom.contains(&s.id))
-            .map(|s| {
-                let (around, id) = (around.clone(), s.id.clone());
+        // also those that gossip holds for dead: it may be wrong, and it decides nothing
+        let mut asked: FuturesUnordered<_> = whom
+            .into_iter()
+            .filter(|id| *id != self.me)
+            .map(|id| {
+                let around = around.clone();
                 async move {
                     let question = Request::TopologyProgress { epoch };
                     let answer = around.call(&id, epoch, question, POLL_TIMEOUT).await;
