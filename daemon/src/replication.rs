@@ -4,6 +4,7 @@
 //! `anti_entropy` and `transfer` bring copies up that missed something.
 
 pub mod anti_entropy;
+pub mod codec;
 pub mod coordinator;
 pub mod frames;
 pub mod hints;
