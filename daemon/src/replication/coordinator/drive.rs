@@ -272,6 +272,8 @@ impl Drive {
                 }
             }
         }
+        // a call of the local replica holds its epoch until it is dropped
+        self.calls.clear();
         let Some((record, behind)) = machine.owed() else {
             return;
         };
