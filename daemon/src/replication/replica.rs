@@ -104,12 +104,12 @@ impl ReplicaContext {
                 after,
                 max_bytes,
             } => self.scan(epoch, partition, after, max_bytes).await,
-            other => self.compare(other).await,
+            other => self.compare(epoch, other).await,
         }
     }
 
-    /// The questions of anti-entropy and of listings: no epoch, no effect.
-    async fn compare(&self, request: Request) -> Result<Response, Refusal> {
+    /// The questions of anti-entropy and of listings; they have no effect.
+    async fn compare(&self, epoch: Epoch, request: Request) -> Result<Response, Refusal> {
         match request {
             Request::DigestRoots { partitions } => {
                 self.off_thread(move |store| {
@@ -141,7 +141,9 @@ impl ReplicaContext {
                 after,
                 limit,
             } => {
-                // a listing is a read: a replica that lost its data must not answer "nothing"
+                // a listing is a read: a replica that gave partitions away or lost its data must
+                // not answer "nothing"
+                let _guard = self.topology.guard(epoch)?;
                 self.must_have_data()?;
                 let limit = (limit as usize).min(KEYS_MAX);
                 self.off_thread(move |store| {

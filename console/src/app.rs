@@ -1,0 +1,172 @@
+//! The console's state.
+
+pub mod filter;
+pub mod rows;
+pub mod screens;
+
+use jiff::Timestamp;
+use tui_input::Input;
+
+use crate::{cluster::Cluster, config::Display, link::LinkView, progress::ProcedureKind};
+use screens::{
+    DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
+};
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ScreenId {
+    #[default]
+    Overview,
+    Members,
+    Quorum,
+    Ring,
+    Data,
+    Events,
+    Procedures,
+    Doctor,
+    Help,
+}
+
+impl ScreenId {
+    /// In the order of their keys, 1 to 8, then `?`.
+    pub const ALL: [Self; 9] = [
+        Self::Overview,
+        Self::Members,
+        Self::Quorum,
+        Self::Ring,
+        Self::Data,
+        Self::Events,
+        Self::Procedures,
+        Self::Doctor,
+        Self::Help,
+    ];
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Members => "Members",
+            Self::Quorum => "Quorum",
+            Self::Ring => "Ring",
+            Self::Data => "Data",
+            Self::Events => "Events",
+            Self::Procedures => "Procedures",
+            Self::Doctor => "Doctor",
+            Self::Help => "Help",
+        }
+    }
+
+    /// The key that opens it.
+    pub fn key(self) -> char {
+        match self {
+            Self::Overview => '1',
+            Self::Members => '2',
+            Self::Quorum => '3',
+            Self::Ring => '4',
+            Self::Data => '5',
+            Self::Events => '6',
+            Self::Procedures => '7',
+            Self::Doctor => '8',
+            Self::Help => '?',
+        }
+    }
+}
+
+/// What the line at the bottom is asking for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptKind {
+    /// `:`
+    Command,
+    /// `/` on a table.
+    Filter,
+    /// `/` on the ring: a key to find.
+    Locate,
+}
+
+/// The line at the bottom while it is being typed.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    pub kind: PromptKind,
+    pub input: Input,
+    /// What Tab would append, shown dim.
+    pub ghost: String,
+    /// Why Enter would be refused, or was.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Info,
+    Warning,
+    Error,
+}
+
+/// A short notice that leaves by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toast {
+    pub tone: Tone,
+    pub text: String,
+    /// Console clock.
+    pub until_ms: u64,
+}
+
+/// What a confirmation is for; frozen when it opens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConfirmAction {
+    Procedure(ProcedureKind),
+    Delete { key: String },
+}
+
+/// A question that only the typed word answers.
+#[derive(Debug, Clone)]
+pub struct Confirm {
+    pub action: ConfirmAction,
+    pub title: String,
+    /// Exactly what will happen, one line each.
+    pub effects: Vec<String>,
+    /// What has to be typed.
+    pub expected: String,
+    pub input: Input,
+    /// Why the last Enter was refused.
+    pub error: Option<String>,
+}
+
+/// The view while it is frozen.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    pub cluster: Cluster,
+    /// Console clock when it froze.
+    pub since_ms: u64,
+    /// Updates that arrived since; they are kept, only not shown.
+    pub held: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct App {
+    pub link: LinkView,
+    pub cluster: Cluster,
+    pub screen: ScreenId,
+    /// Rows, columns and selection of the member table; Overview and Members share them.
+    pub members: MembersState,
+    pub quorum: QuorumState,
+    pub ring: RingState,
+    pub data: DataState,
+    pub events: EventsState,
+    pub procedures: ProceduresState,
+    pub doctor: Scroll,
+    pub help: Scroll,
+    pub prompt: Option<Prompt>,
+    pub confirm: Option<Confirm>,
+    pub toast: Option<Toast>,
+    pub read_only: bool,
+    pub frozen: Option<Box<Frozen>>,
+    pub display: Display,
+    /// This console's monotonic clock.
+    pub now_ms: u64,
+    pub utc: Timestamp,
+}
+
+impl App {
+    /// What the screens show: the frozen picture, or the live one.
+    pub fn shown(&self) -> &Cluster {
+        self.frozen.as_ref().map_or(&self.cluster, |f| &f.cluster)
+    }
+}

@@ -1,0 +1,123 @@
+//! What each screen remembers between two draws: selection, scroll, sorting, filter, answers.
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+use ringmaster_shared::{
+    event::Severity,
+    id::{NodeId, PartitionId},
+};
+
+use super::rows::MemberColumn;
+use crate::{
+    message::{DataAnswer, DataRequest},
+    progress::{Preview, ProcedureKind, Progress},
+};
+
+/// How far a long text is scrolled, lines from the top. The view clamps it to what there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scroll {
+    pub top: usize,
+}
+
+/// The member table, on Overview and on Members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembersState {
+    /// By id, so that a refresh never moves it to another node.
+    pub selected: Option<NodeId>,
+    pub sort: MemberColumn,
+    pub descending: bool,
+    pub filter: String,
+    /// The node whose details are open on Members.
+    pub open: Option<NodeId>,
+}
+
+/// The grid of partitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QuorumState {
+    pub cursor: PartitionId,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RingState {
+    /// The partition under the cursor.
+    pub cursor: PartitionId,
+    /// The key that was looked for.
+    pub located: Option<Located>,
+    /// The node whose places are bright; none: all.
+    pub highlight: Option<NodeId>,
+}
+
+/// Where a key lands; from the shared arithmetic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    pub key: String,
+    pub hash: u64,
+    pub partition: PartitionId,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct DataState {
+    /// The key of the last operation.
+    pub key: String,
+    pub in_flight: Option<InFlight>,
+    pub answer: Option<Answered>,
+    /// Earlier operations, newest last.
+    pub log: VecDeque<DataLine>,
+    pub scroll: Scroll,
+}
+
+/// An operation that has not been answered yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InFlight {
+    pub request: DataRequest,
+    /// Console clock.
+    pub since_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    pub answer: DataAnswer,
+    pub at: Timestamp,
+    /// Console clock.
+    pub received_ms: u64,
+}
+
+/// One line of what was done here before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataLine {
+    pub at: Timestamp,
+    pub verb: &'static str,
+    pub key: String,
+    pub ok: bool,
+    /// One short sentence.
+    pub summary: String,
+    pub took_ms: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventsState {
+    pub filter: String,
+    /// Only events at least this severe.
+    pub least: Option<Severity>,
+    /// Lines between the newest event and the lowest one shown; 0 follows.
+    pub back: usize,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProceduresState {
+    /// Row of the menu.
+    pub selected: usize,
+    /// The plan that is open, before it is confirmed.
+    pub preview: Option<Preview>,
+    /// The one that runs, or the last one.
+    pub progress: Option<Progress>,
+    pub show_log: bool,
+    pub scroll: Scroll,
+}
+
+impl ProceduresState {
+    pub fn kind(&self) -> ProcedureKind {
+        ProcedureKind::ALL[self.selected.min(ProcedureKind::ALL.len() - 1)]
+    }
+}

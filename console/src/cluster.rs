@@ -1,0 +1,182 @@
+//! What the console knows of the cluster, and since when.
+//!
+//! The screens draw from [`Cluster`] and from nothing else. Every value is a [`Known`]: it says
+//! when the daemon made it and when it was last confirmed here, so that nothing is shown without
+//! its age. A snapshot replaces, a delta replaces the parts it carries, and nothing is merged.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::Timestamp;
+use ringmaster_shared::{
+    api::{
+        health::StatusResponse,
+        membership::{MembersResponse, ObservationsResponse},
+        ring::RingResponse,
+    },
+    event::Event,
+    id::{NodeId, PartitionId},
+    member::{Load, MemberStatus},
+    quorum::{PartitionCounts, PartitionHealth, partition_counts, partition_health},
+    topology::Topology,
+};
+
+/// A value older than so many of its intervals is stale.
+pub const STALE_INTERVALS: u64 = 3;
+/// Samples a sparkline holds, one a second.
+pub const HISTORY_SAMPLES: usize = 60;
+/// Events kept.
+pub const EVENTS_MAX: usize = 1000;
+
+/// A value, and since when it is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known<T> {
+    pub value: T,
+    /// The daemon's clock when it made or last confirmed the value.
+    pub stamped: Timestamp,
+    /// This console's monotonic clock when it arrived or was last confirmed.
+    pub received_ms: u64,
+    /// How often it is expected to be confirmed.
+    pub interval_ms: u64,
+}
+
+impl<T> Known<T> {
+    pub fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.received_ms)
+    }
+
+    pub fn is_stale(&self, now_ms: u64) -> bool {
+        self.age_ms(now_ms) > STALE_INTERVALS * self.interval_ms
+    }
+}
+
+/// What one node says of itself and of the cluster, asked directly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeKnowledge {
+    /// Where it was asked.
+    pub address: String,
+    /// Its last answer; kept, with its age, when it stops answering.
+    pub status: Option<Known<StatusResponse>>,
+    /// Why the last question failed; absent when it was answered.
+    pub error: Option<NodeError>,
+    /// Round trip of the last answer.
+    pub rtt_ms: Option<u64>,
+    pub history: History,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeError {
+    pub message: String,
+    /// Console clock when it began to fail.
+    pub since_ms: u64,
+}
+
+impl NodeKnowledge {
+    /// The membership digest of its last answer.
+    pub fn digest(&self) -> Option<&str> {
+        Some(&self.status.as_ref()?.value.cluster.membership_digest)
+    }
+}
+
+/// One load sample a second, oldest first; `None` where nothing fresh was known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    pub samples: VecDeque<Option<Load>>,
+}
+
+impl History {
+    pub fn push(&mut self, sample: Option<Load>) {
+        if self.samples.len() == HISTORY_SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(sample);
+    }
+
+    /// The samples through `read`, oldest first.
+    pub fn series(&self, read: impl Fn(&Load) -> u64) -> Vec<Option<u64>> {
+        self.samples.iter().map(|s| s.as_ref().map(&read)).collect()
+    }
+}
+
+/// Everything known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cluster {
+    /// As the node at the other end of the link sees it.
+    pub status: Option<Known<StatusResponse>>,
+    pub members: Option<Known<MembersResponse>>,
+    pub ring: Option<Known<RingResponse>>,
+    /// Who sees whom as what.
+    pub observations: Option<Known<ObservationsResponse>>,
+    /// The ring as a topology, for the shared arithmetic; made whenever the ring arrives.
+    pub topology: Option<Topology>,
+    /// Each node asked directly: the members, and configured endpoints that are in no list.
+    pub nodes: BTreeMap<NodeId, NodeKnowledge>,
+    /// Configured endpoints that never told a name, with the reason.
+    pub nameless: BTreeMap<String, NodeError>,
+    /// Merged from all nodes, newest last, at most [`EVENTS_MAX`].
+    pub events: VecDeque<Event>,
+    /// Sum over all members (`p99_us`: the worst).
+    pub totals: History,
+    /// Daemon's clock minus this machine's, as of the last frame.
+    pub clock_skew_ms: Option<i64>,
+}
+
+impl Cluster {
+    /// The nodes that count as answering: reachable by gossip and taking part.
+    pub fn available(&self) -> BTreeSet<NodeId> {
+        let Some(members) = &self.members else {
+            return BTreeSet::new();
+        };
+        members
+            .value
+            .cluster_members
+            .values()
+            .filter(|m| m.status.is_reachable() && m.lifecycle.replicates())
+            .map(|m| m.node_id.clone())
+            .collect()
+    }
+
+    /// Health of one partition as the members shown make it; `None` without a ring.
+    pub fn partition_health(
+        &self,
+        partition: PartitionId,
+        available: &BTreeSet<NodeId>,
+    ) -> Option<PartitionHealth> {
+        let topology = self.topology.as_ref()?;
+        (partition < topology.partition_count())
+            .then(|| partition_health(topology, partition, available))
+    }
+
+    pub fn partition_counts(&self) -> Option<PartitionCounts> {
+        Some(partition_counts(self.topology.as_ref()?, &self.available()))
+    }
+
+    /// How many of the other reachable observers see `id` alive, and how many there are.
+    pub fn seen_alive_by(&self, id: &NodeId) -> Option<(usize, usize)> {
+        let observers = &self.observations.as_ref()?.value.observers;
+        let members = &self.members.as_ref()?.value.cluster_members;
+        let reachable = |n: &NodeId| members.get(n).is_some_and(|m| m.status.is_reachable());
+        let others = observers
+            .iter()
+            .filter(|o| &o.node_id != id && reachable(&o.node_id));
+        let (mut seen, mut all) = (0, 0);
+        for observer in others {
+            all += 1;
+            seen += usize::from(observer.sees.get(id) == Some(&MemberStatus::Alive));
+        }
+        Some((seen, all))
+    }
+
+    /// Whether `id` answered with another view of the members than the one shown.
+    pub fn disagrees(&self, id: &NodeId) -> bool {
+        let shown = self.status.as_ref().map(|s| &s.value.cluster);
+        let own = self.nodes.get(id).and_then(|n| n.status.as_ref());
+        match (shown, own.map(|s| &s.value.cluster)) {
+            (Some(shown), Some(own)) => {
+                shown.membership_digest != own.membership_digest
+                    || shown.ring_digest != own.ring_digest
+                    || shown.cluster_id != own.cluster_id
+            }
+            _ => false,
+        }
+    }
+}

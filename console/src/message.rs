@@ -1,0 +1,93 @@
+//! What reaches the console's state, and what it asks for in return.
+
+use jiff::Timestamp;
+use ringmaster_shared::{
+    api::data::{ReadResponse, ReplicasResponse, WriteResponse},
+    error::ErrorCode,
+};
+use serde_json::Value;
+
+use crate::{
+    link::LinkView,
+    progress::{ProcedureCommand, Progress},
+};
+
+/// Everything that can happen to the console.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Msg {
+    Clock { now_ms: u64, utc: Timestamp },
+    Link(LinkView),
+    Answer(DataAnswer),
+    Progress(Progress),
+}
+
+/// What the runtime is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    Quit,
+    Suspend,
+    /// Try the feed again now.
+    RetryNow,
+    Data(DataRequest),
+    Procedure(ProcedureCommand),
+    /// Hand text to the terminal's clipboard.
+    Yank(String),
+}
+
+/// One operation on data; `id` tells late answers apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataRequest {
+    pub id: u64,
+    pub op: DataOp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataOp {
+    Get { key: String },
+    Put { key: String, value: Value },
+    Delete { key: String },
+}
+
+impl DataOp {
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Get { key } | Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Get { .. } => "get",
+            Self::Put { .. } => "put",
+            Self::Delete { .. } => "del",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataAnswer {
+    pub id: u64,
+    pub op: DataOp,
+    /// Where it was asked.
+    pub endpoint: String,
+    pub took_ms: u64,
+    pub result: Result<DataOutcome, DataFailure>,
+    /// Where each replica stands afterwards, when that could be asked.
+    pub replicas: Option<ReplicasResponse>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum DataOutcome {
+    Read(ReadResponse),
+    /// A put or a delete.
+    Written(WriteResponse),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFailure {
+    /// HTTP status; absent when no answer came.
+    pub status: Option<u16>,
+    pub code: Option<ErrorCode>,
+    pub message: String,
+    pub details: Value,
+}
