@@ -2,10 +2,12 @@
 
 mod app;
 mod cluster;
+mod command;
 mod config;
 mod keymap;
 mod link;
 mod message;
+mod procedure;
 mod progress;
 mod screen;
 
