@@ -1,0 +1,172 @@
+//! Diagnosis: from what the console knows to findings a tired person can act on.
+//!
+//! Pure: the same knowledge gives the same findings. It recognises the four problems of the
+//! operations guide (split brain, a node that does not join, views that differ, a console without
+//! its feed) and what the cluster's figures and events tell besides. A finding names what is
+//! wrong, what that means, what was seen, and the command that helps; it changes nothing.
+
+mod cluster_rules;
+mod link_rules;
+mod node_rules;
+#[cfg(test)]
+mod tests;
+
+use jiff::Timestamp;
+use ringmaster_shared::{event::Severity, id::NodeId, member::Lifecycle};
+
+use crate::{
+    cluster::{Cluster, NodeKnowledge},
+    link::LinkView,
+};
+
+/// Views may differ for so long after the last change before that is a problem; the guide says
+/// thirty to sixty seconds.
+pub const CONVERGENCE_MS: u64 = 30_000;
+/// An event that tells of a lasting condition counts for so long.
+const EVENT_FRESH_MS: u64 = 300_000;
+/// Hints owed in total from which on somebody should look.
+const HINTS_MANY: u64 = 1_000;
+/// Clocks may differ by so much.
+const SKEW_MAX_MS: i64 = 500;
+
+/// Something that is wrong, or about to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Stable, e.g. `SPLIT_BRAIN`.
+    pub code: &'static str,
+    pub severity: Severity,
+    /// One line, without a full stop.
+    pub title: String,
+    /// What it means, in a few sentences.
+    pub explanation: String,
+    /// What was seen, one line each.
+    pub evidence: Vec<String>,
+    /// What to do, in order; a line that starts with `$ ` is a command to run as it stands.
+    pub fix: Vec<String>,
+    pub since: Option<Timestamp>,
+}
+
+impl Finding {
+    /// The first thing to do, for a one-line summary.
+    pub fn first_fix(&self) -> Option<&str> {
+        self.fix.first().map(String::as_str)
+    }
+}
+
+/// What a rule looks at.
+pub(crate) struct Case<'a> {
+    pub cluster: &'a Cluster,
+    pub link: &'a LinkView,
+    pub now_ms: u64,
+    pub utc: Timestamp,
+}
+
+/// Everything that is wrong, the most urgent first; empty when all is well.
+pub fn diagnose(cluster: &Cluster, link: &LinkView, now_ms: u64, utc: Timestamp) -> Vec<Finding> {
+    let case = Case {
+        cluster,
+        link,
+        now_ms,
+        utc,
+    };
+    let mut found = Vec::new();
+    link_rules::check(&case, &mut found);
+    cluster_rules::check(&case, &mut found);
+    node_rules::check(&case, &mut found);
+    reported(&case, &mut found);
+    // the sort is stable: within one severity the order of the rules is the order of urgency
+    found.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    found
+}
+
+/// Problems the daemon reports itself and no rule has covered.
+fn reported(case: &Case, found: &mut Vec<Finding>) {
+    let Some(status) = &case.cluster.status else {
+        return;
+    };
+    let own = [
+        "QUORUM_LOST",
+        "MEMBER_DEAD",
+        "MEMBER_SUSPECTED",
+        "MEMBER_STOPPED",
+    ];
+    for problem in &status.value.cluster.problems {
+        let covered = own.contains(&problem.code.as_str())
+            || found.iter().any(|f| f.code == problem.code.as_str());
+        if !covered {
+            found.push(Finding {
+                code: "REPORTED",
+                severity: problem.severity,
+                title: problem.message.trim_end_matches('.').to_owned(),
+                explanation: format!(
+                    "{} reports this itself, with code {}.",
+                    status.value.node.id, problem.code
+                ),
+                evidence: vec![],
+                fix: vec![format!(
+                    "$ curl -s http://{}/api/v1/status | jq .cluster.problems",
+                    status.value.node.address
+                )],
+                since: Some(problem.since),
+            });
+        }
+    }
+}
+
+impl<'a> Case<'a> {
+    /// Milliseconds from `then` to now; 0 when it is ahead.
+    fn ms_since(&self, then: Timestamp) -> u64 {
+        let ms = self.utc.as_millisecond() - then.as_millisecond();
+        ms.try_into().unwrap_or(0)
+    }
+
+    /// The nodes that answer this console now.
+    fn answering(&self) -> impl Iterator<Item = (&'a NodeId, &'a NodeKnowledge)> {
+        let now_ms = self.now_ms;
+        self.cluster.nodes.iter().filter(move |(_, node)| {
+            node.error.is_none() && node.status.as_ref().is_some_and(|s| !s.is_stale(now_ms))
+        })
+    }
+
+    /// A node to name as seed for `id`: answering and serving, or at least listed as alive.
+    fn seed_for(&self, id: &NodeId) -> String {
+        let serving = self.answering().find_map(|(other, node)| {
+            let status = node.status.as_ref()?;
+            (other != id && status.value.node.lifecycle == Lifecycle::Serving)
+                .then(|| status.value.node.address.clone())
+        });
+        let listed = || {
+            let members = &self.cluster.members.as_ref()?.value.cluster_members;
+            let alive = |m: &&ringmaster_shared::api::membership::MemberInfo| {
+                &m.node_id != id && m.status.is_reachable()
+            };
+            members.values().find(alive).map(|m| m.address.clone())
+        };
+        serving
+            .or_else(listed)
+            .unwrap_or_else(|| "<a node that runs>".to_owned())
+    }
+
+    /// The command that starts `id` again and lets it find the others.
+    fn start_command(&self, id: &NodeId, address: &str) -> String {
+        format!(
+            "$ ringd --node-id={id} --port={} --data-dir=<its data dir> --seed-node={}",
+            port_of(address),
+            self.seed_for(id)
+        )
+    }
+
+    /// When the membership shown changed last.
+    fn last_change(&self) -> Option<Timestamp> {
+        let members = &self.cluster.members.as_ref()?.value.cluster_members;
+        members.values().map(|m| m.status_since).max()
+    }
+}
+
+/// The port of `host:port`, or a placeholder that reads as one.
+fn port_of(address: &str) -> &str {
+    match address.rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() => port,
+        _ => "<port>",
+    }
+}

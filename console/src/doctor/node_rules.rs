@@ -1,0 +1,359 @@
+//! Single nodes: gone, held, waiting, full, deaf, owed to.
+
+use ringmaster_shared::{
+    api::membership::MemberInfo,
+    event::{Event, EventCode, Severity},
+    id::NodeId,
+    member::{Lifecycle, MemberStatus},
+};
+
+use super::{Case, EVENT_FRESH_MS, Finding, HINTS_MANY, cluster_rules::names, port_of};
+use crate::format;
+
+pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
+    storage(case, found);
+    wont_join(case, found);
+    members(case, found);
+    standby(case, found);
+    unanswered(case, found);
+    udp_blocked(case, found);
+    hints(case, found);
+    node_clocks(case, found);
+}
+
+/// Problem 2 of the guide.
+fn wont_join(case: &Case, found: &mut Vec<Finding>) {
+    for (id, node) in case.answering() {
+        let Some(status) = node.status.as_ref().map(|s| &s.value) else {
+            continue;
+        };
+        let alone = status.replication.total_nodes <= 1;
+        if status.node.lifecycle != Lifecycle::Joining || !alone {
+            continue;
+        }
+        let seed = case.seed_for(id);
+        let waiting = status
+            .node
+            .waiting_for
+            .as_deref()
+            .unwrap_or("a seed that answers");
+        found.push(Finding {
+            code: "NODE_WONT_JOIN",
+            severity: Severity::Warning,
+            title: format!("{id} does not get into the cluster"),
+            explanation:
+                "It runs and tries its seeds again and again, and will join by itself as soon \
+                          as one of them answers. Until then it serves nothing. Check the seed's \
+                          address, or give it another one."
+                    .to_owned(),
+            evidence: vec![
+                format!("{id}: joining, total_members 1"),
+                format!("it waits for: {}", waiting.trim_end_matches('.')),
+            ],
+            fix: vec![
+                format!("$ curl http://{seed}/gossip/status"),
+                "Or stop it (Ctrl+C) and start it with that seed:".to_owned(),
+                format!(
+                    "$ ringd --node-id={id} --port={} --data-dir=<its data dir> --seed-node={seed}",
+                    port_of(&status.node.address)
+                ),
+            ],
+            since: Some(status.node.start_time),
+        });
+    }
+}
+
+fn members(case: &Case, found: &mut Vec<Finding>) {
+    let Some(members) = &case.cluster.members else {
+        return;
+    };
+    let lost = case.cluster.partition_counts().map_or(0, |c| c.unavailable);
+    let quorum = if lost == 0 {
+        "quorum holds"
+    } else {
+        "quorum is lost"
+    };
+    let all = || members.value.cluster_members.values();
+    let down = [
+        MemberStatus::Dead,
+        MemberStatus::Suspected,
+        MemberStatus::Stopped,
+    ];
+    for status in down {
+        found.extend(
+            all()
+                .filter(|m| m.status == status)
+                .map(|m| gone(case, m, quorum)),
+        );
+    }
+}
+
+fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
+    let id = &m.node_id;
+    let start = case.start_command(id, &m.address);
+    let asked = format!("$ curl http://{}/api/v1/status", m.address);
+    let (code, severity, title, explanation, fix) = match m.status {
+        MemberStatus::Suspected => (
+            "MEMBER_SUSPECTED",
+            Severity::Warning,
+            format!("{id} did not answer a probe; {quorum}"),
+            "Others are being asked. It answers in time and is alive again, or it is dead in a few \
+             seconds. A node that comes and goes is overloaded, or loses UDP packets.",
+            vec!["Wait a few seconds.".to_owned(), asked],
+        ),
+        MemberStatus::Stopped => (
+            "MEMBER_STOPPED",
+            Severity::Warning,
+            format!("{id} was stopped on purpose; {quorum}"),
+            "It said goodbye and is expected back. Its partitions have one replica less; what is \
+             written meanwhile is kept for it as hints.",
+            vec!["Start it again with any seed:".to_owned(), start],
+        ),
+        _ => (
+            "MEMBER_DEAD",
+            Severity::Warning,
+            format!("{id} is dead; {quorum}"),
+            "Nobody could reach it for the suspicion timeout. No data has moved: its partitions have \
+             one replica less, and what is written meanwhile is kept for it as hints. Started again, \
+             it catches up by itself.",
+            vec!["Start it again with any seed:".to_owned(), start],
+        ),
+    };
+    let heard = format::age(format::between(m.last_seen, case.utc));
+    Finding {
+        code,
+        severity,
+        title,
+        explanation: explanation.to_owned(),
+        evidence: vec![format!(
+            "{} as {} sees it, last heard {heard} ago",
+            m.status.as_str(),
+            case.cluster
+                .members
+                .as_ref()
+                .map_or("the cluster", |k| k.value.current_node.as_str()),
+        )],
+        fix,
+        since: Some(m.status_since),
+    }
+}
+
+fn standby(case: &Case, found: &mut Vec<Finding>) {
+    for (id, node) in case.answering() {
+        let Some(status) = node.status.as_ref().map(|s| &s.value.node) else {
+            continue;
+        };
+        if status.lifecycle == Lifecycle::Standby {
+            let why = status
+                .waiting_for
+                .as_deref()
+                .unwrap_or("the order to start");
+            found.push(Finding {
+                code: "NODE_STANDBY",
+                severity: Severity::Warning,
+                title: format!("{id} is held in standby"),
+                explanation:
+                    "It answers and serves nothing until it is told to start; when its hold \
+                              time runs out it starts by itself from what it remembers. A clean \
+                              restart does this on purpose."
+                        .to_owned(),
+                evidence: vec![format!("it waits for: {}", why.trim_end_matches('.'))],
+                fix: vec![format!(
+                    "$ curl -X POST http://{}/api/v1/admin/start",
+                    status.address
+                )],
+                since: Some(status.start_time),
+            });
+        }
+    }
+}
+
+/// Gossip hears it, this console does not.
+fn unanswered(case: &Case, found: &mut Vec<Finding>) {
+    let Some(members) = &case.cluster.members else {
+        return;
+    };
+    if case.link.state == crate::link::LinkState::Disconnected {
+        return;
+    }
+    for (id, node) in &case.cluster.nodes {
+        let alive = members
+            .value
+            .cluster_members
+            .get(id)
+            .is_some_and(|m| m.status == MemberStatus::Alive);
+        let Some(error) = node.error.as_ref().filter(|_| alive) else {
+            continue;
+        };
+        found.push(Finding {
+            code: "NODE_UNREACHABLE",
+            severity: Severity::Warning,
+            title: format!("{id} is alive, but this console cannot reach it"),
+            explanation: "The other nodes hear it. Its advertised address may be wrong from here, or \
+                          a firewall lets the nodes through and not this machine. Its own figures are \
+                          missing."
+                .to_owned(),
+            evidence: vec![format!("{}: {}", node.address, error.message)],
+            fix: vec![format!("$ curl http://{}/api/v1/status", node.address)],
+            since: None,
+        });
+    }
+}
+
+fn storage(case: &Case, found: &mut Vec<Finding>) {
+    for (id, node) in case.answering() {
+        let Some(status) = node.status.as_ref().map(|s| &s.value) else {
+            continue;
+        };
+        let started = status.node.start_time;
+        let poisoned = |e: &&Event| {
+            e.code == EventCode::StoragePoisoned && &e.reporter == id && e.time >= started
+        };
+        let poisoned = case.cluster.events.iter().rev().find(poisoned);
+        if let Some(event) = poisoned {
+            found.push(Finding {
+                code: "STORAGE_POISONED",
+                severity: Severity::Error,
+                title: format!("{id} cannot write to its disk and has stopped serving"),
+                explanation:
+                    "A write or a sync failed. The node does not guess what reached the disk: \
+                              it serves nothing until it is started again and has checked its log. \
+                              Nothing it acknowledged is lost."
+                        .to_owned(),
+                evidence: vec![event.message.clone()],
+                fix: vec![
+                    "On that machine look at the kernel's messages and the free space:".to_owned(),
+                    "$ dmesg | tail -50; df -h".to_owned(),
+                    "then stop the node (Ctrl+C) and start it again:".to_owned(),
+                    case.start_command(id, &status.node.address),
+                ],
+                since: Some(event.time),
+            });
+        } else if status.storage.read_only {
+            found.push(Finding {
+                code: "STORAGE_READ_ONLY",
+                severity: Severity::Error,
+                title: format!("{id} takes no writes: its disk is nearly full"),
+                explanation:
+                    "It stays readable and keeps a reserve to start and to compact. Writes \
+                              need a quorum of the other replicas meanwhile."
+                        .to_owned(),
+                evidence: vec![format!(
+                    "{} on disk by this node",
+                    format::bytes(status.storage.bytes_on_disk)
+                )],
+                fix: vec![
+                    "Free some space on that machine:".to_owned(),
+                    "$ df -h".to_owned(),
+                ],
+                since: None,
+            });
+        }
+    }
+}
+
+/// The newest event of a code, one for each reporter, not older than a few minutes.
+fn recent<'a>(case: &Case<'a>, code: EventCode) -> Vec<&'a Event> {
+    let mut seen: Vec<&Event> = Vec::new();
+    for event in case.cluster.events.iter().rev() {
+        let fresh = event.code == code && case.ms_since(event.time) <= EVENT_FRESH_MS;
+        if fresh && !seen.iter().any(|e| e.reporter == event.reporter) {
+            seen.push(event);
+        }
+    }
+    seen
+}
+
+fn udp_blocked(case: &Case, found: &mut Vec<Finding>) {
+    let events = recent(case, EventCode::UdpBlocked);
+    let Some(newest) = events.first() else {
+        return;
+    };
+    let port = case
+        .cluster
+        .nodes
+        .get(&newest.reporter)
+        .map_or("<port>", |n| port_of(&n.address));
+    found.push(Finding {
+        code: "UDP_BLOCKED",
+        severity: Severity::Warning,
+        title: "Gossip over UDP does not get through everywhere".to_owned(),
+        explanation: "TCP does, so the members still know of each other, but failures are noticed \
+                      later and wrongly more often. Each node needs UDP and TCP on its one port."
+            .to_owned(),
+        evidence: events.iter().map(|e| e.message.clone()).collect(),
+        fix: vec![
+            format!("$ ss -lun 'sport = :{port}'"),
+            format!("Then allow UDP port {port} in the firewall between the nodes."),
+        ],
+        since: Some(newest.time),
+    });
+}
+
+fn hints(case: &Case, found: &mut Vec<Finding>) {
+    let mut owed: Vec<(&NodeId, &NodeId, u64)> = Vec::new();
+    for (id, node) in case.answering() {
+        let hints = node.status.as_ref().map(|s| &s.value.storage.hints_owed);
+        for (to, n) in hints.into_iter().flatten() {
+            owed.push((id, to, *n));
+        }
+    }
+    let total: u64 = owed.iter().map(|(_, _, n)| n).sum();
+    if total < HINTS_MANY {
+        return;
+    }
+    owed.retain(|(_, _, n)| *n > 0);
+    let mut targets: Vec<&NodeId> = owed.iter().map(|(_, to, _)| *to).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let available = case.cluster.available();
+    let back = targets.iter().all(|t| available.contains(*t));
+    let mut fix = Vec::new();
+    if back {
+        fix.push("They are being handed over; the figure should fall within minutes.".to_owned());
+    } else {
+        fix.push("Bring the node back; hints are handed over by themselves:".to_owned());
+        for id in targets.iter().filter(|t| !available.contains(**t)) {
+            let members = case.cluster.members.as_ref();
+            let info = members.and_then(|m| m.value.cluster_members.get(*id));
+            fix.push(case.start_command(id, info.map_or("", |m| &m.address)));
+        }
+    }
+    found.push(Finding {
+        code: "HINTS_PILING_UP",
+        severity: Severity::Warning,
+        title: format!("{} hints wait for {}", format::count(total), names(&targets)),
+        explanation: "Writes that a replica missed are kept on the nodes that took them. Their number \
+                      is bounded: past it the range is repaired by comparison instead, which costs more."
+            .to_owned(),
+        evidence: owed
+            .iter()
+            .map(|(from, to, n)| format!("{from} holds {} for {to}", format::count(*n)))
+            .collect(),
+        fix,
+        since: None,
+    });
+}
+
+fn node_clocks(case: &Case, found: &mut Vec<Finding>) {
+    let events = recent(case, EventCode::ClockSkew);
+    if let Some(newest) = events.first()
+        && !found.iter().any(|f| f.code == "CLOCK_SKEW")
+    {
+        found.push(Finding {
+            code: "CLOCK_SKEW",
+            severity: Severity::Warning,
+            title: "The nodes' clocks differ".to_owned(),
+            explanation:
+                "Which of two concurrent writes wins depends on the clocks; nothing is lost \
+                          by it, but the later write may lose."
+                    .to_owned(),
+            evidence: events.iter().map(|e| e.message.clone()).collect(),
+            fix: vec![
+                "$ timedatectl status".to_owned(),
+                "$ chronyc tracking".to_owned(),
+            ],
+            since: Some(newest.time),
+        });
+    }
+}

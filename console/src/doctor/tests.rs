@@ -1,0 +1,313 @@
+use super::*;
+use crate::fixture::{self, before, id, known};
+use ringmaster_shared::{event::EventCode, member::MemberStatus};
+
+fn codes(app: &crate::app::App) -> Vec<&'static str> {
+    findings(app).iter().map(|f| f.code).collect()
+}
+
+fn findings(app: &crate::app::App) -> Vec<Finding> {
+    diagnose(&app.cluster, &app.link, app.now_ms, app.utc)
+}
+
+/// Changes what one node says of itself.
+fn says(
+    app: &mut crate::app::App,
+    node: &str,
+    change: impl FnOnce(&mut ringmaster_shared::api::health::StatusResponse),
+) {
+    let node = app.cluster.nodes.get_mut(&id(node)).expect("a node");
+    change(&mut node.status.as_mut().expect("answered").value);
+}
+
+fn member(app: &mut crate::app::App, node: &str) -> &'static str {
+    let members = &mut app.cluster.members.as_mut().expect("members").value;
+    members
+        .cluster_members
+        .get_mut(&id(node))
+        .expect("a member")
+        .version = "0.2.0".to_owned();
+    "0.2.0"
+}
+
+#[test]
+fn a_healthy_cluster_has_no_findings() {
+    assert_eq!(codes(&fixture::healthy()), Vec::<&str>::new());
+}
+
+#[test]
+fn a_dead_member_comes_with_the_command_that_starts_it() {
+    let found = findings(&fixture::one_dead());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].code, "MEMBER_DEAD");
+    assert_eq!(found[0].title, "node-3 is dead; quorum holds");
+    assert_eq!(found[0].since, Some(before(14)));
+    assert_eq!(
+        found[0].fix[1],
+        "$ ringd --node-id=node-3 --port=8083 --data-dir=<its data dir> \
+         --seed-node=localhost:8081"
+    );
+}
+
+#[test]
+fn lost_quorum_comes_first() {
+    let found = findings(&fixture::two_dead());
+    let codes: Vec<_> = found.iter().map(|f| f.code).collect();
+    assert_eq!(codes, ["QUORUM_LOST", "MEMBER_DEAD", "MEMBER_DEAD"]);
+    assert_eq!(found[0].title, "No quorum for 256 of 256 partitions");
+    assert!(found[1].title.ends_with("quorum is lost"));
+}
+
+#[test]
+fn split_brain_by_two_clusters() {
+    let mut app = fixture::healthy();
+    says(&mut app, "node-3", |s| {
+        s.cluster.cluster_id = "7777c1e0-2f43-4a52-9f7e-3c1de9c0a111".to_owned();
+        s.replication.alive_nodes = 1;
+    });
+    let found = findings(&app);
+    assert_eq!(found[0].code, "SPLIT_BRAIN");
+    assert_eq!(
+        found[0].title,
+        "Split brain: the nodes answer for 2 clusters"
+    );
+    assert!(
+        found[0]
+            .evidence
+            .contains(&"node-3: alive_members 1, cluster 7777c1e0".to_owned())
+    );
+    assert_eq!(
+        found[0].fix[1],
+        "$ ringd --node-id=node-3 --port=8083 --data-dir=<a new data dir> \
+         --seed-node=localhost:8081"
+    );
+    assert!(
+        !found.iter().any(|f| f.code == "INCONSISTENT_VIEWS"),
+        "said once"
+    );
+}
+
+#[test]
+fn split_brain_by_nodes_that_see_only_themselves() {
+    let mut app = fixture::healthy();
+    for node in ["node-1", "node-2", "node-3"] {
+        says(&mut app, node, |s| {
+            s.replication.alive_nodes = 1;
+            s.cluster.membership_digest = format!("of {}", s.node.id);
+        });
+    }
+    let found = findings(&app);
+    assert_eq!(found[0].code, "SPLIT_BRAIN");
+    assert_eq!(
+        found[0].title,
+        "Split brain: node-1, node-2 and node-3 each see only themselves"
+    );
+    assert_eq!(found[0].fix, ["$ ringmaster restart --clean --yes"]);
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn a_node_that_does_not_join() {
+    let mut app = fixture::healthy();
+    let mut lonely = app.cluster.nodes[&id("node-3")].clone();
+    let status = &mut lonely.status.as_mut().expect("answered").value;
+    status.node.id = id("node-4");
+    status.node.address = "localhost:8084".to_owned();
+    status.node.lifecycle = Lifecycle::Joining;
+    status.node.waiting_for = Some("a seed: localhost:9999 refuses".to_owned());
+    status.replication.total_nodes = 1;
+    status.replication.alive_nodes = 1;
+    status.cluster.cluster_id = String::new();
+    app.cluster.nodes.insert(id("node-4"), lonely);
+    let found = findings(&app);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].code, "NODE_WONT_JOIN");
+    assert!(found[0].evidence[1].contains("localhost:9999 refuses"));
+    let last = found[0].fix.last().expect("a command");
+    assert!(last.contains("--node-id=node-4 --port=8084"), "{last}");
+    assert!(last.ends_with("--seed-node=localhost:8081"), "{last}");
+}
+
+#[test]
+fn views_that_differ_are_given_time_to_converge() {
+    let mut app = fixture::healthy();
+    says(&mut app, "node-2", |s| {
+        s.replication.alive_nodes = 2;
+        s.cluster.membership_digest = "ffff".to_owned();
+    });
+    let found = findings(&app);
+    assert_eq!(
+        (found[0].code, found[0].severity),
+        ("INCONSISTENT_VIEWS", Severity::Warning)
+    );
+    assert!(
+        found[0]
+            .evidence
+            .iter()
+            .any(|e| e.starts_with("node-2: alive_members 2"))
+    );
+
+    let members = &mut app.cluster.members.as_mut().expect("members").value;
+    let recent = members
+        .cluster_members
+        .get_mut(&id("node-3"))
+        .expect("a member");
+    recent.status_since = before(5);
+    let found = findings(&app);
+    assert_eq!(
+        (found[0].code, found[0].severity),
+        ("VIEWS_CONVERGING", Severity::Info)
+    );
+}
+
+#[test]
+fn a_console_without_its_feed() {
+    let found = findings(&fixture::fallback());
+    assert_eq!(found[0].code, "CONSOLE_FALLBACK");
+    assert_eq!(found[0].fix[0], "$ curl -i http://localhost:8081/ws");
+    assert_eq!(found[0].evidence.len(), 3);
+    assert!(found[0].evidence[0].contains("/ws refused, REST answers"));
+
+    let found = findings(&fixture::disconnected());
+    assert_eq!(found[0].code, "CONSOLE_DISCONNECTED");
+    assert!(found[0].title.contains("lost every node"));
+    assert!(
+        found[0]
+            .fix
+            .iter()
+            .any(|f| f.starts_with("$ ringd --node-id=node-1 --port=8081"))
+    );
+
+    let found = findings(&fixture::never_connected());
+    assert_eq!(found[0].title, "No node answers yet");
+    assert!(
+        found[0]
+            .fix
+            .iter()
+            .any(|f| f.starts_with("$ ringmaster --endpoint"))
+    );
+    assert_eq!(found.len(), 1);
+}
+
+/// The rules that need one change each.
+#[test]
+fn one_change_one_finding() {
+    type Change = fn(&mut crate::app::App);
+    let cases: [(&str, Change); 12] = [
+        ("MEMBER_SUSPECTED", |app| {
+            status_of(app, "node-2", MemberStatus::Suspected)
+        }),
+        ("MEMBER_STOPPED", |app| {
+            status_of(app, "node-2", MemberStatus::Stopped)
+        }),
+        ("NODE_STANDBY", |app| {
+            says(app, "node-2", |s| s.node.lifecycle = Lifecycle::Standby);
+        }),
+        ("NODE_UNREACHABLE", |app| {
+            let node = app.cluster.nodes.get_mut(&id("node-2")).expect("a node");
+            node.error = Some(crate::cluster::NodeError {
+                message: "timed out".to_owned(),
+                since_ms: 0,
+            });
+        }),
+        ("EPOCHS_DIFFER", |app| {
+            let members = &mut app.cluster.members.as_mut().expect("members").value;
+            let m = members
+                .cluster_members
+                .get_mut(&id("node-2"))
+                .expect("a member");
+            m.ring_epoch = 4;
+            m.ring_digest = "old".to_owned();
+        }),
+        ("RING_CONFLICT", |app| {
+            let members = &mut app.cluster.members.as_mut().expect("members").value;
+            let m = members
+                .cluster_members
+                .get_mut(&id("node-2"))
+                .expect("a member");
+            m.ring_digest = "other".to_owned();
+        }),
+        ("HINTS_PILING_UP", |app| {
+            says(app, "node-2", |s| {
+                s.storage.hints_owed.insert(id("node-3"), 4_200);
+            });
+        }),
+        ("CLOCK_SKEW", |app| app.cluster.clock_skew_ms = Some(-1_500)),
+        ("UDP_BLOCKED", |app| happened(app, EventCode::UdpBlocked)),
+        ("STORAGE_POISONED", |app| {
+            happened(app, EventCode::StoragePoisoned)
+        }),
+        ("STORAGE_READ_ONLY", |app| {
+            says(app, "node-2", |s| s.storage.read_only = true);
+        }),
+        ("VERSIONS_MIXED", |app| {
+            member(app, "node-2");
+        }),
+    ];
+    for (code, change) in cases {
+        let mut app = fixture::healthy();
+        change(&mut app);
+        let found = findings(&app);
+        let codes: Vec<_> = found.iter().map(|f| f.code).collect();
+        assert_eq!(codes, [code]);
+        let f = &found[0];
+        assert!(
+            !f.title.is_empty() && !f.explanation.is_empty() && !f.fix.is_empty(),
+            "{f:?}"
+        );
+        assert!(!f.title.ends_with('.'), "{}", f.title);
+    }
+}
+
+fn status_of(app: &mut crate::app::App, node: &str, status: MemberStatus) {
+    let members = &mut app.cluster.members.as_mut().expect("members").value;
+    let m = members
+        .cluster_members
+        .get_mut(&id(node))
+        .expect("a member");
+    m.status = status;
+    m.status_since = before(3);
+    fixture::settle(&mut app.cluster);
+}
+
+fn happened(app: &mut crate::app::App, code: EventCode) {
+    let event = fixture::event(60, code, Severity::Warning, "node-2", "it happened");
+    app.cluster.events.push_back(event);
+}
+
+#[test]
+fn old_events_and_old_lives_are_forgotten() {
+    let mut app = fixture::healthy();
+    let old = fixture::event(
+        900,
+        EventCode::UdpBlocked,
+        Severity::Warning,
+        "node-2",
+        "past",
+    );
+    let earlier_life = fixture::event(
+        9_000,
+        EventCode::StoragePoisoned,
+        Severity::Error,
+        "node-2",
+        "past",
+    );
+    app.cluster.events.extend([earlier_life, old]);
+    assert_eq!(codes(&app), Vec::<&str>::new());
+}
+
+#[test]
+fn what_the_daemon_reports_is_not_swallowed() {
+    let mut app = fixture::healthy();
+    let mut status = app.cluster.status.clone().expect("a status").value;
+    status.cluster.problems = vec![ringmaster_shared::api::health::Problem {
+        code: "RING_CHANGE_STALLED".to_owned(),
+        severity: Severity::Warning,
+        message: "The change to epoch 6 has waited for node-3 for 80 s.".to_owned(),
+        since: before(80),
+    }];
+    app.cluster.status = Some(known(status));
+    let found = findings(&app);
+    assert_eq!(found[0].code, "REPORTED");
+    assert!(found[0].explanation.contains("RING_CHANGE_STALLED"));
+}

@@ -1,0 +1,523 @@
+//! Ready-made states of the console for tests: what a console would know of small clusters that
+//! are well, hurt, gone, never seen, or being restarted. Only tests use it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use ringmaster_shared::{
+    api::{
+        health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
+        membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer},
+        ring::ring_response,
+    },
+    event::{Event, EventCode, Severity},
+    id::{ClusterId, NodeId},
+    member::{DigestEntry, Lifecycle, Load, MemberStatus, membership_digest},
+    quorum::{partition_counts, quorum_size},
+    topology::{RingMember, Topology},
+};
+use serde_json::Value;
+
+use crate::{
+    app::App,
+    cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
+    config::{ColorTier, Display},
+    link::{EndpointView, LinkState, LinkView, Way},
+    progress::{ProcedureKind, Progress, StepState, StepView},
+};
+
+pub const NOW_MS: u64 = 7_900_000;
+pub const CLUSTER: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
+
+pub fn utc() -> Timestamp {
+    "2026-11-22T12:04:31Z".parse().expect("a time")
+}
+
+pub fn before(seconds: i64) -> Timestamp {
+    utc()
+        .checked_sub(SignedDuration::from_secs(seconds))
+        .expect("in range")
+}
+
+pub fn id(name: &str) -> NodeId {
+    NodeId::new(name).expect("a node id")
+}
+
+fn node_name(i: usize) -> String {
+    format!("node-{}", i + 1)
+}
+
+fn address(i: usize) -> String {
+    format!("localhost:{}", 8081 + i)
+}
+
+pub fn topology(nodes: usize) -> Topology {
+    let member = |i| RingMember {
+        id: id(&node_name(i)),
+        address: address(i),
+        zone: ["a", "b", "c"][i % 3].to_owned(),
+    };
+    // replicas in a scattered order, as a real table has them
+    let row = |p: usize| {
+        let first = (p * 7 + p / 5 + p / 31) % nodes;
+        let step = 1 + (p / 3) % 2;
+        let mut row: Vec<u16> = Vec::new();
+        let mut at = first;
+        while row.len() < nodes.min(3) {
+            if !row.contains(&(at as u16)) {
+                row.push(at as u16);
+            }
+            at = (at + if row.len() == 1 { step } else { 1 }) % nodes;
+        }
+        row
+    };
+    Topology {
+        cluster_id: ClusterId::new(CLUSTER).expect("an id"),
+        epoch: 5,
+        replication_factor: 3,
+        members: (0..nodes).map(member).collect(),
+        table: (0..256).map(row).collect(),
+        transition: None,
+    }
+}
+
+fn load(i: usize) -> Load {
+    Load {
+        keys: 12_031 + 149 * (i as u64 % 3),
+        bytes_on_disk: 41_200_000 + 310_000 * i as u64,
+        puts_per_s: 812 - 22 * i as u32,
+        gets_per_s: 2_204 - 24 * i as u32,
+        p99_us: 3_140 + 170 * i as u32,
+        hints: 0,
+    }
+}
+
+fn members(topology: &Topology) -> MembersResponse {
+    let digest = format!("{:016x}", topology.digest());
+    let info = |(i, m): (usize, &RingMember)| MemberInfo {
+        node_id: m.id.clone(),
+        address: m.address.clone(),
+        status: MemberStatus::Alive,
+        lifecycle: Lifecycle::Serving,
+        last_seen: before(0),
+        status_since: before(7_860),
+        generation: 1_763_836_800_123 + i as u64,
+        incarnation: 0,
+        heartbeat_seq: 39_141 + i as u64,
+        zone: m.zone.clone(),
+        version: "0.1.0".to_owned(),
+        ring_epoch: topology.epoch,
+        ring_digest: digest.clone(),
+        load: load(i),
+    };
+    let all: BTreeMap<NodeId, MemberInfo> = topology
+        .members
+        .iter()
+        .enumerate()
+        .map(|(i, m)| (m.id.clone(), info((i, m))))
+        .collect();
+    MembersResponse {
+        cluster_id: CLUSTER.to_owned(),
+        current_node: id("node-1"),
+        total_members: all.len(),
+        alive_members: all.len(),
+        cluster_members: all,
+        membership_digest: String::new(),
+    }
+}
+
+pub fn known<T>(value: T) -> Known<T> {
+    Known {
+        value,
+        stamped: utc(),
+        received_ms: NOW_MS - 200,
+        interval_ms: 1000,
+    }
+}
+
+fn status(cluster: &Cluster, i: usize) -> StatusResponse {
+    let topology = cluster.topology.as_ref().expect("a ring");
+    let members = &cluster.members.as_ref().expect("members").value;
+    let info = &members.cluster_members[&topology.members[i].id];
+    let counts = partition_counts(topology, &cluster.available());
+    StatusResponse {
+        node: NodeStatus {
+            id: info.node_id.clone(),
+            address: info.address.clone(),
+            status: info.status,
+            lifecycle: info.lifecycle,
+            waiting_for: None,
+            zone: info.zone.clone(),
+            version: info.version.clone(),
+            commit: "4f0c2aa".to_owned(),
+            generation: info.generation,
+            start_time: before(7_860),
+            uptime_seconds: 7_860,
+            pid: 4_100 + i as u32,
+        },
+        storage: StorageStatus {
+            engine: "sled".to_owned(),
+            key_count: info.load.keys,
+            tombstones: 12,
+            bytes_on_disk: info.load.bytes_on_disk,
+            durability: "fsync".to_owned(),
+            read_only: false,
+            hints_owed: BTreeMap::new(),
+        },
+        replication: ReplicationStatus {
+            replication_factor: 3,
+            quorum_size: quorum_size(3, members.total_members),
+            total_nodes: members.total_members,
+            alive_nodes: members.alive_members,
+            quorum_available: counts.unavailable == 0,
+            current_node: info.node_id.clone(),
+            partitions: counts,
+        },
+        cluster: ClusterStatus {
+            cluster_id: CLUSTER.to_owned(),
+            health: counts.health(),
+            ring_epoch: topology.epoch,
+            ring_digest: format!("{:016x}", topology.digest()),
+            membership_digest: members.membership_digest.clone(),
+            problems: vec![],
+        },
+        timestamp: utc().as_second(),
+    }
+}
+
+pub fn event(
+    seconds_ago: i64,
+    code: EventCode,
+    severity: Severity,
+    by: &str,
+    message: &str,
+) -> Event {
+    Event {
+        seq: 1,
+        time: before(seconds_ago),
+        code,
+        severity,
+        reporter: id(by),
+        subject: None,
+        message: message.to_owned(),
+        details: Value::Null,
+    }
+}
+
+/// What follows from the members: digest, counts, each node's own answer, observations.
+pub fn settle(cluster: &mut Cluster) {
+    let topology = cluster.topology.clone().expect("a ring");
+    let members = &mut cluster.members.as_mut().expect("members").value;
+    members.alive_members = members
+        .cluster_members
+        .values()
+        .filter(|m| m.status == MemberStatus::Alive)
+        .count();
+    members.membership_digest =
+        membership_digest(members.cluster_members.values().map(|m| DigestEntry {
+            id: &m.node_id,
+            address: &m.address,
+            generation: m.generation,
+            status: m.status,
+        }));
+    let sees: BTreeMap<NodeId, MemberStatus> = members
+        .cluster_members
+        .values()
+        .map(|m| (m.node_id.clone(), m.status))
+        .collect();
+    let up: Vec<bool> = sees.values().map(|s| s.is_reachable()).collect();
+    let observers = sees.keys().zip(&up).map(|(node, up)| Observer {
+        node_id: node.clone(),
+        at: before(if *up { 0 } else { 15 }),
+        sees: sees
+            .iter()
+            .map(|(n, s)| (n.clone(), if *up { *s } else { MemberStatus::Alive }))
+            .collect(),
+    });
+    cluster.observations = Some(known(ObservationsResponse {
+        current_node: id("node-1"),
+        observers: observers.collect(),
+    }));
+    cluster.ring = Some(known(ring_response(&topology)));
+    cluster.status = Some(known(status(cluster, 0)));
+    for (i, member) in topology.members.iter().enumerate() {
+        let answer = known(status(cluster, i));
+        let error = (!up[i]).then(|| NodeError {
+            message: "connection refused".to_owned(),
+            since_ms: NOW_MS - 14_000,
+        });
+        let knowledge = NodeKnowledge {
+            address: member.address.clone(),
+            status: Some(answer),
+            error,
+            rtt_ms: up[i].then_some(1),
+            history: History::default(),
+        };
+        cluster.nodes.insert(member.id.clone(), knowledge);
+    }
+}
+
+pub fn cluster(nodes: usize) -> Cluster {
+    let topology = topology(nodes);
+    let mut cluster = Cluster {
+        members: Some(known(members(&topology))),
+        topology: Some(topology),
+        clock_skew_ms: Some(2),
+        ..Cluster::default()
+    };
+    for s in 0..60_u64 {
+        let wave = (s * 37 % 23) as u32;
+        cluster.totals.push(Some(Load {
+            puts_per_s: 1_180 + wave * 22,
+            gets_per_s: 6_200 + wave * 40,
+            p99_us: 2_900 + wave * 25,
+            ..Load::default()
+        }));
+    }
+    cluster.events = VecDeque::from([
+        event(
+            402,
+            EventCode::MemberJoined,
+            Severity::Info,
+            "node-1",
+            "node-3 joined at localhost:8083",
+        ),
+        event(
+            389,
+            EventCode::RingChanged,
+            Severity::Info,
+            "node-1",
+            "epoch 5: node-3 joined, 85 partitions moved in 0.8 s",
+        ),
+    ]);
+    settle(&mut cluster);
+    cluster
+}
+
+fn kill(cluster: &mut Cluster, node: &str, status: MemberStatus) {
+    let members = &mut cluster.members.as_mut().expect("members").value;
+    let info = members
+        .cluster_members
+        .get_mut(&id(node))
+        .expect("a member");
+    info.status = status;
+    info.status_since = before(14);
+    info.last_seen = before(19);
+    settle(cluster);
+}
+
+pub fn link() -> LinkView {
+    let endpoint = |i| EndpointView {
+        address: address(i),
+        learned: false,
+        ws: if i == 0 { Way::Up } else { Way::Untried },
+        rest: Way::Up,
+        last_error: None,
+    };
+    LinkView {
+        state: LinkState::Connected,
+        since_ms: NOW_MS - 600_000,
+        endpoint: Some(address(0)),
+        rtt_ms: Some(1),
+        last_data_ms: Some(NOW_MS - 200),
+        attempt: 0,
+        next_retry_ms: None,
+        poll_ms: 2000,
+        endpoints: (0..3).map(endpoint).collect(),
+    }
+}
+
+fn app(link: LinkView, cluster: Cluster) -> App {
+    let display = Display {
+        tier: ColorTier::None,
+        ascii: false,
+    };
+    let mut app = App::new(display, true, utc());
+    app.set_time(NOW_MS, utc());
+    app.link = link;
+    app.cluster = cluster;
+    app
+}
+
+pub fn healthy() -> App {
+    app(link(), cluster(3))
+}
+
+pub fn one_dead() -> App {
+    let mut app = healthy();
+    hurt(&mut app.cluster);
+    app
+}
+
+/// Five nodes, so that a dead one leaves some partitions whole.
+pub fn five_one_dead() -> App {
+    let mut app = app(link(), cluster(5));
+    hurt(&mut app.cluster);
+    app
+}
+
+/// Two of three are gone: no quorum.
+pub fn two_dead() -> App {
+    let mut app = one_dead();
+    kill(&mut app.cluster, "node-2", MemberStatus::Dead);
+    app
+}
+
+fn hurt(cluster: &mut Cluster) {
+    kill(cluster, "node-3", MemberStatus::Dead);
+    let suspected = "node-3 did not answer; node-2 was asked, no answer either";
+    cluster.events.push_back(event(
+        18,
+        EventCode::MemberSuspected,
+        Severity::Warning,
+        "node-1",
+        suspected,
+    ));
+    cluster.events.push_back(event(
+        14,
+        EventCode::MemberDead,
+        Severity::Error,
+        "node-1",
+        "node-3 has not answered for 5.1 s",
+    ));
+}
+
+fn refused() -> Vec<EndpointView> {
+    let endpoint = |i| EndpointView {
+        address: address(i),
+        learned: false,
+        ws: Way::Down,
+        rest: Way::Down,
+        last_error: Some("connection refused".to_owned()),
+    };
+    (0..3).map(endpoint).collect()
+}
+
+/// The last known state is twelve seconds old and nobody answers.
+pub fn disconnected() -> App {
+    let mut app = healthy();
+    app.now_ms += 12_000;
+    app.utc = app
+        .utc
+        .checked_add(SignedDuration::from_secs(12))
+        .expect("in range");
+    app.link = LinkView {
+        state: LinkState::Disconnected,
+        since_ms: NOW_MS + 1_000,
+        rtt_ms: None,
+        attempt: 4,
+        next_retry_ms: Some(app.now_ms + 1_200),
+        endpoints: refused(),
+        ..link()
+    };
+    for node in app.cluster.nodes.values_mut() {
+        node.error = Some(NodeError {
+            message: "connection refused".to_owned(),
+            since_ms: NOW_MS + 1_000,
+        });
+    }
+    app
+}
+
+pub fn fallback() -> App {
+    let mut app = healthy();
+    app.link.state = LinkState::Fallback;
+    app.link.since_ms = NOW_MS - 8_000;
+    app.link.attempt = 4;
+    app.link.next_retry_ms = Some(NOW_MS + 3_100);
+    for endpoint in &mut app.link.endpoints {
+        endpoint.ws = Way::Down;
+        endpoint.last_error = Some("the answer to the upgrade was 502".to_owned());
+    }
+    app
+}
+
+pub fn never_connected() -> App {
+    let link = LinkView {
+        since_ms: NOW_MS - 3_000,
+        attempt: 2,
+        next_retry_ms: Some(NOW_MS + 400),
+        poll_ms: 2000,
+        endpoints: refused(),
+        ..LinkView::default()
+    };
+    app(link, Cluster::default())
+}
+
+pub fn clean_restart() -> App {
+    let mut app = healthy();
+    app.screen = ScreenId::Procedures;
+    app.read_only = false;
+    let members = &mut app.cluster.members.as_mut().expect("members").value;
+    for (name, lifecycle) in [
+        ("node-2", Lifecycle::Joining),
+        ("node-3", Lifecycle::Standby),
+    ] {
+        let info = members
+            .cluster_members
+            .get_mut(&id(name))
+            .expect("a member");
+        info.lifecycle = lifecycle;
+        info.status_since = before(1);
+    }
+    settle(&mut app.cluster);
+    let step = |title: &str, state, detail: &str, elapsed_ms| StepView {
+        title: title.to_owned(),
+        state,
+        detail: detail.to_owned(),
+        elapsed_ms,
+    };
+    app.procedures.progress = Some(Progress {
+        kind: ProcedureKind::CleanRestart,
+        nodes: ["node-1", "node-2", "node-3"].map(id).to_vec(),
+        started_utc: before(2),
+        steps: vec![
+            step(
+                "preflight",
+                StepState::Done,
+                "3 of 3 answer, one digest 9be1c044",
+                100,
+            ),
+            step(
+                "stop all",
+                StepState::Done,
+                "node-1 standby · node-2 standby · node-3 standby   barrier proven twice",
+                900,
+            ),
+            step("clear gossip", StepState::Done, "3 of 3", 100),
+            step(
+                "start node-1",
+                StepState::Done,
+                "serving, alone, epoch 5",
+                400,
+            ),
+            step(
+                "start node-2",
+                StepState::Waiting,
+                "started with seed localhost:8081",
+                300,
+            ),
+            step("start node-3", StepState::Pending, "", 0),
+            step("verify", StepState::Pending, "", 0),
+        ],
+        waiting_for: Some("node-1 sees node-2 alive (1 of 2 views)".to_owned()),
+        writes_refused_ms: 1_600,
+        outcome: None,
+        log: vec!["12:04:29 asked node-1 for standby".to_owned()],
+    });
+    app
+}
+
+/// All of them by name, for sweeps and snapshots.
+pub fn all() -> Vec<(&'static str, App)> {
+    vec![
+        ("healthy", healthy()),
+        ("one_dead", one_dead()),
+        ("five_one_dead", five_one_dead()),
+        ("two_dead", two_dead()),
+        ("disconnected", disconnected()),
+        ("fallback", fallback()),
+        ("never_connected", never_connected()),
+        ("clean_restart", clean_restart()),
+    ]
+}

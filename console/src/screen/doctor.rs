@@ -1,0 +1,121 @@
+//! Findings: what is wrong, what it means, what was seen, and the command that helps.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    text::{Line, Span},
+};
+
+use super::View;
+use crate::{
+    doctor::Finding,
+    format,
+    theme::Tone,
+    widget::{self, Rows},
+};
+
+pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    let fresh = view.fresh(view.cluster.status.as_ref());
+    let title = match view.findings.len() {
+        0 if view.is_empty() => "Doctor".to_owned(),
+        0 => "Doctor: nothing is wrong".to_owned(),
+        n => format!("Doctor: {}", format::plural(n, "finding")),
+    };
+    widget::heading(buf, rows.take(1), title, fresh, theme);
+    rows.skip(1);
+    if view.findings.is_empty() {
+        rows.lines(buf, well(view));
+        return;
+    }
+    let width = usize::from(area.width);
+    let lines: Vec<Line> = view
+        .findings
+        .iter()
+        .flat_map(|f| finding_lines(view, f, width))
+        .collect();
+    let room = usize::from(rows.left());
+    let top = view.app.doctor.top.min(lines.len().saturating_sub(room));
+    let more = lines.len().saturating_sub(top + room);
+    rows.lines(buf, lines.into_iter().skip(top).take(room));
+    if more > 0 {
+        let text = format!("{} {more} more lines ", theme.glyphs.sort_down);
+        let last = Rect {
+            y: area.bottom().saturating_sub(1),
+            height: 1,
+            ..area
+        };
+        widget::draw_right(buf, last, &Line::styled(text, theme.quiet()), 0);
+    }
+}
+
+fn finding_lines(view: &View, finding: &Finding, width: usize) -> Vec<Line<'static>> {
+    let theme = &view.theme;
+    let mark = theme.severity(finding.severity);
+    let since = finding.since.map(|t| {
+        let ago = format::age(format::between(t, view.app.utc));
+        format!(
+            "   since {} UTC, {ago}",
+            format::event_time(t, view.app.utc)
+        )
+    });
+    let mut lines = vec![Line::from(vec![
+        Span::styled(
+            format!(" {} {}", mark.glyph, finding.title),
+            theme.style(mark.tone),
+        ),
+        Span::styled(format!("   {}", finding.code), theme.quiet()),
+        Span::styled(since.unwrap_or_default(), theme.quiet()),
+    ])];
+    let room = width.saturating_sub(5);
+    for text in format::wrap(&finding.explanation, room, 0, 8) {
+        lines.push(Line::raw(format!("   {text}")));
+    }
+    for seen in finding.evidence.iter().take(8) {
+        for text in format::wrap(&format::printable(seen), room.saturating_sub(7), 2, 3) {
+            lines.push(Line::from(vec![
+                Span::styled("   seen  ", theme.quiet()),
+                Span::raw(text),
+            ]));
+        }
+    }
+    for fix in &finding.fix {
+        match fix.strip_prefix("$ ") {
+            // a command is not wrapped with an indent: what is on the screen can be copied
+            Some(command) => lines.push(Line::from(vec![
+                Span::styled("   run   ", theme.quiet()),
+                Span::styled(command.to_owned(), theme.bold()),
+            ])),
+            None => {
+                for text in format::wrap(fix, room.saturating_sub(6), 0, 4) {
+                    lines.push(Line::from(vec![
+                        Span::styled("   do    ", theme.quiet()),
+                        Span::raw(text),
+                    ]));
+                }
+            }
+        }
+    }
+    lines.push(Line::default());
+    lines
+}
+
+fn well(view: &View) -> Vec<Line<'static>> {
+    let theme = &view.theme;
+    let checks = [
+        "one cluster, and every node that answers is in it",
+        "every member alive and serving, and reachable from here",
+        "every partition with all its replicas",
+        "all nodes agree about the members and about the ring",
+        "no hints pile up, no disk refuses writes, no clock is off",
+        "gossip passes over UDP, and the live feed is connected",
+    ];
+    let line = |text: &&str| {
+        Line::from(vec![
+            Span::styled(format!(" {} ", theme.glyphs.good), theme.style(Tone::Good)),
+            Span::raw((*text).to_owned()),
+        ])
+    };
+    checks.iter().map(line).collect()
+}

@@ -1,0 +1,275 @@
+//! One look: is it well, and if not, what is wrong, since when, and what can be done.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::Modifier,
+    text::{Line, Span},
+};
+use ringmaster_shared::{
+    event::Event,
+    member::{Lifecycle, MemberStatus},
+    quorum::ClusterHealth,
+};
+
+use super::{View, member_table::MemberTable};
+use crate::{
+    format,
+    link::{EndpointView, Way},
+    theme::Tone,
+    widget::{self, Rows, spark},
+};
+
+pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    let fresh = view.fresh(view.cluster.members.as_ref());
+    let airy = area.height >= 22;
+    widget::heading(buf, rows.take(1), health_line(view), fresh, theme);
+    if airy {
+        rows.skip(1);
+    }
+    let table = MemberTable::new(view);
+    // the rest of the picture needs nine lines; a long table scrolls
+    let room = rows.left().saturating_sub(9).max(4);
+    let below = filter_line(view, &table);
+    table.render(view, buf, rows.take(table.height().min(room)));
+    if let Some(line) = below {
+        rows.line(buf, &line);
+    }
+    rows.skip(1);
+    draw_ring(view, buf, &mut rows);
+    draw_load(view, buf, &mut rows);
+    rows.skip(1);
+    draw_events(view, buf, &mut rows);
+    if fresh.stale {
+        let body = Rect {
+            y: area.y + 1,
+            height: area.height.saturating_sub(1),
+            ..area
+        };
+        widget::dim(buf, body);
+    }
+}
+
+/// `/text` stays in sight while it hides rows.
+pub(super) fn filter_line(view: &View, table: &MemberTable) -> Option<Line<'static>> {
+    let filter = &view.app.members.filter;
+    (!filter.is_empty()).then(|| {
+        let shown = format!(
+            " filter /{filter}   {} shown   Esc clears",
+            format::plural(table.len(), "node")
+        );
+        Line::styled(shown, view.theme.quiet())
+    })
+}
+
+/// `▲ degraded   2 of 3 serving   epoch 5 agreed by all   256 partitions: 0 full · …`
+fn health_line(view: &View) -> Line<'static> {
+    let theme = &view.theme;
+    let counts = view.cluster.partition_counts();
+    let health = counts.map(|c| c.health());
+    let (glyph, word, tone) = match health {
+        Some(ClusterHealth::Healthy) => (theme.glyphs.good, "healthy", Tone::Good),
+        Some(ClusterHealth::Degraded) => (theme.glyphs.warn, "degraded", Tone::Warn),
+        Some(ClusterHealth::Unavailable) => (theme.glyphs.bad, "unavailable", Tone::Bad),
+        None => (theme.glyphs.pending, "no ring known", Tone::Quiet),
+    };
+    let mut line = Line::from(Span::styled(
+        format!("{glyph} {word}"),
+        theme.style(tone).add_modifier(Modifier::BOLD),
+    ));
+    let mut add = |text: String| line.push_span(Span::styled(text, theme.plain().not_bold()));
+    if let Some(members) = &view.cluster.members {
+        let all = &members.value.cluster_members;
+        let serving = |s: MemberStatus, l: Lifecycle| s.is_reachable() && l == Lifecycle::Serving;
+        let n = all
+            .values()
+            .filter(|m| serving(m.status, m.lifecycle))
+            .count();
+        add(format!("   {n} of {} serving", all.len()));
+        add(epoch_words(view));
+    }
+    if let Some(c) = counts {
+        let (dot, all, quorum) = (theme.glyphs.dot, c.all_replicas, c.quorum - c.all_replicas);
+        add(format!(
+            "   {} partitions: {all} full {dot} {quorum} at quorum {dot} {} lost",
+            c.total, c.unavailable
+        ));
+    }
+    line
+}
+
+fn epoch_words(view: &View) -> String {
+    let Some(topology) = &view.cluster.topology else {
+        return String::new();
+    };
+    let epoch = topology.epoch;
+    let behind = view
+        .cluster
+        .members
+        .iter()
+        .flat_map(|m| m.value.cluster_members.values());
+    let behind = behind
+        .filter(|m| m.status == MemberStatus::Alive && m.ring_epoch != epoch)
+        .count();
+    let agreed = if behind == 0 {
+        "agreed by all".to_owned()
+    } else {
+        format!("{behind} differ")
+    };
+    let moving = if topology.transition.is_some() {
+        ", changing"
+    } else {
+        ""
+    };
+    format!("   epoch {epoch} {agreed}{moving}")
+}
+
+fn draw_ring(view: &View, buf: &mut Buffer, rows: &mut Rows) {
+    if view.ring.is_empty() {
+        let line = Line::styled(" The ring has not arrived yet.", view.theme.quiet());
+        rows.line(buf, &line);
+        return;
+    }
+    let width = usize::from(rows.rest().width).saturating_sub(13);
+    let selected = view.app.ring.highlight.as_ref();
+    let selected = selected.and_then(|id| view.ring.index_of(id));
+    let strip = view
+        .ring
+        .strip(&[(0, "ring")], width, selected, &view.theme);
+    strip.render(buf, rows.take(strip.height()), &view.theme);
+}
+
+fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
+    let width = usize::from(rows.rest().width);
+    let totals = &view.cluster.totals;
+    let numbers = |read: fn(&ringmaster_shared::member::Load) -> u64| -> Vec<f64> {
+        let series = totals.series(read).into_iter();
+        series.map(|v| v.map_or(f64::NAN, |v| v as f64)).collect()
+    };
+    let series = [
+        ("writes/s", numbers(|l| l.puts_per_s.into())),
+        ("reads/s", numbers(|l| l.gets_per_s.into())),
+        ("p99 µs", numbers(|l| l.p99_us.into())),
+        ("hints", numbers(|l| l.hints.into())),
+    ];
+    // label, gap, number and gap take 21 cells; as many as fit with a line worth looking at
+    let shown = (width / 38).clamp(1, series.len());
+    let each = (width.saturating_sub(1) / shown).saturating_sub(21).min(60);
+    let mut line = Line::from(" ");
+    for (label, samples) in series.iter().take(shown) {
+        line.spans
+            .extend(spark::labelled(label, samples, each, &view.theme));
+        line.push_span(Span::raw("   "));
+    }
+    rows.line(buf, &line);
+}
+
+fn draw_events(view: &View, buf: &mut Buffer, rows: &mut Rows) {
+    let room = usize::from(rows.left());
+    for event in view.cluster.events.iter().rev().take(room) {
+        rows.line(buf, &event_line(view, event));
+    }
+    if view.cluster.events.is_empty() {
+        rows.line(buf, &Line::styled(" No events yet.", view.theme.quiet()));
+    }
+}
+
+/// `12:04:17  ✖ MEMBER_DEAD       node-3: …`
+pub(super) fn event_line(view: &View, event: &Event) -> Line<'static> {
+    let theme = &view.theme;
+    let mark = theme.severity(event.severity);
+    let time = format::event_time(event.time, view.app.utc);
+    Line::from(vec![
+        Span::styled(format!(" {time}  "), theme.quiet()),
+        Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
+        Span::raw(format::left(&event_code(event), 20)),
+        Span::styled(format!(" {}  ", event.reporter), theme.quiet()),
+        Span::raw(format::printable(&event.message)),
+    ])
+}
+
+/// The stable code as it stands on the wire.
+pub(super) fn event_code(event: &Event) -> String {
+    serde_json::to_value(event.code)
+        .ok()
+        .and_then(|v| v.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+trait NotBold {
+    fn not_bold(self) -> Self;
+}
+
+impl NotBold for ratatui::style::Style {
+    /// Marks a style as settled, so that a heading does not make it bold.
+    fn not_bold(self) -> Self {
+        self.remove_modifier(Modifier::BOLD)
+    }
+}
+
+/// Nothing was ever heard: what was tried, what came back, and what to do.
+pub fn draw_never_connected(view: &View, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    rows.skip(1);
+    let head = Span::styled(
+        format!(" {} No node has answered yet.", theme.glyphs.bad),
+        theme.style(Tone::Bad),
+    );
+    rows.line(buf, &Line::from(head));
+    rows.skip(1);
+    rows.line(
+        buf,
+        &Line::styled(" Tried, again and again:", theme.quiet()),
+    );
+    let room = usize::from(rows.left().saturating_sub(9));
+    let endpoints = &view.app.link.endpoints;
+    let wide = endpoints.iter().map(|e| e.address.len()).max().unwrap_or(0);
+    for endpoint in endpoints.iter().take(room) {
+        rows.line(buf, &endpoint_line(view, endpoint, wide));
+    }
+    if endpoints.is_empty() {
+        rows.line(buf, &Line::raw("   no endpoint is configured"));
+    }
+    rows.skip(1);
+    let command = |text: &str| Line::styled(format!("   {text}"), theme.bold());
+    let quiet = |text: &str| Line::styled(format!(" {text}"), theme.quiet());
+    rows.lines(
+        buf,
+        [
+            quiet("Start a first node:"),
+            command("ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1"),
+            quiet("and further ones with a seed:"),
+            command(
+                "ringd --node-id=node-2 --port=8082 --data-dir=./data/node-2 \
+                 --seed-node=localhost:8081",
+            ),
+            quiet("Or say where one runs, or try three at once:"),
+            command("ringmaster --endpoint HOST:PORT"),
+            command("ringmaster demo"),
+            quiet("This screen fills by itself as soon as a node answers; r tries now."),
+        ],
+    );
+}
+
+fn endpoint_line(view: &View, endpoint: &EndpointView, wide: usize) -> Line<'static> {
+    let theme = &view.theme;
+    let trying = endpoint.ws == Way::Trying || endpoint.rest == Way::Trying;
+    let (glyph, tone) = match (trying, &endpoint.last_error) {
+        (true, _) => (theme.glyphs.busy, Tone::Busy),
+        (false, Some(_)) => (theme.glyphs.bad, Tone::Bad),
+        (false, None) => (theme.glyphs.pending, Tone::Quiet),
+    };
+    let why = match &endpoint.last_error {
+        Some(error) => format::printable(error),
+        None if trying => "trying".to_owned(),
+        None => "not tried yet".to_owned(),
+    };
+    Line::from(vec![
+        Span::styled(format!("   {glyph} "), theme.style(tone)),
+        Span::raw(format::left(&endpoint.address, wide.min(40))),
+        Span::raw(format!("   {why}")),
+    ])
+}

@@ -1,0 +1,242 @@
+//! Restart procedures: what can be done, what exactly it would do, and how far it is.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    text::{Line, Span},
+};
+use std::time::Duration;
+
+use super::View;
+use crate::{
+    format,
+    progress::{Preview, ProcedureKind, Progress, StepState, StepView},
+    theme::Tone,
+    widget::{self, Rows},
+};
+
+pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
+    let state = &view.app.procedures;
+    match (&state.preview, &state.progress) {
+        (Some(preview), _) => draw_preview(view, preview, buf, area),
+        (None, Some(progress)) if progress.is_running() => {
+            draw_progress(view, progress, buf, area);
+        }
+        (None, last) => draw_menu(view, last.as_ref(), buf, area),
+    }
+}
+
+fn draw_menu(view: &View, last: Option<&Progress>, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    rows.line(buf, &Line::styled(" Procedures", theme.bold()));
+    rows.skip(1);
+    for kind in ProcedureKind::ALL {
+        let chosen = kind == view.app.procedures.kind();
+        let mark = if chosen { theme.glyphs.select } else { " " };
+        let text = format!("{mark}{}", kind.title());
+        let place = rows.take(1);
+        widget::draw_line(buf, place, &Line::raw(text));
+        if chosen {
+            buf.set_style(place.intersection(buf.area), theme.selected());
+        }
+        let room = usize::from(area.width).saturating_sub(4);
+        for line in format::wrap(about(kind), room, 0, 4) {
+            rows.line(buf, &Line::styled(format!("   {line}"), theme.quiet()));
+        }
+        rows.skip(1);
+    }
+    if view.app.read_only {
+        let text = " This console is read-only: a procedure can be previewed, not started.";
+        rows.line(buf, &Line::styled(text, theme.quiet()));
+        rows.skip(1);
+    }
+    if let Some(last) = last {
+        draw_progress(view, last, buf, rows.rest());
+    }
+}
+
+fn about(kind: ProcedureKind) -> &'static str {
+    match kind {
+        ProcedureKind::CleanRestart => {
+            "Brings all nodes to standby, forgets what gossip remembered, and starts them again from \
+             one node. For split brain and for views that stay different. Data stays; reads and \
+             writes are refused for a few seconds."
+        }
+        ProcedureKind::RollingRestart => {
+            "Restarts one node after the other, each only while every partition keeps its quorum \
+             without it. For a new binary or new flags. A client that retries once notices nothing."
+        }
+    }
+}
+
+fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    let title = format!(
+        " {} of {}",
+        preview.kind.title(),
+        format::plural(preview.nodes.len(), "node")
+    );
+    rows.line(
+        buf,
+        &Line::from(vec![
+            Span::styled(title, theme.bold()),
+            Span::styled("   not started: this is what it would do", theme.quiet()),
+        ]),
+    );
+    rows.skip(1);
+    let room = usize::from(area.width).saturating_sub(8);
+    let mut lines: Vec<Line> = Vec::new();
+    for (i, step) in preview.steps.iter().enumerate() {
+        for (j, text) in format::wrap(step, room, 0, 3).into_iter().enumerate() {
+            let number = if j == 0 {
+                (i + 1).to_string()
+            } else {
+                String::new()
+            };
+            lines.push(Line::from(vec![
+                Span::styled(format!(" {}  ", format::right(&number, 2)), theme.quiet()),
+                Span::raw(text),
+            ]));
+        }
+    }
+    lines.push(Line::default());
+    for effect in &preview.effects {
+        for text in format::wrap(&format!("{} {effect}", theme.glyphs.dot), room, 2, 3) {
+            lines.push(Line::raw(format!(" {text}")));
+        }
+    }
+    lines.push(Line::default());
+    for why in &preview.blocked {
+        let text = format!("{} {why}", theme.glyphs.bad);
+        for text in format::wrap(&text, room, 2, 3) {
+            lines.push(Line::styled(format!(" {text}"), theme.style(Tone::Bad)));
+        }
+    }
+    if preview.blocked.is_empty() {
+        let text = format!(" {} Nothing stands in the way.", theme.glyphs.good);
+        lines.push(Line::styled(text, theme.style(Tone::Good)));
+    }
+    let room = usize::from(rows.left());
+    let top = view
+        .app
+        .procedures
+        .scroll
+        .top
+        .min(lines.len().saturating_sub(room));
+    rows.lines(buf, lines.into_iter().skip(top));
+}
+
+fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let mut rows = Rows::new(area);
+    let title = Line::from(vec![
+        Span::styled(format!(" {}", progress.kind.title()), theme.bold()),
+        Span::raw(format!(
+            " of {}   started {} UTC, {} ago",
+            format::plural(progress.nodes.len(), "node"),
+            format::clock(progress.started_utc),
+            format::age(format::between(progress.started_utc, view.app.utc))
+        )),
+    ]);
+    rows.line(buf, &title);
+    rows.skip(1);
+    if view.app.procedures.show_log {
+        draw_log(view, progress, buf, &mut rows);
+        return;
+    }
+    let below = 3 + u16::from(progress.waiting_for.is_some());
+    let room = usize::from(rows.left().saturating_sub(below));
+    // more steps than fit: those around the one that runs
+    let at = progress
+        .steps
+        .iter()
+        .position(|s| s.state != StepState::Done);
+    let at = at.unwrap_or(progress.steps.len().saturating_sub(1));
+    let from = (at + 2).min(progress.steps.len()).saturating_sub(room);
+    let wide = progress.steps.iter().map(|s| format::width(&s.title)).max();
+    let wide = wide.unwrap_or(0).clamp(12, 28);
+    for step in progress.steps.iter().skip(from).take(room) {
+        draw_step(view, step, wide, buf, rows.take(1));
+    }
+    rows.skip(1);
+    if let Some(gate) = &progress.waiting_for {
+        let text = format!(" {} waiting for: {gate}", theme.glyphs.busy);
+        rows.line(buf, &Line::styled(text, theme.style(Tone::Busy)));
+    }
+    rows.line(buf, &outcome_line(view, progress));
+}
+
+fn outcome_line(view: &View, progress: &Progress) -> Line<'static> {
+    let theme = &view.theme;
+    let refused = format::age(Duration::from_millis(progress.writes_refused_ms));
+    match &progress.outcome {
+        None => Line::from(vec![
+            Span::raw(" writes refused for "),
+            Span::styled(refused, theme.bold()),
+            Span::raw(" so far"),
+        ]),
+        Some(Ok(text)) => Line::styled(
+            format!(
+                " {} {text} Writes were refused for {refused}.",
+                theme.glyphs.good
+            ),
+            theme.style(Tone::Good),
+        ),
+        Some(Err(text)) => Line::styled(
+            format!(
+                " {} {text} Writes were refused for {refused}.",
+                theme.glyphs.bad
+            ),
+            theme.style(Tone::Bad),
+        ),
+    }
+}
+
+/// `● stop all   node-1 standby · node-2 standby      0.9 s`
+fn draw_step(view: &View, step: &StepView, wide: usize, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let (glyph, tone) = match step.state {
+        StepState::Pending => (theme.glyphs.pending, Tone::Quiet),
+        StepState::Running | StepState::Waiting => (theme.glyphs.busy, Tone::Busy),
+        StepState::Done => (theme.glyphs.good, Tone::Good),
+        StepState::Failed => (theme.glyphs.bad, Tone::Bad),
+    };
+    let title = if step.state == StepState::Pending {
+        theme.quiet()
+    } else {
+        theme.plain()
+    };
+    let time = match step.state {
+        StepState::Pending => String::new(),
+        _ => format!("{} ", format::age(Duration::from_millis(step.elapsed_ms))),
+    };
+    let room = usize::from(area.width).saturating_sub(wide + 5 + 9);
+    let line = Line::from(vec![
+        Span::styled(format!(" {glyph} "), theme.style(tone)),
+        Span::styled(format::left(&step.title, wide), title),
+        Span::raw(format!(
+            "  {}",
+            format::truncate(&step.detail, room, theme.glyphs.ellipsis)
+        )),
+    ]);
+    let taken = line.width();
+    widget::draw_line(buf, area, &line);
+    widget::draw_right(buf, area, &Line::styled(time, theme.quiet()), taken);
+}
+
+fn draw_log(view: &View, progress: &Progress, buf: &mut Buffer, rows: &mut Rows) {
+    let room = usize::from(rows.left());
+    let last = progress.log.len().saturating_sub(room);
+    let top = last.saturating_sub(view.app.procedures.scroll.top);
+    for line in progress.log.iter().skip(top).take(room) {
+        rows.line(buf, &Line::raw(format!(" {}", format::printable(line))));
+    }
+    if progress.log.is_empty() {
+        rows.line(
+            buf,
+            &Line::styled(" Nothing is logged yet.", view.theme.quiet()),
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! The last line: the keys that work here, and the one sentence that matters most now.
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    text::{Line, Span},
+};
+
+use crate::{
+    app::ScreenId,
+    format, keymap,
+    screen::View,
+    theme::Tone,
+    widget::{draw_line, draw_right},
+};
+
+pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let width = usize::from(area.width);
+    // the doctor's sentence is not repeated under the doctor
+    let urgent = match view.app.screen {
+        ScreenId::Doctor => None,
+        _ => view.findings.first(),
+    };
+    let urgent = urgent.map(|f| {
+        let mark = theme.severity(f.severity);
+        let room = (width / 2).max(30);
+        let text = format!("{} {}", mark.glyph, f.title);
+        let key = ScreenId::Doctor.key();
+        let text = format::truncate(&text, room, theme.glyphs.ellipsis);
+        Line::from(vec![
+            Span::styled(text, theme.style(mark.tone)),
+            Span::styled(format!("  {key} why and what to do "), theme.quiet()),
+        ])
+    });
+    let reserved = urgent.as_ref().map_or(0, Line::width);
+    let mut line = Line::from(" ");
+    for hint in keymap::hints(view.app) {
+        let piece = [
+            Span::styled(hint.keys, theme.bold()),
+            Span::styled(format!(" {}   ", hint.what), theme.quiet()),
+        ];
+        let wide: usize = piece.iter().map(Span::width).sum();
+        if line.width() + wide > width.saturating_sub(reserved) {
+            break;
+        }
+        line.spans.extend(piece);
+    }
+    let taken = line.width();
+    draw_line(buf, area, &line);
+    match urgent {
+        Some(urgent) => draw_right(buf, area, &urgent, taken.min(width - reserved.min(width))),
+        None if view.findings.is_empty() && view.app.screen != ScreenId::Doctor => {
+            let well = Line::styled(
+                format!("{} all is well ", theme.glyphs.good),
+                theme.style(Tone::Good),
+            );
+            draw_right(buf, area, &well, taken);
+        }
+        None => {}
+    }
+}
