@@ -19,7 +19,7 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
-    app::App,
+    app::{App, ScreenId},
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
     link::{EndpointView, LinkState, LinkView, Way},
