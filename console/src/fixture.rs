@@ -19,13 +19,7 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
-    app::{
-        App, ScreenId,
-        rows::MemberColumn,
-        screens::{
-            DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
-        },
-    },
+    app::{App, ScreenId},
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
     link::{EndpointView, LinkState, LinkView, Way},
@@ -334,36 +328,15 @@ pub fn link() -> LinkView {
 }
 
 fn app(link: LinkView, cluster: Cluster) -> App {
-    App {
-        link,
-        cluster,
-        screen: ScreenId::Overview,
-        members: MembersState {
-            selected: None,
-            sort: MemberColumn::Node,
-            descending: false,
-            filter: String::new(),
-            open: None,
-        },
-        quorum: QuorumState::default(),
-        ring: RingState::default(),
-        data: DataState::default(),
-        events: EventsState::default(),
-        procedures: ProceduresState::default(),
-        doctor: Scroll::default(),
-        help: Scroll::default(),
-        prompt: None,
-        confirm: None,
-        toast: None,
-        read_only: true,
-        frozen: None,
-        display: Display {
-            tier: ColorTier::None,
-            ascii: false,
-        },
-        now_ms: NOW_MS,
-        utc: utc(),
-    }
+    let display = Display {
+        tier: ColorTier::None,
+        ascii: false,
+    };
+    let mut app = App::new(display, true, utc());
+    app.set_time(NOW_MS, utc());
+    app.link = link;
+    app.cluster = cluster;
+    app
 }
 
 pub fn healthy() -> App {
