@@ -4,6 +4,9 @@
 //! when the daemon made it and when it was last confirmed here, so that nothing is shown without
 //! its age. A snapshot replaces, a delta replaces the parts it carries, and nothing is merged.
 
+mod absorb;
+mod events;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
@@ -11,9 +14,10 @@ use ringmaster_shared::{
     api::{
         health::StatusResponse,
         membership::{MembersResponse, ObservationsResponse},
-        ring::RingResponse,
+        ring::{ClusterResponse, RingResponse},
     },
     event::Event,
+    feed::Frame,
     id::{NodeId, PartitionId},
     member::{Load, MemberStatus},
     quorum::{PartitionCounts, PartitionHealth, partition_counts, partition_health},
@@ -97,6 +101,36 @@ impl History {
     }
 }
 
+/// Something that reached the console from a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// From the live feed.
+    Frame(Box<Frame>),
+    /// The whole picture through REST, with the interval of the polls.
+    Picture {
+        picture: Box<ClusterResponse>,
+        interval_ms: u64,
+    },
+    /// The ring with its table, which the feed's first snapshot leaves out.
+    Ring(Box<RingResponse>),
+    Observations {
+        observations: Box<ObservationsResponse>,
+        interval_ms: u64,
+    },
+    Events(Vec<Event>),
+    /// What came of asking one node directly.
+    Node(Box<NodeReport>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeReport {
+    pub address: String,
+    pub result: Result<StatusResponse, String>,
+    pub rtt_ms: u64,
+    /// How often it is asked.
+    pub interval_ms: u64,
+}
+
 /// Everything known.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cluster {
@@ -121,6 +155,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether the picture is too old to act on.
+    pub fn is_stale(&self, now_ms: u64) -> bool {
+        self.members.as_ref().is_none_or(|m| m.is_stale(now_ms))
+            || self.status.as_ref().is_none_or(|s| s.is_stale(now_ms))
+    }
+
+    /// Age of the picture, milliseconds; `None` when nothing ever arrived.
+    pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
+        self.members.as_ref().map(|m| m.age_ms(now_ms))
+    }
+
     /// The nodes that count as answering: reachable by gossip and taking part.
     pub fn available(&self) -> BTreeSet<NodeId> {
         let Some(members) = &self.members else {

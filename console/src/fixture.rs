@@ -488,6 +488,12 @@ pub fn clean_restart() -> App {
         info.status_since = before(1);
     }
     settle(&mut app.cluster);
+    for node in ["node-2", "node-3"] {
+        let node = app.cluster.nodes.get_mut(&id(node)).expect("a node");
+        let status = &mut node.status.as_mut().expect("answered").value;
+        status.node.start_time = before(1);
+        status.node.uptime_seconds = 1;
+    }
     let step = |title: &str, state, detail: &str, elapsed_ms| StepView {
         title: title.to_owned(),
         state,

@@ -148,8 +148,6 @@ pub fn heading(
     }
     let mut left = Line::from(" ");
     left.spans.extend(name.spans);
-    let taken = left.width() + 1;
-    draw_line(buf, area, &left);
     let age = match fresh.age {
         Some(age) if fresh.stale => Line::from(Span::styled(
             format!("{} STALE {} ", theme.glyphs.warn, format::age_short(age)),
@@ -158,7 +156,14 @@ pub fn heading(
         Some(age) => Line::styled(format!("{} ", format::age(age)), theme.quiet()),
         None => Line::styled("no data yet ", theme.quiet()),
     };
-    draw_right(buf, area, &age, taken);
+    // the age is never pushed out by a long name
+    let wide = (age.width() as u16 + 1).min(area.width);
+    let name = Rect {
+        width: area.width - wide,
+        ..area
+    };
+    draw_line(buf, name, &left);
+    draw_right(buf, area, &age, 0);
 }
 
 /// Dims what is drawn already: old data stays readable and looks old.

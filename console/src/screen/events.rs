@@ -5,7 +5,7 @@ use ringmaster_shared::event::{Event, Severity};
 
 use super::{
     View,
-    overview::{event_code, event_line},
+    overview::{event_code, event_lines},
 };
 use crate::{
     app::filter::Filter,
@@ -52,11 +52,16 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
         };
         rows.line(buf, &Line::styled(text, theme.quiet()));
     }
-    let to = shown.len() - back;
-    let from = to.saturating_sub(room);
-    for event in &shown[from..to] {
-        rows.line(buf, &event_line(view, event));
+    // from the newest shown upwards, until the page is full
+    let mut page: Vec<Line> = Vec::new();
+    for event in shown.iter().rev().skip(back).take(room) {
+        let lines = event_lines(view, event, usize::from(area.width), 3);
+        if page.len() + lines.len() > room {
+            break;
+        }
+        page.extend(lines.into_iter().rev());
     }
+    rows.lines(buf, page.into_iter().rev());
     if fresh.stale {
         widget::dim(buf, body);
     }

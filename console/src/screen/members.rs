@@ -48,7 +48,8 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     if view.app.members.open.is_some() && !View::is_roomy(area) {
         draw_detail(view, buf, rest, table.selected());
     } else if rest.width >= 100 {
-        let left = rest.width / 2;
+        // more than it needs would be taken from the matrix
+        let left = (rest.width / 2).min(58);
         let detail = Rect {
             width: left,
             ..rest

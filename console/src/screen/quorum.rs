@@ -99,10 +99,12 @@ fn draw_counts(view: &View, counts: PartitionCounts, buf: &mut Buffer, rows: &mu
         let share = 100.0 * f64::from(n) / f64::from(counts.total.max(1));
         line.push_span(Span::styled(format!("{glyph} {label} "), theme.style(tone)));
         line.push_span(Span::styled(n.to_string(), theme.bold()));
-        line.push_span(Span::styled(
-            format!("  {}      ", format::percent(share)),
-            theme.quiet(),
-        ));
+        let share = if rows.rest().width < 100 {
+            "    ".to_owned()
+        } else {
+            format!("  {}      ", format::percent(share))
+        };
+        line.push_span(Span::styled(share, theme.quiet()));
     }
     rows.line(buf, &line);
 }

@@ -28,12 +28,15 @@ pub fn line(samples: &[f64], width: usize, theme: &Theme) -> String {
 }
 
 /// `writes/s  ▂▃▅  1,602`.
-pub fn labelled(label: &str, samples: &[f64], width: usize, theme: &Theme) -> Vec<Span<'static>> {
+pub fn labelled(
+    label: &str,
+    samples: &[f64],
+    number: impl Fn(f64) -> String,
+    width: usize,
+    theme: &Theme,
+) -> Vec<Span<'static>> {
     let last = samples.last().copied().filter(|v| v.is_finite());
-    let number = last.map_or_else(
-        || theme.glyphs.dash.to_owned(),
-        |v| format::count(v.max(0.0).round() as u64),
-    );
+    let number = last.map_or_else(|| theme.glyphs.dash.to_owned(), |v| number(v.max(0.0)));
     vec![
         Span::styled(format::left(label, 10), theme.quiet()),
         Span::raw(line(samples, width, theme)),

@@ -1,0 +1,3 @@
+//! The machine by table and by law, and the driver against real sockets.
+
+mod machine;
