@@ -7,6 +7,8 @@
 mod absorb;
 mod events;
 
+pub use absorb::Arrival;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;

@@ -43,28 +43,88 @@ const fn spec(
     what: &'static str,
     follow: Follow,
 ) -> Spec {
-    Spec { names, usage, what, follow }
+    Spec {
+        names,
+        usage,
+        what,
+        follow,
+    }
 }
 
 static SPECS: &[Spec] = &[
-    spec(&["overview"], ":overview", "open a screen; so do the next ones", Follow::Nothing),
-    spec(&["members"], ":members", "members, and who sees whom", Follow::Nothing),
-    spec(&["quorum"], ":quorum", "quorum of every partition", Follow::Nothing),
+    spec(
+        &["overview"],
+        ":overview",
+        "open a screen; so do the next ones",
+        Follow::Nothing,
+    ),
+    spec(
+        &["members"],
+        ":members",
+        "members, and who sees whom",
+        Follow::Nothing,
+    ),
+    spec(
+        &["quorum"],
+        ":quorum",
+        "quorum of every partition",
+        Follow::Nothing,
+    ),
     spec(&["ring"], ":ring", "who owns what", Follow::Nothing),
     spec(&["data"], ":data", "read and write keys", Follow::Nothing),
     spec(&["events"], ":events", "what happened", Follow::Nothing),
     spec(&["procedures"], ":procedures", "restarts", Follow::Nothing),
-    spec(&["doctor"], ":doctor", "what is wrong, what to do", Follow::Nothing),
+    spec(
+        &["doctor"],
+        ":doctor",
+        "what is wrong, what to do",
+        Follow::Nothing,
+    ),
     spec(&["help"], ":help", "keys and commands", Follow::Nothing),
     spec(&["get"], ":get KEY", "read a key", Follow::Text),
-    spec(&["put"], ":put KEY VALUE", "write a key: JSON if it is JSON, else text", Follow::Text),
-    spec(&["del", "delete"], ":del KEY", "delete a key; asks first", Follow::Text),
-    spec(&["locate"], ":locate KEY", "find a key on the ring", Follow::Text),
+    spec(
+        &["put"],
+        ":put KEY VALUE",
+        "write a key: JSON if it is JSON, else text",
+        Follow::Text,
+    ),
+    spec(
+        &["del", "delete"],
+        ":del KEY",
+        "delete a key; asks first",
+        Follow::Text,
+    ),
+    spec(
+        &["locate"],
+        ":locate KEY",
+        "find a key on the ring",
+        Follow::Text,
+    ),
     spec(&["node"], ":node ID", "details of a node", Follow::Nodes),
-    spec(&["filter"], ":filter WORDS", "filter the table; alone: show all", Follow::Text),
-    spec(&["restart"], ":restart clean|rolling", "preview a restart of all nodes", Follow::Restarts),
-    spec(&["retry"], ":retry", "try the connection again now", Follow::Nothing),
-    spec(&["freeze"], ":freeze", "freeze and unfreeze what is shown", Follow::Nothing),
+    spec(
+        &["filter"],
+        ":filter WORDS",
+        "filter the table; alone: show all",
+        Follow::Text,
+    ),
+    spec(
+        &["restart"],
+        ":restart clean|rolling",
+        "preview a restart of all nodes",
+        Follow::Restarts,
+    ),
+    spec(
+        &["retry"],
+        ":retry",
+        "try the connection again now",
+        Follow::Nothing,
+    ),
+    spec(
+        &["freeze"],
+        ":freeze",
+        "freeze and unfreeze what is shown",
+        Follow::Nothing,
+    ),
     spec(&["q", "quit"], ":q", "quit", Follow::Nothing),
 ];
 
@@ -75,7 +135,10 @@ const RESTARTS: [(&str, ProcedureKind); 2] = [
 
 /// The commands for the help screen.
 pub fn help() -> Vec<Hint> {
-    let hint = |s: &Spec| Hint { keys: s.usage, what: s.what };
+    let hint = |s: &Spec| Hint {
+        keys: s.usage,
+        what: s.what,
+    };
     SPECS.iter().map(hint).collect()
 }
 
@@ -98,9 +161,13 @@ pub fn parse(line: &str) -> Result<Command, String> {
         }
     };
     Ok(match spec.names[0] {
-        "get" => Command::Data(DataOp::Get { key: key(&needed(rest)?)? }),
+        "get" => Command::Data(DataOp::Get {
+            key: key(&needed(rest)?)?,
+        }),
         "put" => put(&needed(rest)?, spec.usage)?,
-        "del" => Command::Data(DataOp::Delete { key: key(&needed(rest)?)? }),
+        "del" => Command::Data(DataOp::Delete {
+            key: key(&needed(rest)?)?,
+        }),
         "locate" => Command::Locate(key(&needed(rest)?)?),
         "node" => Command::Node(NodeId::new(&needed(rest)?).map_err(|e| e.to_string())?),
         "filter" => Command::Filter(rest.to_owned()),
@@ -175,7 +242,12 @@ mod tests {
     #[test]
     fn lines_are_read() {
         let get = |key: &str| Command::Data(DataOp::Get { key: key.into() });
-        let put = |key: &str, value: Value| Command::Data(DataOp::Put { key: key.into(), value });
+        let put = |key: &str, value: Value| {
+            Command::Data(DataOp::Put {
+                key: key.into(),
+                value,
+            })
+        };
         let cases = [
             ("members", Command::Open(ScreenId::Members)),
             ("  ring ", Command::Open(ScreenId::Ring)),
@@ -187,7 +259,10 @@ mod tests {
             ("put k \"7\"", put("k", "7".into())),
             ("del k", Command::Data(DataOp::Delete { key: "k".into() })),
             ("locate k", Command::Locate("k".into())),
-            ("restart clean", Command::Restart(ProcedureKind::CleanRestart)),
+            (
+                "restart clean",
+                Command::Restart(ProcedureKind::CleanRestart),
+            ),
             ("filter", Command::Filter(String::new())),
             ("quit", Command::Quit),
         ];

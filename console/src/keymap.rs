@@ -114,53 +114,263 @@ use Scope::{Everywhere, On};
 /// The more particular scopes come first: the first match counts.
 static BINDINGS: &[Binding] = &[
     // the member table
-    shown(on(On(TABLES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "open the node"))),
-    shown(on(On(TABLES), &[Char('/')], Action::Search, ("/", "filter"))),
-    on(On(TABLES), &[Char('h'), Code(KeyCode::Left)], Action::Left, ("h ←", "sort column to the left")),
-    on(On(TABLES), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "sort column to the right")),
-    shown(on(On(TABLES), &[Char('s')], Action::Sort, ("s", "sort, again: the other way"))),
-    on(On(TABLES), &[Char('S')], Action::Reverse, ("S", "turn the order round")),
+    shown(on(
+        On(TABLES),
+        &[Code(KeyCode::Enter)],
+        Action::Enter,
+        ("Enter", "open the node"),
+    )),
+    shown(on(
+        On(TABLES),
+        &[Char('/')],
+        Action::Search,
+        ("/", "filter"),
+    )),
+    on(
+        On(TABLES),
+        &[Char('h'), Code(KeyCode::Left)],
+        Action::Left,
+        ("h ←", "sort column to the left"),
+    ),
+    on(
+        On(TABLES),
+        &[Char('l'), Code(KeyCode::Right)],
+        Action::Right,
+        ("l →", "sort column to the right"),
+    ),
+    shown(on(
+        On(TABLES),
+        &[Char('s')],
+        Action::Sort,
+        ("s", "sort, again: the other way"),
+    )),
+    on(
+        On(TABLES),
+        &[Char('S')],
+        Action::Reverse,
+        ("S", "turn the order round"),
+    ),
     // ring and quorum
-    shown(on(On(GRIDS), &[Char('h'), Code(KeyCode::Left)], Action::Left, ("h ←", "partition before"))),
-    shown(on(On(GRIDS), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "partition after"))),
-    shown(on(On(LOCATE), &[Char('/')], Action::Search, ("/", "find a key"))),
-    shown(on(On(RING), &[Code(KeyCode::Tab), Char('n')], Action::NextNode, ("Tab n", "light up the next node"))),
+    shown(on(
+        On(GRIDS),
+        &[Char('h'), Code(KeyCode::Left)],
+        Action::Left,
+        ("h ←", "partition before"),
+    )),
+    shown(on(
+        On(GRIDS),
+        &[Char('l'), Code(KeyCode::Right)],
+        Action::Right,
+        ("l →", "partition after"),
+    )),
+    shown(on(
+        On(LOCATE),
+        &[Char('/')],
+        Action::Search,
+        ("/", "find a key"),
+    )),
+    shown(on(
+        On(RING),
+        &[Code(KeyCode::Tab), Char('n')],
+        Action::NextNode,
+        ("Tab n", "light up the next node"),
+    )),
     // data
-    shown(on(On(DATA), &[Code(KeyCode::Enter), Char('o')], Action::GetKey, ("Enter", "read a key"))),
-    shown(on(On(DATA), &[Char('p')], Action::PutKey, ("p", "write a key"))),
-    shown(on(On(DATA), &[Char('x')], Action::DeleteKey, ("x", "delete a key; asks first"))),
+    shown(on(
+        On(DATA),
+        &[Code(KeyCode::Enter), Char('o')],
+        Action::GetKey,
+        ("Enter", "read a key"),
+    )),
+    shown(on(
+        On(DATA),
+        &[Char('p')],
+        Action::PutKey,
+        ("p", "write a key"),
+    )),
+    shown(on(
+        On(DATA),
+        &[Char('x')],
+        Action::DeleteKey,
+        ("x", "delete a key; asks first"),
+    )),
     // events
-    shown(on(On(EVENTS), &[Char('/')], Action::Search, ("/", "filter"))),
-    shown(on(On(EVENTS), &[Char('s')], Action::Sort, ("s", "least severity shown"))),
+    shown(on(
+        On(EVENTS),
+        &[Char('/')],
+        Action::Search,
+        ("/", "filter"),
+    )),
+    shown(on(
+        On(EVENTS),
+        &[Char('s')],
+        Action::Sort,
+        ("s", "least severity shown"),
+    )),
     // procedures
-    shown(on(On(PROCEDURES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "preview, then confirm"))),
-    shown(on(On(PROCEDURES), &[Char('c')], Action::Cancel, ("c", "cancel what runs"))),
-    shown(on(On(PROCEDURES), &[Char('l')], Action::ToggleLog, ("l", "steps or log"))),
+    shown(on(
+        On(PROCEDURES),
+        &[Code(KeyCode::Enter)],
+        Action::Enter,
+        ("Enter", "preview, then confirm"),
+    )),
+    shown(on(
+        On(PROCEDURES),
+        &[Char('c')],
+        Action::Cancel,
+        ("c", "cancel what runs"),
+    )),
+    shown(on(
+        On(PROCEDURES),
+        &[Char('l')],
+        Action::ToggleLog,
+        ("l", "steps or log"),
+    )),
     // everywhere
-    on(Everywhere, &[Char('1')], Action::Open(ScreenId::Overview), ("1", "overview")),
-    on(Everywhere, &[Char('2')], Action::Open(ScreenId::Members), ("2", "members, and who sees whom")),
-    on(Everywhere, &[Char('3')], Action::Open(ScreenId::Quorum), ("3", "quorum of every partition")),
-    on(Everywhere, &[Char('4')], Action::Open(ScreenId::Ring), ("4", "ring")),
-    on(Everywhere, &[Char('5')], Action::Open(ScreenId::Data), ("5", "data")),
-    on(Everywhere, &[Char('6')], Action::Open(ScreenId::Events), ("6", "events")),
-    on(Everywhere, &[Char('7')], Action::Open(ScreenId::Procedures), ("7", "procedures: restarts")),
-    on(Everywhere, &[Char('8'), Char('d')], Action::Open(ScreenId::Doctor), ("8 d", "doctor: what is wrong, what to do")),
-    shown(on(Everywhere, &[Char('?'), Code(KeyCode::F(1))], Action::Open(ScreenId::Help), ("?", "help"))),
-    shown(on(Everywhere, &[Char(':')], Action::Palette, (":", "command"))),
-    on(Everywhere, &[Char('k'), Code(KeyCode::Up)], Action::Up, ("k ↑", "up")),
-    on(Everywhere, &[Char('j'), Code(KeyCode::Down)], Action::Down, ("j ↓", "down")),
-    on(Everywhere, &[Ctrl('u')], Action::HalfUp, ("Ctrl-U", "half a page up")),
-    on(Everywhere, &[Ctrl('d')], Action::HalfDown, ("Ctrl-D", "half a page down")),
-    on(Everywhere, &[Code(KeyCode::PageUp)], Action::PageUp, ("PgUp", "page up")),
-    on(Everywhere, &[Code(KeyCode::PageDown)], Action::PageDown, ("PgDn", "page down")),
-    on(Everywhere, &[Twice('g'), Code(KeyCode::Home)], Action::Top, ("gg Home", "first")),
-    on(Everywhere, &[Char('G'), Code(KeyCode::End)], Action::Bottom, ("G End", "last")),
-    on(Everywhere, &[Char('r')], Action::RetryNow, ("r", "try the connection again now")),
-    on(Everywhere, &[Char(' ')], Action::Freeze, ("Space", "freeze and unfreeze what is shown")),
-    on(Everywhere, &[Char('y')], Action::Yank, ("y", "send what is selected to the terminal's clipboard")),
-    on(Everywhere, &[Char('q'), Code(KeyCode::Esc)], Action::Back, ("Esc q", "back, one layer at a time")),
-    on(Everywhere, &[Ctrl('z')], Action::Suspend, ("Ctrl-Z", "suspend")),
-    on(Everywhere, &[Char('Q'), Ctrl('c')], Action::Quit, ("Q Ctrl-C", "quit")),
+    on(
+        Everywhere,
+        &[Char('1')],
+        Action::Open(ScreenId::Overview),
+        ("1", "overview"),
+    ),
+    on(
+        Everywhere,
+        &[Char('2')],
+        Action::Open(ScreenId::Members),
+        ("2", "members, and who sees whom"),
+    ),
+    on(
+        Everywhere,
+        &[Char('3')],
+        Action::Open(ScreenId::Quorum),
+        ("3", "quorum of every partition"),
+    ),
+    on(
+        Everywhere,
+        &[Char('4')],
+        Action::Open(ScreenId::Ring),
+        ("4", "ring"),
+    ),
+    on(
+        Everywhere,
+        &[Char('5')],
+        Action::Open(ScreenId::Data),
+        ("5", "data"),
+    ),
+    on(
+        Everywhere,
+        &[Char('6')],
+        Action::Open(ScreenId::Events),
+        ("6", "events"),
+    ),
+    on(
+        Everywhere,
+        &[Char('7')],
+        Action::Open(ScreenId::Procedures),
+        ("7", "procedures: restarts"),
+    ),
+    on(
+        Everywhere,
+        &[Char('8'), Char('d')],
+        Action::Open(ScreenId::Doctor),
+        ("8 d", "doctor: what is wrong, what to do"),
+    ),
+    shown(on(
+        Everywhere,
+        &[Char('?'), Code(KeyCode::F(1))],
+        Action::Open(ScreenId::Help),
+        ("?", "help"),
+    )),
+    shown(on(
+        Everywhere,
+        &[Char(':')],
+        Action::Palette,
+        (":", "command"),
+    )),
+    on(
+        Everywhere,
+        &[Char('k'), Code(KeyCode::Up)],
+        Action::Up,
+        ("k ↑", "up"),
+    ),
+    on(
+        Everywhere,
+        &[Char('j'), Code(KeyCode::Down)],
+        Action::Down,
+        ("j ↓", "down"),
+    ),
+    on(
+        Everywhere,
+        &[Ctrl('u')],
+        Action::HalfUp,
+        ("Ctrl-U", "half a page up"),
+    ),
+    on(
+        Everywhere,
+        &[Ctrl('d')],
+        Action::HalfDown,
+        ("Ctrl-D", "half a page down"),
+    ),
+    on(
+        Everywhere,
+        &[Code(KeyCode::PageUp)],
+        Action::PageUp,
+        ("PgUp", "page up"),
+    ),
+    on(
+        Everywhere,
+        &[Code(KeyCode::PageDown)],
+        Action::PageDown,
+        ("PgDn", "page down"),
+    ),
+    on(
+        Everywhere,
+        &[Twice('g'), Code(KeyCode::Home)],
+        Action::Top,
+        ("gg Home", "first"),
+    ),
+    on(
+        Everywhere,
+        &[Char('G'), Code(KeyCode::End)],
+        Action::Bottom,
+        ("G End", "last"),
+    ),
+    on(
+        Everywhere,
+        &[Char('r')],
+        Action::RetryNow,
+        ("r", "try the connection again now"),
+    ),
+    on(
+        Everywhere,
+        &[Char(' ')],
+        Action::Freeze,
+        ("Space", "freeze and unfreeze what is shown"),
+    ),
+    on(
+        Everywhere,
+        &[Char('y')],
+        Action::Yank,
+        ("y", "send what is selected to the terminal's clipboard"),
+    ),
+    on(
+        Everywhere,
+        &[Char('q'), Code(KeyCode::Esc)],
+        Action::Back,
+        ("Esc q", "back, one layer at a time"),
+    ),
+    on(
+        Everywhere,
+        &[Ctrl('z')],
+        Action::Suspend,
+        ("Ctrl-Z", "suspend"),
+    ),
+    on(
+        Everywhere,
+        &[Char('Q'), Ctrl('c')],
+        Action::Quit,
+        ("Q Ctrl-C", "quit"),
+    ),
 ];
 
 impl Scope {
@@ -213,10 +423,17 @@ fn plain(key: &KeyEvent) -> bool {
 pub fn hints(app: &App) -> Vec<Hint> {
     let layer = |keys, what| Hint { keys, what };
     if app.confirm.is_some() {
-        return vec![layer("Enter", "do it, once the words are typed"), layer("Esc", "leave it")];
+        return vec![
+            layer("Enter", "do it, once the words are typed"),
+            layer("Esc", "leave it"),
+        ];
     }
     if app.prompt.is_some() {
-        return vec![layer("Enter", "go"), layer("Tab", "complete"), layer("Esc", "leave")];
+        return vec![
+            layer("Enter", "go"),
+            layer("Tab", "complete"),
+            layer("Esc", "leave"),
+        ];
     }
     BINDINGS
         .iter()
@@ -234,7 +451,10 @@ pub fn help() -> Vec<(&'static str, Vec<Hint>)> {
     vec![
         ("Everywhere", of(Everywhere)),
         ("Members", of(On(TABLES))),
-        ("Ring and quorum", [of(On(GRIDS)), of(On(LOCATE)), of(On(RING))].concat()),
+        (
+            "Ring and quorum",
+            [of(On(GRIDS)), of(On(LOCATE)), of(On(RING))].concat(),
+        ),
         ("Data", of(On(DATA))),
         ("Events", of(On(EVENTS))),
         ("Procedures", of(On(PROCEDURES))),
@@ -316,10 +536,16 @@ mod tests {
         let alt = KeyEvent::new(KeyCode::Char('Q'), KeyModifiers::ALT);
         assert_eq!(meaning(&alt, None, ScreenId::Ring), Meaning::Nothing);
         let shifted = KeyEvent::new(KeyCode::Char('Q'), KeyModifiers::SHIFT);
-        assert_eq!(meaning(&shifted, None, ScreenId::Ring), Meaning::Do(Action::Quit));
+        assert_eq!(
+            meaning(&shifted, None, ScreenId::Ring),
+            Meaning::Do(Action::Quit)
+        );
         let g = press(KeyCode::Char('g'));
         assert_eq!(meaning(&g, None, ScreenId::Ring), Meaning::Half('g'));
-        assert_eq!(meaning(&g, Some('g'), ScreenId::Ring), Meaning::Do(Action::Top));
+        assert_eq!(
+            meaning(&g, Some('g'), ScreenId::Ring),
+            Meaning::Do(Action::Top)
+        );
     }
 
     #[test]

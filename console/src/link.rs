@@ -118,13 +118,28 @@ pub enum Input {
     /// Nothing, but a deadline passed.
     Tick,
     /// A frame arrived on a feed.
-    Frame { id: TryId, kind: FrameKind },
+    Frame {
+        id: TryId,
+        kind: FrameKind,
+    },
     /// A pong came back on a feed.
-    Pong { id: TryId, rtt_ms: u64 },
+    Pong {
+        id: TryId,
+        rtt_ms: u64,
+    },
     /// A feed could not be opened, or ended.
-    FeedEnded { id: TryId, reason: String },
-    PollAnswered { id: TryId, rtt_ms: u64 },
-    PollFailed { id: TryId, reason: String },
+    FeedEnded {
+        id: TryId,
+        reason: String,
+    },
+    PollAnswered {
+        id: TryId,
+        rtt_ms: u64,
+    },
+    PollFailed {
+        id: TryId,
+        reason: String,
+    },
     /// Some other REST request to the endpoint was answered, or was not.
     Asked {
         address: String,
@@ -138,18 +153,30 @@ pub enum Input {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
-    Snapshot { seq: u64 },
+    Snapshot {
+        seq: u64,
+    },
     /// Anything else, with its number.
-    Other { seq: u64 },
+    Other {
+        seq: u64,
+    },
 }
 
 /// What the drivers are to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    OpenFeed { id: TryId, address: String },
-    CloseFeed { id: TryId },
+    OpenFeed {
+        id: TryId,
+        address: String,
+    },
+    CloseFeed {
+        id: TryId,
+    },
     /// Ask for the whole picture.
-    Poll { id: TryId, address: String },
+    Poll {
+        id: TryId,
+        address: String,
+    },
 }
 
 /// The feed that is believed.

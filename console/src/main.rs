@@ -2,6 +2,7 @@
 
 mod app;
 mod cluster;
+mod command;
 mod config;
 mod doctor;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod format;
 mod keymap;
 mod link;
 mod message;
+mod procedure;
 mod progress;
 mod screen;
 mod theme;

@@ -20,8 +20,8 @@ pub enum Msg {
     Key(KeyEvent),
     /// Text pasted into the terminal.
     Paste(String),
-    /// Another size, or the focus: draw again.
-    Redraw,
+    /// The terminal has so many columns and rows now.
+    Size(u16, u16),
     /// A second went by.
     Second,
     Link(Box<LinkView>),
@@ -37,7 +37,10 @@ pub enum Effect {
     Suspend,
     /// Try the feed again now.
     RetryNow,
-    Data(DataRequest),
+    Data {
+        endpoint: String,
+        request: DataRequest,
+    },
     Procedure(ProcedureCommand),
     /// Hand text to the terminal's clipboard.
     Yank(String),

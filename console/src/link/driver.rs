@@ -19,8 +19,7 @@ use tokio::{
 };
 
 use super::{
-    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, TryId, rest::Rest,
-    websocket,
+    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, TryId, rest::Rest, websocket,
 };
 use crate::{
     cluster::{NodeReport, Report},
@@ -39,12 +38,28 @@ const NODES_AT_FULL_PACE: u64 = 20;
 /// What the network tasks report.
 #[derive(Debug)]
 pub(super) enum Seen {
-    Frame { id: TryId, frame: Box<Frame> },
-    Pong { id: TryId, rtt_ms: u64 },
-    FeedEnded { id: TryId, reason: String },
-    Polled { id: TryId, rtt_ms: u64, result: Result<Report, String> },
+    Frame {
+        id: TryId,
+        frame: Box<Frame>,
+    },
+    Pong {
+        id: TryId,
+        rtt_ms: u64,
+    },
+    FeedEnded {
+        id: TryId,
+        reason: String,
+    },
+    Polled {
+        id: TryId,
+        rtt_ms: u64,
+        result: Result<Report, String>,
+    },
     /// A node was asked directly; `events` is what it reported since, and where to go on.
-    Asked { report: Box<NodeReport>, events: Option<(Vec<Event>, u64)> },
+    Asked {
+        report: Box<NodeReport>,
+        events: Option<(Vec<Event>, u64)>,
+    },
     Observed(Report),
     /// The ring with its table, if it could be fetched.
     Table(Option<Box<RingResponse>>),
@@ -69,7 +84,12 @@ impl LinkHandle {
 }
 
 /// Starts the link. `epoch` is the zero of the console's clock.
-pub fn spawn(endpoints: &[String], rest: Rest, epoch: Instant, out: mpsc::Sender<Msg>) -> LinkHandle {
+pub fn spawn(
+    endpoints: &[String],
+    rest: Rest,
+    epoch: Instant,
+    out: mpsc::Sender<Msg>,
+) -> LinkHandle {
     let (commands, orders) = mpsc::channel(COMMAND_QUEUE);
     let (seen_tx, seen_rx) = mpsc::channel(SEEN_QUEUE);
     let driver = Driver {
@@ -116,7 +136,11 @@ struct Driver {
 struct Gone;
 
 impl Driver {
-    async fn run(mut self, mut orders: mpsc::Receiver<LinkCommand>, mut seen: mpsc::Receiver<Seen>) {
+    async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<LinkCommand>,
+        mut seen: mpsc::Receiver<Seen>,
+    ) {
         let mut asks = interval(Duration::from_millis(ASK_INTERVAL_MS / 4));
         asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -293,7 +317,8 @@ impl Driver {
                 self.tell(Msg::Report(Report::Events(events))).await?;
             }
         }
-        self.tell(Msg::Report(Report::Node(Box::new(report)))).await?;
+        self.tell(Msg::Report(Report::Node(Box::new(report))))
+            .await?;
         self.input(Input::Asked { address, result }).await
     }
 

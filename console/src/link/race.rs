@@ -22,8 +22,14 @@ struct Try {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RaceStep {
-    Start { id: TryId, address: String },
-    TimedOut { id: TryId, address: String },
+    Start {
+        id: TryId,
+        address: String,
+    },
+    TimedOut {
+        id: TryId,
+        address: String,
+    },
     /// Nobody is left.
     Exhausted,
 }

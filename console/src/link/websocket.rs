@@ -140,7 +140,10 @@ async fn take(
 fn sentence(error: &tungstenite::Error) -> String {
     match error {
         tungstenite::Error::Http(response) => {
-            format!("answered HTTP {} instead of the feed", response.status().as_u16())
+            format!(
+                "answered HTTP {} instead of the feed",
+                response.status().as_u16()
+            )
         }
         other => innermost(other),
     }
