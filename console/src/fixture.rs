@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use ringmaster_shared::{
     api::{
+        data::{ReadResponse, ReadResult, ReplicaView, ReplicasResponse, SiblingInfo},
         health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
         membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer},
         ring::ring_response,
     },
+    error::ErrorCode,
     event::{Event, EventCode, Severity},
     id::{ClusterId, NodeId},
     member::{DigestEntry, Lifecycle, Load, MemberStatus, membership_digest},
@@ -17,19 +19,18 @@ use ringmaster_shared::{
     topology::{RingMember, Topology},
 };
 use serde_json::Value;
+use tui_input::Input;
 
 use crate::{
     app::{
-        App, ScreenId,
-        rows::MemberColumn,
-        screens::{
-            DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
-        },
+        App, Confirm, ConfirmAction, Frozen, Prompt, PromptKind, ScreenId, Toast, Tone,
+        screens::{Answered, DataLine, Located},
     },
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
     link::{EndpointView, LinkState, LinkView, Way},
-    progress::{ProcedureKind, Progress, StepState, StepView},
+    message::{DataAnswer, DataFailure, DataOp, DataOutcome},
+    progress::{Preview, ProcedureKind, Progress, StepState, StepView},
 };
 
 pub const NOW_MS: u64 = 7_900_000;
@@ -334,36 +335,15 @@ pub fn link() -> LinkView {
 }
 
 fn app(link: LinkView, cluster: Cluster) -> App {
-    App {
-        link,
-        cluster,
-        screen: ScreenId::Overview,
-        members: MembersState {
-            selected: None,
-            sort: MemberColumn::Node,
-            descending: false,
-            filter: String::new(),
-            open: None,
-        },
-        quorum: QuorumState::default(),
-        ring: RingState::default(),
-        data: DataState::default(),
-        events: EventsState::default(),
-        procedures: ProceduresState::default(),
-        doctor: Scroll::default(),
-        help: Scroll::default(),
-        prompt: None,
-        confirm: None,
-        toast: None,
-        read_only: true,
-        frozen: None,
-        display: Display {
-            tier: ColorTier::None,
-            ascii: false,
-        },
-        now_ms: NOW_MS,
-        utc: utc(),
-    }
+    let display = Display {
+        tier: ColorTier::None,
+        ascii: false,
+    };
+    let mut app = App::new(display, true, utc());
+    app.set_time(NOW_MS, utc());
+    app.link = link;
+    app.cluster = cluster;
+    app
 }
 
 pub fn healthy() -> App {
@@ -541,16 +521,221 @@ pub fn clean_restart() -> App {
     app
 }
 
-/// All of them by name, for sweeps and snapshots.
-pub fn all() -> Vec<(&'static str, App)> {
+/// Two nodes see two alive, one sees three, long after the last change.
+pub fn disagreeing() -> App {
+    let mut app = healthy();
+    let node = app.cluster.nodes.get_mut(&id("node-2")).expect("a node");
+    let status = &mut node.status.as_mut().expect("answered").value;
+    status.replication.alive_nodes = 2;
+    status.cluster.membership_digest = "77aa001122334455".to_owned();
+    let seen = &mut app.cluster.observations.as_mut().expect("seen").value;
+    let observer = seen
+        .observers
+        .iter_mut()
+        .find(|o| o.node_id == id("node-2"));
+    let observer = observer.expect("an observer");
+    observer.sees.insert(id("node-3"), MemberStatus::Dead);
+    app
+}
+
+fn answered(app: &mut App, op: DataOp, result: Result<DataOutcome, DataFailure>) {
+    op.key().clone_into(&mut app.data.key);
+    let stands = |node: &str, print: Option<&str>, error: Option<&str>| ReplicaView {
+        node_id: id(node),
+        error: error.map(str::to_owned),
+        fingerprint: print.map(str::to_owned),
+        written_at: print.map(|_| before(31)),
+        present: print.is_some(),
+    };
+    app.data.log.push_back(DataLine {
+        at: before(31),
+        verb: "put",
+        key: op.key().to_owned(),
+        ok: true,
+        summary: "on disk at node-1 and node-2".to_owned(),
+        took_ms: 4,
+    });
+    app.data.answer = Some(Answered {
+        answer: DataAnswer {
+            id: 7,
+            op,
+            endpoint: address(0),
+            took_ms: 3,
+            result,
+            replicas: Some(ReplicasResponse {
+                key: "user:42".to_owned(),
+                partition: 93,
+                replicas: vec![
+                    stands("node-2", Some("5f0c22a19b3344de"), None),
+                    stands("node-1", Some("5f0c22a19b3344de"), None),
+                    stands("node-3", None, Some("connection refused")),
+                ],
+            }),
+        },
+        at: utc(),
+        received_ms: NOW_MS - 1_300,
+    });
+    app.screen = ScreenId::Data;
+}
+
+fn read_answer() -> App {
+    let mut app = healthy();
+    let key = "user:42".to_owned();
+    let nodes = |names: &[&str]| names.iter().map(|n| id(n)).collect::<Vec<_>>();
+    let value = serde_json::json!({"name": "Ada", "visits": 3});
+    let sibling = |value: Value, by: &str, ago| SiblingInfo {
+        value: Some(value),
+        written_at: before(ago),
+        node_id: id(by),
+    };
+    let read = ReadResponse {
+        key: key.clone(),
+        value: value.clone(),
+        siblings: Some(vec![
+            sibling(value, "node-2", 31),
+            sibling(
+                serde_json::json!({"name": "Ada", "visits": 2}),
+                "node-1",
+                33,
+            ),
+        ]),
+        context: "AVq0w2kAAAAABm5vZGUtMQEFbm9kZS0yAQ".to_owned(),
+        responsible_node: id("node-2"),
+        replication_nodes: nodes(&["node-2", "node-1", "node-3"]),
+        read_result: ReadResult {
+            nodes_responded: nodes(&["node-2", "node-1"]),
+            quorum_achieved: true,
+            repaired: nodes(&["node-1"]),
+        },
+        timestamp: utc().as_second(),
+    };
+    answered(&mut app, DataOp::Get { key }, Ok(DataOutcome::Read(read)));
+    app
+}
+
+fn write_refused() -> App {
+    let mut app = two_dead();
+    let op = DataOp::Put {
+        key: "user:42".to_owned(),
+        value: serde_json::json!("Ada"),
+    };
+    let failure = DataFailure {
+        status: Some(503),
+        code: Some(ErrorCode::QuorumNotMet),
+        message: "partition 93 needs 2 of its 3 replicas and 1 answers; start node-2 or node-3"
+            .to_owned(),
+        details: serde_json::json!({"needed": 2, "answered": 1, "missing": ["node-2", "node-3"]}),
+    };
+    answered(&mut app, op, Err(failure));
+    app
+}
+
+fn preview() -> App {
+    let mut app = healthy();
+    app.screen = ScreenId::Procedures;
+    let sentences = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
+    app.procedures.preview = Some(Preview {
+        kind: ProcedureKind::CleanRestart,
+        nodes: ["node-1", "node-2", "node-3"].map(id).to_vec(),
+        steps: sentences(&[
+            "Check that all 3 members answer and agree.",
+            "Bring node-1, node-2 and node-3 to standby, and prove that none still gossips.",
+            "Clear what gossip remembers, on all 3; rings, data and hints stay.",
+            "Start node-1 alone, then node-2 and node-3 with localhost:8081 as seed, each when the \
+             one before is seen by all.",
+            "Check one digest, one epoch, quorum, and a read and a write through every node.",
+        ]),
+        effects: sentences(&["Reads and writes are refused for a few seconds."]),
+        blocked: sentences(&["This console is read-only; :write unlocks it."]),
+    });
+    app
+}
+
+fn prompted(kind: PromptKind, text: &str, ghost: &str, screen: ScreenId) -> App {
+    let mut app = one_dead();
+    app.screen = screen;
+    app.prompt = Some(Prompt {
+        kind,
+        input: Input::new(text.to_owned()),
+        ghost: ghost.to_owned(),
+        error: None,
+    });
+    app
+}
+
+/// Answers of data operations, a key on the ring, and everything that is laid over a screen.
+pub fn overlays() -> Vec<(&'static str, App)> {
+    let mut confirm = clean_restart();
+    confirm.procedures.progress = None;
+    confirm.confirm = Some(Confirm {
+        action: ConfirmAction::Delete {
+            key: "user:42".to_owned(),
+        },
+        title: "Delete user:42".to_owned(),
+        effects: vec![
+            "The value of user:42 is replaced by a tombstone on its replicas node-2, node-1 and \
+             node-3."
+                .to_owned(),
+            "It cannot be undone from here.".to_owned(),
+        ],
+        expected: "user:42".to_owned(),
+        input: Input::new("user".to_owned()),
+        error: None,
+    });
+    let mut toast = healthy();
+    toast.toast = Some(Toast {
+        tone: Tone::Warning,
+        text: "Fallback Mode: the feed of localhost:8081 ended, polling over REST".to_owned(),
+        until_ms: NOW_MS + 1_000,
+    });
+    let mut frozen = healthy();
+    frozen.frozen = Some(Box::new(Frozen {
+        cluster: one_dead().cluster,
+        since_ms: NOW_MS - 12_000,
+        held: 37,
+    }));
+    let mut located = one_dead();
+    located.screen = ScreenId::Ring;
+    located.read_only = false;
+    let key = ringmaster_shared::key::Key::new("user:42").expect("a key");
+    located.ring.located = Some(Located {
+        key: "user:42".to_owned(),
+        hash: key.hash(),
+        partition: key.partition(256),
+    });
+    located.ring.highlight = Some(id("node-2"));
     vec![
+        ("data_read", read_answer()),
+        ("data_refused", write_refused()),
+        ("ring_located", located),
+        ("preview", preview()),
+        ("confirm", confirm),
+        ("toast", toast),
+        ("frozen", frozen),
+        (
+            "prompt_command",
+            prompted(PromptKind::Command, "mem", "bers", ScreenId::Overview),
+        ),
+        (
+            "prompt_filter",
+            prompted(PromptKind::Filter, "!dead", "", ScreenId::Members),
+        ),
+    ]
+}
+
+/// All of them by name, for sweeps.
+pub fn all() -> Vec<(&'static str, App)> {
+    let mut all = vec![
         ("healthy", healthy()),
         ("one_dead", one_dead()),
         ("five_one_dead", five_one_dead()),
         ("two_dead", two_dead()),
+        ("disagreeing", disagreeing()),
         ("disconnected", disconnected()),
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
-    ]
+    ];
+    all.extend(overlays());
+    all
 }

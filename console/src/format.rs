@@ -195,7 +195,11 @@ pub fn wrap_command(command: &str, max: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     for (i, part) in command.split(" --").enumerate() {
-        let part = if i == 0 { part.to_owned() } else { format!("--{part}") };
+        let part = if i == 0 {
+            part.to_owned()
+        } else {
+            format!("--{part}")
+        };
         // two cells for the space and the backslash of a broken line
         if !line.is_empty() && line.width() + 1 + part.width() + 2 > max {
             lines.push(format!("{line} \\"));
@@ -290,7 +294,10 @@ mod tests {
         assert_eq!(wrap_command(command, 80), [command]);
         assert_eq!(
             wrap_command(command, 40),
-            ["ringd --node-id=node-1 --port=8081 \\", "  --data-dir=<its data dir>"]
+            [
+                "ringd --node-id=node-1 --port=8081 \\",
+                "  --data-dir=<its data dir>"
+            ]
         );
     }
 

@@ -226,7 +226,13 @@ pub fn frame(buf: &mut Buffer, area: Rect, title: &str, style: Style, theme: &Th
         symbols::border,
         widgets::{Block, Padding, Widget},
     };
-    clear(buf, area);
+    // a little air around it, so that it does not run into the words beside it
+    let around = Rect {
+        x: area.x.saturating_sub(1),
+        width: area.width.saturating_add(2),
+        ..area
+    };
+    clear(buf, around);
     let set = if theme.is_ascii() {
         border::Set {
             top_left: "+",

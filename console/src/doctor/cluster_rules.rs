@@ -142,13 +142,24 @@ fn quorum(case: &Case, found: &mut Vec<Finding>) {
             format::count(counts.unavailable.into()),
             format::count(counts.total.into())
         ),
-explanation: format!(
+        explanation: format!(
             "Reads and writes of keys in {} are refused (503 QUORUM_NOT_MET) until enough replicas \
              answer again. Nothing acknowledged is lost{}",
-            if counts.quorum == 0 { "any partition" } else { "these partitions" },
-            if counts.quorum == 0 { "." } else { "; the other partitions go on." },
+            if counts.quorum == 0 {
+                "any partition"
+            } else {
+                "these partitions"
+            },
+            if counts.quorum == 0 {
+                "."
+            } else {
+                "; the other partitions go on."
+            },
         ),
-        evidence: vec![format!("replicas that do not take part: {}", names(&missing))],
+        evidence: vec![format!(
+            "replicas that do not take part: {}",
+            names(&missing)
+        )],
         fix,
         since: None,
     });

@@ -144,7 +144,10 @@ fn standby(case: &Case, found: &mut Vec<Finding>) {
             continue;
         };
         if status.lifecycle == Lifecycle::Standby {
-            let why = status.waiting_for.as_deref().unwrap_or("the order to start");
+            let why = status
+                .waiting_for
+                .as_deref()
+                .unwrap_or("the order to start");
             // a clean restart holds nodes for seconds; longer, nobody is coming
             let held_ms = case.ms_since(status.start_time);
             found.push(Finding {

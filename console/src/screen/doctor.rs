@@ -41,7 +41,7 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
         // the last row says how much is below
         room = room.saturating_sub(1);
     }
-    let top = view.app.doctor.top.min(lines.len().saturating_sub(room));
+    let top = view.app.doctor.clamped(lines.len().saturating_sub(room));
     let more = lines.len().saturating_sub(top + room);
     rows.lines(buf, lines.into_iter().skip(top).take(room));
     if more > 0 {
@@ -61,7 +61,10 @@ fn finding_lines(view: &View, finding: &Finding, width: usize) -> Vec<Line<'stat
     let mark = theme.severity(finding.severity);
     let since = finding.since.map(|t| {
         let ago = format::age(format::between(t, view.app.utc));
-        format!("   since {} UTC, {ago}", format::event_time(t, view.app.utc))
+        format!(
+            "   since {} UTC, {ago}",
+            format::event_time(t, view.app.utc)
+        )
     });
     let room = width.saturating_sub(4);
     let title = format::wrap(&format!("{} {}", mark.glyph, finding.title), room, 2, 2);
@@ -85,7 +88,11 @@ fn finding_lines(view: &View, finding: &Finding, width: usize) -> Vec<Line<'stat
         }
     };
     for seen in finding.evidence.iter().take(8) {
-        add("seen", format::wrap(&format::printable(seen), room, 0, 3), theme.plain());
+        add(
+            "seen",
+            format::wrap(&format::printable(seen), room, 0, 3),
+            theme.plain(),
+        );
     }
     for fix in &finding.fix {
         match fix.strip_prefix("$ ") {

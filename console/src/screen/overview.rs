@@ -25,7 +25,7 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let mut rows = Rows::new(area);
     let fresh = view.fresh(view.cluster.members.as_ref());
     let airy = area.height >= 22;
-    let head = health_line(view, fresh.stale, area.width < 100);
+    let head = health_line(view, fresh.stale, area.width);
     widget::heading(buf, rows.take(1), head, fresh, theme);
     if airy {
         rows.skip(1);
@@ -67,7 +67,7 @@ pub(super) fn filter_line(view: &View, table: &MemberTable) -> Option<Line<'stat
 
 /// `▲ degraded   2 of 3 serving   epoch 5 agreed by all   256 partitions: 0 full · …`; what is
 /// stale is called the last known state, not the state.
-fn health_line(view: &View, stale: bool, narrow: bool) -> Line<'static> {
+fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
     let theme = &view.theme;
     let counts = view.cluster.partition_counts();
     let health = counts.map(|c| c.health());
@@ -78,10 +78,15 @@ fn health_line(view: &View, stale: bool, narrow: bool) -> Line<'static> {
         None => (theme.glyphs.pending, "no ring known", Tone::Quiet),
     };
     let (glyph, word, tone) = if stale {
-        (theme.glyphs.pending, format!("last known: {word}"), Tone::Quiet)
+        (
+            theme.glyphs.pending,
+            format!("last known: {word}"),
+            Tone::Quiet,
+        )
     } else {
         (glyph, word.to_owned(), tone)
     };
+    let narrow = width < 100 || stale;
     let gap = if narrow { "  " } else { "   " };
     let mut line = Line::from(Span::styled(
         format!("{glyph} {word}"),
@@ -96,7 +101,9 @@ fn health_line(view: &View, stale: bool, narrow: bool) -> Line<'static> {
             .filter(|m| serving(m.status, m.lifecycle))
             .count();
         add(format!("{gap}{n} of {} serving", all.len()));
-        add(format!("{gap}{}", epoch_words(view, narrow)));
+        if width >= 100 || !stale {
+            add(format!("{gap}{}", epoch_words(view, narrow)));
+        }
     }
     if let Some(c) = counts {
         let (dot, all, quorum) = (theme.glyphs.dot, c.all_replicas, c.quorum - c.all_replicas);
@@ -270,7 +277,10 @@ pub fn draw_never_connected(view: &View, buf: &mut Buffer, area: Rect) {
     let width = usize::from(area.width).saturating_sub(4);
     let advice = [
         (false, "Start a first node:"),
-        (true, "ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1"),
+        (
+            true,
+            "ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1",
+        ),
         (false, "and further ones with a seed:"),
         (
             true,
@@ -280,12 +290,18 @@ pub fn draw_never_connected(view: &View, buf: &mut Buffer, area: Rect) {
         (false, "Or say where one runs, or try three at once:"),
         (true, "ringmaster --endpoint HOST:PORT"),
         (true, "ringmaster demo"),
-        (false, "This screen fills by itself as soon as a node answers; r tries now."),
+        (
+            false,
+            "This screen fills by itself as soon as a node answers; r tries now.",
+        ),
     ];
     for (is_command, text) in advice {
         if is_command {
             let lines = format::wrap_command(text, width).into_iter();
-            rows.lines(buf, lines.map(|l| Line::styled(format!("   {l}"), theme.bold())));
+            rows.lines(
+                buf,
+                lines.map(|l| Line::styled(format!("   {l}"), theme.bold())),
+            );
         } else {
             rows.line(buf, &Line::styled(format!(" {text}"), theme.quiet()));
         }

@@ -16,6 +16,7 @@ use super::{
     ring_view::{Part, heat},
 };
 use crate::{
+    app::screens::partitions_per_row,
     format,
     theme::{Tone, node_letter},
     widget::{
@@ -113,9 +114,7 @@ fn draw_counts(view: &View, counts: PartitionCounts, buf: &mut Buffer, rows: &mu
 fn draw_grid(view: &View, buf: &mut Buffer, rows: &mut Rows) {
     let theme = &view.theme;
     let parts = &view.ring.parts;
-    let room = usize::from(rows.rest().width).saturating_sub(8);
-    // a power of two of cells a row, so that rows start at round numbers
-    let per_row = if room >= 64 { 64 } else { 32 };
+    let per_row = usize::from(partitions_per_row(rows.rest().width));
     let cursor = usize::from(view.app.quorum.cursor);
     let lines_max = usize::from(rows.left().saturating_sub(6));
     let lines = parts.len().div_ceil(per_row);

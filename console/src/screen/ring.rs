@@ -22,13 +22,15 @@ const COLUMNS: [Column; 8] = [
     Column::left("", 1, 0),
     Column::left("NODE", 8, 0).at_most(24),
     Column::right("OWNS", 8, 1),
-    Column::right("IDEAL", 8, 5),
+    Column::right("DELTA", 6, 5),
     Column::right("HOLDS", 6, 2),
     Column::right("FIRST OF", 8, 3),
-    Column::left("", 16, 4),
+    Column::left("", 12, 4),
     Column::left("STATE", 12, 3),
 ];
 
+/// Cells of the bar that shows a node's share.
+const BAR: f64 = 12.0;
 /// Terminals at least so large get the circle.
 const CIRCLE_WIDTH: u16 = 110;
 const CIRCLE_HEIGHT: u16 = 32 - 5;
@@ -248,11 +250,11 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
     let settled = ring.nodes.iter().filter(|n| !n.joining).count().max(1);
     let ideal = 100.0 / settled as f64;
     let row = |(i, node): (usize, &RingNode)| {
-        let filled = (node.owns_percent / 100.0 * 16.0).round().clamp(0.0, 16.0) as usize;
+        let filled = (node.owns_percent / 100.0 * BAR).round().clamp(0.0, BAR) as usize;
         let bar = format!(
             "{}{}",
             theme.glyphs.bar_full.repeat(filled),
-            theme.glyphs.bar_empty.repeat(16 - filled)
+            theme.glyphs.bar_empty.repeat(BAR as usize - filled)
         );
         let member = view.cluster.members.as_ref();
         let member = member.and_then(|m| m.value.cluster_members.get(&node.id));
@@ -266,7 +268,7 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
             }
             None => Cell::new("unknown", theme.style(Tone::Quiet)),
         };
-        let ideal = if node.joining {
+        let delta = if node.joining {
             theme.glyphs.dash.to_owned()
         } else {
             format!("{:+.1}", round(node.owns_percent) - round(ideal))
@@ -275,7 +277,7 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
             Cell::new(node_letter(i).to_string(), theme.node_style(i)),
             Cell::from(node.id.as_str()),
             Cell::from(format::percent(round(node.owns_percent))),
-            Cell::new(ideal, theme.quiet()),
+            Cell::new(delta, theme.quiet()),
             Cell::from(format::count(node.replicas as u64)),
             Cell::from(format::count(node.primaries as u64)),
             Cell::new(bar, theme.node_style(i)),

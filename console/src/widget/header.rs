@@ -21,9 +21,9 @@ use crate::{
 /// Name, connection, age; badges and the clock on the right.
 pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
-    let right = badges(view);
-    let room = usize::from(area.width).saturating_sub(right.width() + 1);
     let narrow = area.width < 100;
+    let right = badges(view, narrow);
+    let room = usize::from(area.width).saturating_sub(right.width() + 1);
     let mut line = Line::default();
     if !narrow {
         line.push_span(Span::styled(" ringmaster", theme.bold()));
@@ -118,7 +118,7 @@ fn details(view: &View) -> Vec<String> {
     out
 }
 
-fn badges(view: &View) -> Line<'static> {
+fn badges(view: &View, narrow: bool) -> Line<'static> {
     let theme = &view.theme;
     let mut line = Line::default();
     if let Some(frozen) = &view.app.frozen {
@@ -137,7 +137,12 @@ fn badges(view: &View) -> Line<'static> {
             theme.style(Tone::Warn).add_modifier(Modifier::BOLD),
         ));
     }
-    line.push_span(Span::raw(format!("  {} UTC ", format::clock(view.app.utc))));
+    let time = format::clock(view.app.utc);
+    line.push_span(Span::raw(if narrow {
+        format!(" {time}Z ")
+    } else {
+        format!("  {time} UTC ")
+    }));
     line
 }
 
