@@ -1,17 +1,17 @@
 //! Ready-made states of the console for tests: what a console would know of small clusters that
 //! are well, hurt, gone, never seen, or being restarted. Only tests use it.
 
+pub mod overlays;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 use ringmaster_shared::{
     api::{
-        data::{ReadResponse, ReadResult, ReplicaView, ReplicasResponse, SiblingInfo},
         health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
         membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer},
         ring::ring_response,
     },
-    error::ErrorCode,
     event::{Event, EventCode, Severity},
     id::{ClusterId, NodeId},
     member::{DigestEntry, Lifecycle, Load, MemberStatus, membership_digest},
@@ -19,18 +19,13 @@ use ringmaster_shared::{
     topology::{RingMember, Topology},
 };
 use serde_json::Value;
-use tui_input::Input;
 
 use crate::{
-    app::{
-        App, Confirm, ConfirmAction, Frozen, Prompt, PromptKind, ScreenId, Toast, Tone,
-        screens::{Answered, DataLine, Located},
-    },
+    app::{App, LinkChange, ScreenId},
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
     link::{EndpointView, LinkState, LinkView, Way},
-    message::{DataAnswer, DataFailure, DataOp, DataOutcome},
-    progress::{Preview, ProcedureKind, Progress, StepState, StepView},
+    progress::{ProcedureKind, Progress, StepState, StepView},
 };
 
 pub const NOW_MS: u64 = 7_900_000;
@@ -408,6 +403,13 @@ pub fn disconnected() -> App {
         .utc
         .checked_add(SignedDuration::from_secs(12))
         .expect("in range");
+    app.link_log.push_back(LinkChange {
+        at: before(-1),
+        from: LinkState::Connected,
+        to: LinkState::Disconnected,
+        lasted_ms: 601_000,
+        endpoint: None,
+    });
     app.link = LinkView {
         state: LinkState::Disconnected,
         since_ms: NOW_MS + 1_000,
@@ -538,191 +540,6 @@ pub fn disagreeing() -> App {
     app
 }
 
-fn answered(app: &mut App, op: DataOp, result: Result<DataOutcome, DataFailure>) {
-    op.key().clone_into(&mut app.data.key);
-    let stands = |node: &str, print: Option<&str>, error: Option<&str>| ReplicaView {
-        node_id: id(node),
-        error: error.map(str::to_owned),
-        fingerprint: print.map(str::to_owned),
-        written_at: print.map(|_| before(31)),
-        present: print.is_some(),
-    };
-    app.data.log.push_back(DataLine {
-        at: before(31),
-        verb: "put",
-        key: op.key().to_owned(),
-        ok: true,
-        summary: "on disk at node-1 and node-2".to_owned(),
-        took_ms: 4,
-    });
-    app.data.answer = Some(Answered {
-        answer: DataAnswer {
-            id: 7,
-            op,
-            endpoint: address(0),
-            took_ms: 3,
-            result,
-            replicas: Some(ReplicasResponse {
-                key: "user:42".to_owned(),
-                partition: 93,
-                replicas: vec![
-                    stands("node-2", Some("5f0c22a19b3344de"), None),
-                    stands("node-1", Some("5f0c22a19b3344de"), None),
-                    stands("node-3", None, Some("connection refused")),
-                ],
-            }),
-        },
-        at: utc(),
-        received_ms: NOW_MS - 1_300,
-    });
-    app.screen = ScreenId::Data;
-}
-
-fn read_answer() -> App {
-    let mut app = healthy();
-    let key = "user:42".to_owned();
-    let nodes = |names: &[&str]| names.iter().map(|n| id(n)).collect::<Vec<_>>();
-    let value = serde_json::json!({"name": "Ada", "visits": 3});
-    let sibling = |value: Value, by: &str, ago| SiblingInfo {
-        value: Some(value),
-        written_at: before(ago),
-        node_id: id(by),
-    };
-    let read = ReadResponse {
-        key: key.clone(),
-        value: value.clone(),
-        siblings: Some(vec![
-            sibling(value, "node-2", 31),
-            sibling(
-                serde_json::json!({"name": "Ada", "visits": 2}),
-                "node-1",
-                33,
-            ),
-        ]),
-        context: "AVq0w2kAAAAABm5vZGUtMQEFbm9kZS0yAQ".to_owned(),
-        responsible_node: id("node-2"),
-        replication_nodes: nodes(&["node-2", "node-1", "node-3"]),
-        read_result: ReadResult {
-            nodes_responded: nodes(&["node-2", "node-1"]),
-            quorum_achieved: true,
-            repaired: nodes(&["node-1"]),
-        },
-        timestamp: utc().as_second(),
-    };
-    answered(&mut app, DataOp::Get { key }, Ok(DataOutcome::Read(read)));
-    app
-}
-
-fn write_refused() -> App {
-    let mut app = two_dead();
-    let op = DataOp::Put {
-        key: "user:42".to_owned(),
-        value: serde_json::json!("Ada"),
-    };
-    let failure = DataFailure {
-        status: Some(503),
-        code: Some(ErrorCode::QuorumNotMet),
-        message: "partition 93 needs 2 of its 3 replicas and 1 answers; start node-2 or node-3"
-            .to_owned(),
-        details: serde_json::json!({"needed": 2, "answered": 1, "missing": ["node-2", "node-3"]}),
-    };
-    answered(&mut app, op, Err(failure));
-    app
-}
-
-fn preview() -> App {
-    let mut app = healthy();
-    app.screen = ScreenId::Procedures;
-    let sentences = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
-    app.procedures.preview = Some(Preview {
-        kind: ProcedureKind::CleanRestart,
-        nodes: ["node-1", "node-2", "node-3"].map(id).to_vec(),
-        steps: sentences(&[
-            "Check that all 3 members answer and agree.",
-            "Bring node-1, node-2 and node-3 to standby, and prove that none still gossips.",
-            "Clear what gossip remembers, on all 3; rings, data and hints stay.",
-            "Start node-1 alone, then node-2 and node-3 with localhost:8081 as seed, each when the \
-             one before is seen by all.",
-            "Check one digest, one epoch, quorum, and a read and a write through every node.",
-        ]),
-        effects: sentences(&["Reads and writes are refused for a few seconds."]),
-        blocked: sentences(&["This console is read-only; :write unlocks it."]),
-    });
-    app
-}
-
-fn prompted(kind: PromptKind, text: &str, ghost: &str, screen: ScreenId) -> App {
-    let mut app = one_dead();
-    app.screen = screen;
-    app.prompt = Some(Prompt {
-        kind,
-        input: Input::new(text.to_owned()),
-        ghost: ghost.to_owned(),
-        error: None,
-    });
-    app
-}
-
-/// Answers of data operations, a key on the ring, and everything that is laid over a screen.
-pub fn overlays() -> Vec<(&'static str, App)> {
-    let mut confirm = clean_restart();
-    confirm.procedures.progress = None;
-    confirm.confirm = Some(Confirm {
-        action: ConfirmAction::Delete {
-            key: "user:42".to_owned(),
-        },
-        title: "Delete user:42".to_owned(),
-        effects: vec![
-            "The value of user:42 is replaced by a tombstone on its replicas node-2, node-1 and \
-             node-3."
-                .to_owned(),
-            "It cannot be undone from here.".to_owned(),
-        ],
-        expected: "user:42".to_owned(),
-        input: Input::new("user".to_owned()),
-        error: None,
-    });
-    let mut toast = healthy();
-    toast.toast = Some(Toast {
-        tone: Tone::Warning,
-        text: "Fallback Mode: the feed of localhost:8081 ended, polling over REST".to_owned(),
-        until_ms: NOW_MS + 1_000,
-    });
-    let mut frozen = healthy();
-    frozen.frozen = Some(Box::new(Frozen {
-        cluster: one_dead().cluster,
-        since_ms: NOW_MS - 12_000,
-        held: 37,
-    }));
-    let mut located = one_dead();
-    located.screen = ScreenId::Ring;
-    located.read_only = false;
-    let key = ringmaster_shared::key::Key::new("user:42").expect("a key");
-    located.ring.located = Some(Located {
-        key: "user:42".to_owned(),
-        hash: key.hash(),
-        partition: key.partition(256),
-    });
-    located.ring.highlight = Some(id("node-2"));
-    vec![
-        ("data_read", read_answer()),
-        ("data_refused", write_refused()),
-        ("ring_located", located),
-        ("preview", preview()),
-        ("confirm", confirm),
-        ("toast", toast),
-        ("frozen", frozen),
-        (
-            "prompt_command",
-            prompted(PromptKind::Command, "mem", "bers", ScreenId::Overview),
-        ),
-        (
-            "prompt_filter",
-            prompted(PromptKind::Filter, "!dead", "", ScreenId::Members),
-        ),
-    ]
-}
-
 /// All of them by name, for sweeps.
 pub fn all() -> Vec<(&'static str, App)> {
     let mut all = vec![
@@ -736,6 +553,6 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
     ];
-    all.extend(overlays());
+    all.extend(overlays::overlays());
     all
 }

@@ -70,6 +70,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// The nearest whole number; 0 for what is negative or no number.
+#[allow(clippy::cast_sign_loss)] // `as` saturates, and that is what is wanted
+pub fn whole(v: f64) -> u64 {
+    v.round() as u64
+}
+
 /// `33.2 %`.
 pub fn percent(p: f64) -> String {
     if p.is_finite() {

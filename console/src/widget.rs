@@ -23,7 +23,7 @@ use ratatui::{
 
 use crate::{
     format,
-    theme::{Mark, Theme, Tone},
+    theme::{Theme, Tone},
 };
 
 /// Hands out the rows of an area from top to bottom; rows below the end are swallowed.
@@ -105,23 +105,6 @@ pub fn draw_right(buf: &mut Buffer, area: Rect, line: &Line<'_>, taken: usize) {
 pub fn rule(buf: &mut Buffer, area: Rect, theme: &Theme) {
     let text = theme.glyphs.rule.repeat(usize::from(area.width));
     draw_line(buf, area, &Line::styled(text, theme.quiet()));
-}
-
-/// Sign and word in the colour of their meaning.
-pub fn mark(mark: Mark, theme: &Theme) -> Span<'static> {
-    Span::styled(
-        format!("{} {}", mark.glyph, mark.word),
-        theme.style(mark.tone),
-    )
-}
-
-/// `label value`, the label quiet.
-pub fn field(label: &str, value: impl Into<String>, theme: &Theme) -> [Span<'static>; 3] {
-    [
-        Span::styled(format!("{label} "), theme.quiet()),
-        Span::raw(value.into()),
-        Span::raw("   "),
-    ]
 }
 
 /// How fresh a panel is.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_shared::{
-    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle,
+    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle, topology::Topology,
 };
 
 use super::{Case, Finding};
@@ -171,7 +171,7 @@ fn missing_replicas(case: &Case) -> Vec<NodeId> {
     let topology = case.cluster.topology.as_ref();
     topology
         .into_iter()
-        .flat_map(|t| t.settled_members())
+        .flat_map(Topology::settled_members)
         .filter(|m| !available.contains(&m.id))
         .map(|m| m.id.clone())
         .collect()

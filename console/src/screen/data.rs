@@ -144,13 +144,12 @@ fn read_words(r: &ReadResponse) -> String {
     let from = names(&r.read_result.nodes_responded);
     let mut words = format!("read from {from}");
     if !r.read_result.repaired.is_empty() {
-        words.push_str(&format!(
-            "; {} was behind, now repaired",
-            names(&r.read_result.repaired)
-        ));
+        words += "; ";
+        words += &names(&r.read_result.repaired);
+        words += " was behind, now repaired";
     }
     if !r.read_result.quorum_achieved {
-        words.push_str("; no quorum, may be old");
+        words += "; no quorum, may be old";
     }
     words
 }
@@ -162,10 +161,9 @@ fn written_words(verb: &str, w: &WriteResponse) -> String {
         names(&w.replication_result.successful_nodes)
     );
     if !w.replication_result.failed_nodes.is_empty() {
-        words.push_str(&format!(
-            "; not at {}, a hint is kept",
-            names(&w.replication_result.failed_nodes)
-        ));
+        words += "; not at ";
+        words += &names(&w.replication_result.failed_nodes);
+        words += ", a hint is kept";
     }
     words
 }

@@ -67,11 +67,17 @@ fn finding_lines(view: &View, finding: &Finding, width: usize) -> Vec<Line<'stat
         )
     });
     let room = width.saturating_sub(4);
-    let title = format::wrap(&format!("{} {}", mark.glyph, finding.title), room, 2, 2);
-    let title = title.into_iter();
-    let mut lines: Vec<Line> = title
-        .map(|t| Line::styled(format!(" {t}"), theme.style(mark.tone)))
-        .collect();
+    let mut lines: Vec<Line> = Vec::new();
+    for (i, text) in format::wrap(&finding.title, room, 0, 2)
+        .into_iter()
+        .enumerate()
+    {
+        let glyph = if i == 0 { mark.glyph } else { " " };
+        lines.push(Line::from(vec![
+            Span::styled(format!(" {glyph} "), theme.style(mark.tone)),
+            Span::styled(text, theme.bold()),
+        ]));
+    }
     let code = format!("   {}{}", finding.code, since.unwrap_or_default());
     lines.push(Line::styled(code, theme.quiet()));
     for text in format::wrap(&finding.explanation, room, 0, 8) {

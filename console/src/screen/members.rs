@@ -320,8 +320,10 @@ fn verdict(view: &View, seen: &ObservationsResponse, targets: &[NodeId]) -> Vec<
                     format!("{} to {}", s.as_str(), who.join(", "))
                 })
                 .collect();
-            let text = format!(" {} {id} is {}", theme.glyphs.warn, parts.join(", but "));
-            lines.push(Line::styled(text, theme.style(Tone::Warn)));
+            lines.push(Line::from(vec![
+                Span::styled(format!(" {} ", theme.glyphs.warn), theme.style(Tone::Warn)),
+                Span::styled(format!("{id} is {}", parts.join(", but ")), theme.bold()),
+            ]));
         }
     }
     if lines.is_empty() {

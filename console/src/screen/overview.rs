@@ -7,12 +7,11 @@ use ratatui::{
     text::{Line, Span},
 };
 use ringmaster_shared::{
-    event::Event,
     member::{Lifecycle, MemberStatus},
     quorum::ClusterHealth,
 };
 
-use super::{View, member_table::MemberTable};
+use super::{View, events, member_table::MemberTable};
 use crate::{
     format,
     link::{EndpointView, Way},
@@ -168,8 +167,8 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
         let series = totals.series(read).into_iter();
         series.map(|v| v.map_or(f64::NAN, |v| v as f64)).collect()
     };
-    let whole: fn(f64) -> String = |v| format::count(v.round() as u64);
-    let millis: fn(f64) -> String = |v| format::ms_from_us(v as u32);
+    let whole: fn(f64) -> String = |v| format::count(format::whole(v));
+    let millis: fn(f64) -> String = |v| format::ms_from_us(format::whole(v) as u32);
     let series = [
         ("writes/s", numbers(|l| l.puts_per_s.into()), whole),
         ("reads/s", numbers(|l| l.gets_per_s.into()), whole),
@@ -191,61 +190,12 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
 fn draw_events(view: &View, buf: &mut Buffer, rows: &mut Rows) {
     let room = usize::from(rows.left());
     let width = usize::from(rows.rest().width);
-    for event in view.cluster.events.iter().rev().take(room) {
-        rows.lines(buf, event_lines(view, event, width, 1));
+    let entries = events::entries(view);
+    for entry in entries.iter().rev().take(room) {
+        rows.lines(buf, entry.lines(view, width, 1));
     }
-    if view.cluster.events.is_empty() {
+    if entries.is_empty() {
         rows.line(buf, &Line::styled(" No events yet.", view.theme.quiet()));
-    }
-}
-
-/// `12:04:17  ✖ MEMBER_DEAD       node-3: …`, the sentence over at most `lines_max` lines.
-pub(super) fn event_lines(
-    view: &View,
-    event: &Event,
-    width: usize,
-    lines_max: usize,
-) -> Vec<Line<'static>> {
-    let theme = &view.theme;
-    let mark = theme.severity(event.severity);
-    let time = format::event_time(event.time, view.app.utc);
-    let code_width = if width < 100 { 17 } else { 20 };
-    let mut head = vec![
-        Span::styled(format!(" {time}  "), theme.quiet()),
-        Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
-        Span::raw(format::left(&event_code(event), code_width)),
-        Span::styled(format!(" {}  ", event.reporter), theme.quiet()),
-    ];
-    let taken: usize = head.iter().map(Span::width).sum();
-    let room = width.saturating_sub(taken + 1);
-    let message = format::printable(&event.message);
-    if lines_max <= 1 {
-        let text = format::truncate(&message, room, theme.glyphs.ellipsis);
-        head.push(Span::raw(text));
-        return vec![Line::from(head)];
-    }
-    let mut texts = format::wrap(&message, room, 0, lines_max).into_iter();
-    head.push(Span::raw(texts.next().unwrap_or_default()));
-    let more = texts.map(|t| Line::raw(format!("{}{t}", " ".repeat(taken))));
-    std::iter::once(Line::from(head)).chain(more).collect()
-}
-
-/// The stable code as it stands on the wire.
-pub(super) fn event_code(event: &Event) -> String {
-    serde_json::to_value(event.code)
-        .ok()
-        .and_then(|v| v.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
-trait NotBold {
-    fn not_bold(self) -> Self;
-}
-
-impl NotBold for ratatui::style::Style {
-    /// Marks a style as settled, so that a heading does not make it bold.
-    fn not_bold(self) -> Self {
-        self.remove_modifier(Modifier::BOLD)
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
-    style::Modifier,
     text::{Line, Span},
 };
 use ringmaster_shared::quorum::{PartitionCounts, PartitionHealth, partition_counts};
@@ -200,10 +199,7 @@ fn gaps(view: &View) -> Vec<Line<'static>> {
         };
         Line::from(vec![
             Span::styled(format!(" {glyph} {word}  "), theme.style(tone)),
-            Span::styled(
-                format!("{}", format::plural(parts.len(), "partition")),
-                theme.bold(),
-            ),
+            Span::styled(format::plural(parts.len(), "partition"), theme.bold()),
             Span::raw(format!(" without {}   ", names.join(", "))),
             Span::styled(ranges(parts), theme.quiet()),
         ])
@@ -271,10 +267,7 @@ fn draw_nodes(view: &View, now: PartitionCounts, buf: &mut Buffer, area: Rect) {
             Cell::from(id.as_str()),
             Cell::from(format::count(holds as u64)),
             Cell::from(format::count(first as u64)),
-            Cell::new(
-                format!("{glyph} {text}"),
-                theme.style(tone).remove_modifier(Modifier::BOLD),
-            ),
+            Cell::new(format!("{glyph} {text}"), theme.style(tone)),
         ]
     };
     let table = Table {
@@ -300,6 +293,12 @@ fn verdict(now: PartitionCounts, then: PartitionCounts) -> (String, Tone) {
             partitions(thinner)
         );
         (text, Tone::Good)
+    } else if now.unavailable > 0 {
+        let text = format!(
+            "{} closed already; one replica less",
+            partitions(now.unavailable)
+        );
+        (text, Tone::Warn)
     } else {
         ("nothing changes".to_owned(), Tone::Good)
     }

@@ -25,14 +25,12 @@ pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let right = badges(view, narrow);
     let room = usize::from(area.width).saturating_sub(right.width() + 1);
     let mut line = Line::default();
-    if !narrow {
-        line.push_span(Span::styled(" ringmaster", theme.bold()));
-        line.push_span(Span::styled(
-            format!(" {} ", theme.glyphs.dot),
-            theme.quiet(),
-        ));
-    } else {
+    if narrow {
         line.push_span(Span::raw(" "));
+    } else {
+        let dot = format!(" {} ", theme.glyphs.dot);
+        line.push_span(Span::styled(" ringmaster", theme.bold()));
+        line.push_span(Span::styled(dot, theme.quiet()));
     }
     // in trouble the connection needs the room more than the name does
     if !narrow || view.app.link.state == LinkState::Connected {

@@ -19,7 +19,7 @@ pub fn line(samples: &[f64], width: usize, theme: &Theme) -> String {
             } else {
                 0.0
             };
-            out.push_str(theme.glyphs.spark[(share * 7.0).round() as usize]);
+            out.push_str(theme.glyphs.spark[format::whole(share * 7.0) as usize]);
         } else {
             out.push(' ');
         }
@@ -39,7 +39,7 @@ pub fn labelled(
     let number = last.map_or_else(|| theme.glyphs.dash.to_owned(), |v| number(v.max(0.0)));
     vec![
         Span::styled(format::left(label, 10), theme.quiet()),
-        Span::raw(line(samples, width, theme)),
+        Span::styled(line(samples, width, theme), theme.quiet()),
         Span::raw("  "),
         Span::styled(format::right(&number, 6), theme.bold()),
     ]
