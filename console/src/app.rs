@@ -202,15 +202,15 @@ pub struct App {
     pub now_ms: u64,
     pub utc: Timestamp,
     /// Screens to go back to.
-    trail: Vec<ScreenId>,
+    pub(crate) trail: Vec<ScreenId>,
     /// The first half of a double letter.
-    half: Option<char>,
+    pub(crate) half: Option<char>,
     /// Typed commands, oldest first, bounded, and which of them the prompt shows.
-    history: VecDeque<String>,
-    recalled: Option<usize>,
-    next_request: u64,
+    pub(crate) history: VecDeque<String>,
+    pub(crate) recalled: Option<usize>,
+    pub(crate) next_request: u64,
     /// Until when a second `Q` quits although a procedure runs.
-    quit_armed_ms: Option<u64>,
+    pub(crate) quit_armed_ms: Option<u64>,
 }
 
 impl App {

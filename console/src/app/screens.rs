@@ -60,7 +60,7 @@ impl Scroll {
 
 /// Partitions in a row of the grid on a terminal of `columns`.
 pub fn partitions_per_row(columns: u16) -> u16 {
-    if columns >= 76 { 64 } else { 32 }
+    if columns >= 72 { 64 } else { 32 }
 }
 
 /// The member table, on Overview and on Members.
