@@ -125,7 +125,7 @@ impl Entry {
             reporter: "console".to_owned(),
             about: "console".to_owned(),
             message: format!(
-                "{}{}, after {lasted} of {}",
+                "{}{} after {lasted} of {}",
                 change.to.label(),
                 endpoint.unwrap_or_default(),
                 change.from.label()

@@ -65,7 +65,7 @@ pub(super) fn filter_line(view: &View, table: &MemberTable) -> Option<Line<'stat
 }
 
 /// `▲ degraded   2 of 3 serving   epoch 5 agreed by all   256 partitions: 0 full · …`; what is
-/// stale is called the last known state, not the state.
+/// stale is told as what was.
 fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
     let theme = &view.theme;
     let counts = view.cluster.partition_counts();
@@ -79,7 +79,7 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
     let (glyph, word, tone) = if stale {
         (
             theme.glyphs.pending,
-            format!("last known: {word}"),
+            format!("was {word}"),
             Tone::Quiet,
         )
     } else {

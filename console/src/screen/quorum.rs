@@ -295,7 +295,7 @@ fn verdict(now: PartitionCounts, then: PartitionCounts) -> (String, Tone) {
         (text, Tone::Good)
     } else if now.unavailable > 0 {
         let text = format!(
-            "{} closed already; one replica less",
+            "{} closed already",
             partitions(now.unavailable)
         );
         (text, Tone::Warn)
