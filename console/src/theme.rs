@@ -349,13 +349,7 @@ mod tests {
     #[test]
     fn mono_sets_no_colour_anywhere() {
         let theme = Theme::new(Tier::None, false);
-        let tones = [
-            Tone::Quiet,
-            Tone::Good,
-            Tone::Busy,
-            Tone::Warn,
-            Tone::Bad,
-        ];
+        let tones = [Tone::Quiet, Tone::Good, Tone::Busy, Tone::Warn, Tone::Bad];
         let mut styles: Vec<Style> = tones.map(|t| theme.style(t)).to_vec();
         styles.extend([theme.selected(), theme.bold(), theme.node_style(3)]);
         for style in styles {
