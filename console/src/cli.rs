@@ -238,7 +238,17 @@ mod tests {
         for (text, want) in cases {
             assert_eq!(endpoint(text).as_deref(), Ok(want), "{text}");
         }
-        for bad in ["", "node-1", "node-1:", ":8081", "a:0", "a:99999", "::1:80", "https://a:1", "a/b:1"] {
+        for bad in [
+            "",
+            "node-1",
+            "node-1:",
+            ":8081",
+            "a:0",
+            "a:99999",
+            "::1:80",
+            "https://a:1",
+            "a/b:1",
+        ] {
             assert!(endpoint(bad).is_err(), "{bad:?}");
         }
     }
@@ -250,7 +260,10 @@ mod tests {
         assert!(cli.verb.is_none() && !cli.common.read_only);
         let cli = parse("ringmaster status --endpoint a:1 --output json").expect("valid");
         assert_eq!(cli.common.endpoints, ["a:1"]);
-        assert_eq!(parse("ringmaster").expect("valid").common.endpoints.len(), 3);
+        assert_eq!(
+            parse("ringmaster").expect("valid").common.endpoints.len(),
+            3
+        );
         for good in [
             "ringmaster get k",
             "ringmaster put k -5",

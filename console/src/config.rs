@@ -50,7 +50,9 @@ impl Settings {
 fn speaks_utf8(env: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name: &str| env(name).filter(|v| !v.is_empty());
     // The order in which libc looks.
-    let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG"));
+    let locale = set("LC_ALL")
+        .or_else(|| set("LC_CTYPE"))
+        .or_else(|| set("LANG"));
     locale.is_none_or(|l| {
         let l = l.to_ascii_lowercase();
         l.contains("utf-8") || l.contains("utf8")

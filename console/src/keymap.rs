@@ -6,7 +6,10 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use crate::app::{App, ScreenId};
+use crate::{
+    app::{App, ScreenId},
+    progress::Progress,
+};
 
 /// A line of help: keys and what they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +76,6 @@ struct Binding {
     chords: &'static [Chord],
     action: Action,
     hint: Hint,
-    /// Whether the footer mentions it.
-    footer: bool,
 }
 
 /// The members' table is on two screens.
@@ -97,280 +98,64 @@ const fn on(
         chords,
         action,
         hint: Hint { keys, what },
-        footer: false,
-    }
-}
-
-const fn shown(binding: Binding) -> Binding {
-    Binding {
-        footer: true,
-        ..binding
     }
 }
 
 use Chord::{Char, Code, Ctrl, Twice};
 use Scope::{Everywhere, On};
 
-/// The more particular scopes come first: the first match counts.
+/// The more particular scopes come first: the first match counts. A line each, so that it reads
+/// as the table it is.
+#[rustfmt::skip]
 static BINDINGS: &[Binding] = &[
     // the member table
-    shown(on(
-        On(TABLES),
-        &[Code(KeyCode::Enter)],
-        Action::Enter,
-        ("Enter", "open the node"),
-    )),
-    shown(on(
-        On(TABLES),
-        &[Char('/')],
-        Action::Search,
-        ("/", "filter"),
-    )),
-    on(
-        On(TABLES),
-        &[Char('h'), Code(KeyCode::Left)],
-        Action::Left,
-        ("h ←", "sort column to the left"),
-    ),
-    on(
-        On(TABLES),
-        &[Char('l'), Code(KeyCode::Right)],
-        Action::Right,
-        ("l →", "sort column to the right"),
-    ),
-    shown(on(
-        On(TABLES),
-        &[Char('s')],
-        Action::Sort,
-        ("s", "sort, again: the other way"),
-    )),
-    on(
-        On(TABLES),
-        &[Char('S')],
-        Action::Reverse,
-        ("S", "turn the order round"),
-    ),
+    on(On(TABLES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "open the node")),
+    on(On(TABLES), &[Char('/')], Action::Search, ("/", "filter")),
+    on(On(TABLES), &[Char('h'), Code(KeyCode::Left)], Action::Left, ("h ←", "sort column to the left")),
+    on(On(TABLES), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "sort column to the right")),
+    on(On(TABLES), &[Char('s')], Action::Sort, ("s", "sort, again: the other way")),
+    on(On(TABLES), &[Char('S')], Action::Reverse, ("S", "turn the order round")),
     // ring and quorum
-    shown(on(
-        On(GRIDS),
-        &[Char('h'), Code(KeyCode::Left)],
-        Action::Left,
-        ("h ←", "partition before"),
-    )),
-    shown(on(
-        On(GRIDS),
-        &[Char('l'), Code(KeyCode::Right)],
-        Action::Right,
-        ("l →", "partition after"),
-    )),
-    shown(on(
-        On(LOCATE),
-        &[Char('/')],
-        Action::Search,
-        ("/", "find a key"),
-    )),
-    shown(on(
-        On(RING),
-        &[Code(KeyCode::Tab), Char('n')],
-        Action::NextNode,
-        ("Tab n", "light up the next node"),
-    )),
+    on(On(GRIDS), &[Char('h'), Code(KeyCode::Left)], Action::Left, ("h ←", "partition before")),
+    on(On(GRIDS), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "partition after")),
+    on(On(LOCATE), &[Char('/')], Action::Search, ("/", "find a key")),
+    on(On(RING), &[Code(KeyCode::Tab), Char('n')], Action::NextNode, ("Tab n", "light up the next node")),
     // data
-    shown(on(
-        On(DATA),
-        &[Code(KeyCode::Enter), Char('o')],
-        Action::GetKey,
-        ("Enter", "read a key"),
-    )),
-    shown(on(
-        On(DATA),
-        &[Char('p')],
-        Action::PutKey,
-        ("p", "write a key"),
-    )),
-    shown(on(
-        On(DATA),
-        &[Char('x')],
-        Action::DeleteKey,
-        ("x", "delete a key; asks first"),
-    )),
+    on(On(DATA), &[Code(KeyCode::Enter), Char('o')], Action::GetKey, ("Enter", "read a key")),
+    on(On(DATA), &[Char('p')], Action::PutKey, ("p", "write a key")),
+    on(On(DATA), &[Char('x')], Action::DeleteKey, ("x", "delete a key; asks first")),
     // events
-    shown(on(
-        On(EVENTS),
-        &[Char('/')],
-        Action::Search,
-        ("/", "filter"),
-    )),
-    shown(on(
-        On(EVENTS),
-        &[Char('s')],
-        Action::Sort,
-        ("s", "least severity shown"),
-    )),
+    on(On(EVENTS), &[Char('/')], Action::Search, ("/", "filter")),
+    on(On(EVENTS), &[Char('s')], Action::Sort, ("s", "least severity shown")),
     // procedures
-    shown(on(
-        On(PROCEDURES),
-        &[Code(KeyCode::Enter)],
-        Action::Enter,
-        ("Enter", "preview, then confirm"),
-    )),
-    shown(on(
-        On(PROCEDURES),
-        &[Char('c')],
-        Action::Cancel,
-        ("c", "cancel what runs"),
-    )),
-    shown(on(
-        On(PROCEDURES),
-        &[Char('l')],
-        Action::ToggleLog,
-        ("l", "steps or log"),
-    )),
+    on(On(PROCEDURES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "preview, then confirm")),
+    on(On(PROCEDURES), &[Char('c')], Action::Cancel, ("c", "cancel what runs")),
+    on(On(PROCEDURES), &[Char('l')], Action::ToggleLog, ("l", "steps or log")),
     // everywhere
-    on(
-        Everywhere,
-        &[Char('1')],
-        Action::Open(ScreenId::Overview),
-        ("1", "overview"),
-    ),
-    on(
-        Everywhere,
-        &[Char('2')],
-        Action::Open(ScreenId::Members),
-        ("2", "members, and who sees whom"),
-    ),
-    on(
-        Everywhere,
-        &[Char('3')],
-        Action::Open(ScreenId::Quorum),
-        ("3", "quorum of every partition"),
-    ),
-    on(
-        Everywhere,
-        &[Char('4')],
-        Action::Open(ScreenId::Ring),
-        ("4", "ring"),
-    ),
-    on(
-        Everywhere,
-        &[Char('5')],
-        Action::Open(ScreenId::Data),
-        ("5", "data"),
-    ),
-    on(
-        Everywhere,
-        &[Char('6')],
-        Action::Open(ScreenId::Events),
-        ("6", "events"),
-    ),
-    on(
-        Everywhere,
-        &[Char('7')],
-        Action::Open(ScreenId::Procedures),
-        ("7", "procedures: restarts"),
-    ),
-    on(
-        Everywhere,
-        &[Char('8'), Char('d')],
-        Action::Open(ScreenId::Doctor),
-        ("8 d", "doctor: what is wrong, what to do"),
-    ),
-    shown(on(
-        Everywhere,
-        &[Char('?'), Code(KeyCode::F(1))],
-        Action::Open(ScreenId::Help),
-        ("?", "help"),
-    )),
-    shown(on(
-        Everywhere,
-        &[Char(':')],
-        Action::Palette,
-        (":", "command"),
-    )),
-    on(
-        Everywhere,
-        &[Char('k'), Code(KeyCode::Up)],
-        Action::Up,
-        ("k ↑", "up"),
-    ),
-    on(
-        Everywhere,
-        &[Char('j'), Code(KeyCode::Down)],
-        Action::Down,
-        ("j ↓", "down"),
-    ),
-    on(
-        Everywhere,
-        &[Ctrl('u')],
-        Action::HalfUp,
-        ("Ctrl-U", "half a page up"),
-    ),
-    on(
-        Everywhere,
-        &[Ctrl('d')],
-        Action::HalfDown,
-        ("Ctrl-D", "half a page down"),
-    ),
-    on(
-        Everywhere,
-        &[Code(KeyCode::PageUp)],
-        Action::PageUp,
-        ("PgUp", "page up"),
-    ),
-    on(
-        Everywhere,
-        &[Code(KeyCode::PageDown)],
-        Action::PageDown,
-        ("PgDn", "page down"),
-    ),
-    on(
-        Everywhere,
-        &[Twice('g'), Code(KeyCode::Home)],
-        Action::Top,
-        ("gg Home", "first"),
-    ),
-    on(
-        Everywhere,
-        &[Char('G'), Code(KeyCode::End)],
-        Action::Bottom,
-        ("G End", "last"),
-    ),
-    on(
-        Everywhere,
-        &[Char('r')],
-        Action::RetryNow,
-        ("r", "try the connection again now"),
-    ),
-    on(
-        Everywhere,
-        &[Char(' ')],
-        Action::Freeze,
-        ("Space", "freeze and unfreeze what is shown"),
-    ),
-    on(
-        Everywhere,
-        &[Char('y')],
-        Action::Yank,
-        ("y", "send what is selected to the terminal's clipboard"),
-    ),
-    on(
-        Everywhere,
-        &[Char('q'), Code(KeyCode::Esc)],
-        Action::Back,
-        ("Esc q", "back, one layer at a time"),
-    ),
-    on(
-        Everywhere,
-        &[Ctrl('z')],
-        Action::Suspend,
-        ("Ctrl-Z", "suspend"),
-    ),
-    on(
-        Everywhere,
-        &[Char('Q'), Ctrl('c')],
-        Action::Quit,
-        ("Q Ctrl-C", "quit"),
-    ),
+    on(Everywhere, &[Char('1')], Action::Open(ScreenId::Overview), ("1", "overview")),
+    on(Everywhere, &[Char('2')], Action::Open(ScreenId::Members), ("2", "members, and who sees whom")),
+    on(Everywhere, &[Char('3')], Action::Open(ScreenId::Quorum), ("3", "quorum of every partition")),
+    on(Everywhere, &[Char('4')], Action::Open(ScreenId::Ring), ("4", "ring")),
+    on(Everywhere, &[Char('5')], Action::Open(ScreenId::Data), ("5", "data")),
+    on(Everywhere, &[Char('6')], Action::Open(ScreenId::Events), ("6", "events")),
+    on(Everywhere, &[Char('7')], Action::Open(ScreenId::Procedures), ("7", "procedures: restarts")),
+    on(Everywhere, &[Char('8'), Char('d')], Action::Open(ScreenId::Doctor), ("8 d", "doctor: what is wrong, what to do")),
+    on(Everywhere, &[Char('?'), Code(KeyCode::F(1))], Action::Open(ScreenId::Help), ("?", "help")),
+    on(Everywhere, &[Char(':')], Action::Palette, (":", "command")),
+    on(Everywhere, &[Char('k'), Code(KeyCode::Up)], Action::Up, ("k ↑", "up")),
+    on(Everywhere, &[Char('j'), Code(KeyCode::Down)], Action::Down, ("j ↓", "down")),
+    on(Everywhere, &[Ctrl('u')], Action::HalfUp, ("Ctrl-U", "half a page up")),
+    on(Everywhere, &[Ctrl('d')], Action::HalfDown, ("Ctrl-D", "half a page down")),
+    on(Everywhere, &[Code(KeyCode::PageUp)], Action::PageUp, ("PgUp", "page up")),
+    on(Everywhere, &[Code(KeyCode::PageDown)], Action::PageDown, ("PgDn", "page down")),
+    on(Everywhere, &[Twice('g'), Code(KeyCode::Home)], Action::Top, ("gg Home", "first")),
+    on(Everywhere, &[Char('G'), Code(KeyCode::End)], Action::Bottom, ("G End", "last")),
+    on(Everywhere, &[Char('r')], Action::RetryNow, ("r", "try the connection again now")),
+    on(Everywhere, &[Char(' ')], Action::Freeze, ("Space", "freeze and unfreeze what is shown")),
+    on(Everywhere, &[Char('y')], Action::Yank, ("y", "send what is selected to the terminal's clipboard")),
+    on(Everywhere, &[Char('q'), Code(KeyCode::Esc)], Action::Back, ("Esc q", "back, one layer at a time")),
+    on(Everywhere, &[Ctrl('z')], Action::Suspend, ("Ctrl-Z", "suspend")),
+    on(Everywhere, &[Char('Q'), Ctrl('c')], Action::Quit, ("Q Ctrl-C", "quit")),
 ];
 
 impl Scope {
@@ -419,26 +204,75 @@ fn plain(key: &KeyEvent) -> bool {
     key.modifiers.difference(KeyModifiers::SHIFT).is_empty()
 }
 
-/// The keys worth a mention on the screen that is open, the most particular first.
+/// What the footer says of a screen: keys in short, and which action that is.
+type Footer = &'static [(Action, &'static str, &'static str)];
+
+const MOVE: (Action, &str, &str) = (Action::Down, "↑↓", "scroll");
+const SELECT: (Action, &str, &str) = (Action::Down, "↑↓", "select");
+const COMMAND: (Action, &str, &str) = (Action::Palette, ":", "command");
+const BACK: (Action, &str, &str) = (Action::Back, "Esc", "back");
+
+fn footer(screen: ScreenId) -> Footer {
+    match screen {
+        ScreenId::Overview | ScreenId::Members => &[
+            SELECT,
+            (Action::Enter, "Enter", "node"),
+            (Action::Search, "/", "filter"),
+            (Action::Sort, "s", "sort"),
+            COMMAND,
+        ],
+        ScreenId::Quorum => &[(Action::Right, "←↓↑→", "partition"), COMMAND],
+        ScreenId::Ring => &[
+            (Action::Right, "←→", "partition"),
+            (Action::Search, "/", "find a key"),
+            (Action::NextNode, "Tab", "node"),
+            COMMAND,
+        ],
+        ScreenId::Data => &[
+            (Action::GetKey, "Enter", "read"),
+            (Action::PutKey, "p", "write"),
+            (Action::DeleteKey, "x", "delete"),
+            MOVE,
+        ],
+        ScreenId::Events => &[
+            MOVE,
+            (Action::Search, "/", "filter"),
+            (Action::Sort, "s", "severity"),
+        ],
+        ScreenId::Procedures => &[SELECT, (Action::Enter, "Enter", "preview"), BACK],
+        ScreenId::Doctor | ScreenId::Help => &[MOVE, BACK],
+    }
+}
+
+const RUNNING: Footer = &[
+    (Action::Cancel, "c", "cancel"),
+    (Action::ToggleLog, "l", "log"),
+    (Action::Back, "Esc", "leave it running"),
+];
+const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
+
+/// The keys worth a mention now, the most useful first.
 pub fn hints(app: &App) -> Vec<Hint> {
-    let layer = |keys, what| Hint { keys, what };
+    let hint = |keys, what| Hint { keys, what };
     if app.confirm.is_some() {
-        return vec![
-            layer("Enter", "do it, once the words are typed"),
-            layer("Esc", "leave it"),
-        ];
+        return vec![hint("Enter", "do it"), hint("Esc", "leave it")];
     }
     if app.prompt.is_some() {
         return vec![
-            layer("Enter", "go"),
-            layer("Tab", "complete"),
-            layer("Esc", "leave"),
+            hint("Enter", "go"),
+            hint("Tab", "complete"),
+            hint("Esc", "leave"),
         ];
     }
-    BINDINGS
+    let progress = app.procedures.progress.as_ref();
+    let footer = match app.screen {
+        ScreenId::Procedures if app.procedures.preview.is_some() => PREVIEW,
+        ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
+        screen => footer(screen),
+    };
+    footer
         .iter()
-        .filter(|b| b.footer && b.scope.holds(app.screen))
-        .map(|b| b.hint)
+        .map(|(_, keys, what)| hint(keys, what))
         .collect()
 }
 
@@ -516,6 +350,26 @@ mod tests {
                 {
                     assert!(binding.hint.keys.contains(*c), "{c:?} is not in its hint");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_footer_names_only_keys_that_work_there() {
+        let procedures = [
+            (ScreenId::Procedures, RUNNING),
+            (ScreenId::Procedures, PREVIEW),
+        ];
+        let screens = ScreenId::ALL.map(|s| (s, footer(s)));
+        for (screen, footer) in screens.into_iter().chain(procedures) {
+            assert!(!footer.is_empty(), "{screen:?}");
+            for (action, keys, _) in footer {
+                let mut here = BINDINGS.iter().filter(|b| b.scope.holds(screen));
+                let bound = here.any(|b| {
+                    let arrows = keys.chars().all(|c| "←↓↑→".contains(c));
+                    b.action == *action && (arrows || b.hint.keys.contains(keys))
+                });
+                assert!(bound, "{keys} on {screen:?}");
             }
         }
     }

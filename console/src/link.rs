@@ -22,6 +22,7 @@ mod tests;
 use ringmaster_shared::feed::HEARTBEAT_MS;
 
 use endpoints::Endpoints;
+pub use endpoints::same_place;
 use race::{Race, RaceStep};
 
 /// Two heartbeats: without a frame for so long the feed is not believed any more.
@@ -281,7 +282,10 @@ impl Link {
             None => self.poll_at_ms.unwrap_or(u64::MAX),
         };
         let fresh = match self.state {
-            LinkState::Fallback => self.endpoints.rest_fresh_until(REST_FRESH_MS) + 1,
+            LinkState::Fallback => {
+                let until = self.endpoints.rest_fresh_until(REST_FRESH_MS);
+                until.map_or(0, |at| at + 1)
+            }
             LinkState::Connected | LinkState::Disconnected => u64::MAX,
         };
         feed.min(poll).min(fresh)
@@ -396,11 +400,17 @@ impl Link {
             Feed::Racing(race) => {
                 if let Some(address) = race.lost(id) {
                     self.endpoints.ws_down(&address, reason);
-                    // The feed is in trouble: do not wait for the head start to pass.
-                    self.poll_at_ms = self.poll_at_ms.map(|at| at.min(now_ms));
+                    self.end_head_start(now_ms);
                 }
             }
             Feed::Live(_) | Feed::Resting { .. } => {}
+        }
+    }
+
+    /// At the start the feed comes first; once it is in trouble, polling need not wait.
+    fn end_head_start(&mut self, now_ms: u64) {
+        if self.source.is_none() {
+            self.poll_at_ms = self.poll_at_ms.map(|at| at.min(now_ms));
         }
     }
 
@@ -482,7 +492,7 @@ impl Link {
             let until_ms = now_ms + backoff_ms(self.rounds, roll);
             self.rounds = self.rounds.saturating_add(1);
             self.feed = Feed::Resting { until_ms };
-            self.poll_at_ms = self.poll_at_ms.map(|at| at.min(now_ms));
+            self.end_head_start(now_ms);
         }
     }
 
@@ -524,9 +534,13 @@ impl Link {
         // Before the first chance of the feed has passed, an answer to something else does not
         // make it a fallback.
         let had_data = self.last_data_ms.is_some();
+        let fresh_answer = self
+            .endpoints
+            .rest_fresh_until(REST_FRESH_MS)
+            .is_some_and(|until| now_ms <= until);
         let state = if fresh_frame {
             LinkState::Connected
-        } else if polling && had_data && now_ms <= self.endpoints.rest_fresh_until(REST_FRESH_MS) {
+        } else if polling && had_data && fresh_answer {
             LinkState::Fallback
         } else {
             LinkState::Disconnected

@@ -234,7 +234,11 @@ impl Loop {
 
 async fn forward(mut steps: mpsc::Receiver<Progress>, sender: mpsc::Sender<Msg>) {
     while let Some(progress) = steps.recv().await {
-        if sender.send(Msg::Progress(Box::new(progress))).await.is_err() {
+        if sender
+            .send(Msg::Progress(Box::new(progress)))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -13,6 +13,8 @@ use ringmaster_shared::{
     topology::{RingMember, Topology, Transition},
 };
 
+use crate::link::same_place;
+
 use super::{Cluster, History, Known, NodeError, NodeKnowledge, NodeReport, Report};
 
 /// A node in no list is forgotten when it has been silent for so long.
@@ -120,7 +122,7 @@ impl Cluster {
                 node.address.clone_from(&info.address);
                 node.error = None;
             }
-            self.nameless.remove(&info.address);
+            self.nameless.retain(|a, _| !same_place(a, &info.address));
         }
         self.members = Some(known.of(members));
     }
@@ -184,7 +186,8 @@ impl Cluster {
 
     fn node_failed(&mut self, address: &str, message: String, now_ms: u64) {
         let since_ms = now_ms;
-        if let Some(node) = self.nodes.values_mut().find(|n| n.address == address) {
+        let mut nodes = self.nodes.values_mut();
+        if let Some(node) = nodes.find(|n| same_place(&n.address, address)) {
             match &mut node.error {
                 Some(error) => error.message = message,
                 None => node.error = Some(NodeError { message, since_ms }),

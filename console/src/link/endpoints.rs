@@ -49,7 +49,7 @@ impl Endpoints {
     }
 
     fn add(&mut self, address: &str, learned: bool) {
-        let known = self.all.iter().any(|e| same(&e.address, address));
+        let known = self.all.iter().any(|e| same_place(&e.address, address));
         if !known && self.all.len() < ENDPOINTS_MAX {
             self.all.push(Entry::new(address, learned));
         }
@@ -61,7 +61,7 @@ impl Endpoints {
         self.all.retain(|e| {
             !e.learned
                 || keep == Some(e.address.as_str())
-                || members.iter().any(|m| same(m, &e.address))
+                || members.iter().any(|m| same_place(m, &e.address))
         });
         for address in members {
             self.add(address, true);
@@ -148,14 +148,13 @@ impl Endpoints {
         }
     }
 
-    /// Until when some REST answer is fresh; 0 when none is up.
-    pub(super) fn rest_fresh_until(&self, fresh_ms: u64) -> u64 {
+    /// Until when some REST answer is fresh; `None` when no endpoint is up.
+    pub(super) fn rest_fresh_until(&self, fresh_ms: u64) -> Option<u64> {
         self.all
             .iter()
             .filter(|e| e.rest == Way::Up)
             .map(|e| e.rest_at_ms + fresh_ms)
             .max()
-            .unwrap_or(0)
     }
 
     pub(super) fn views(&self, live: Option<&str>, trying: &[&str]) -> Vec<EndpointView> {
@@ -182,7 +181,7 @@ impl Endpoints {
 }
 
 /// Whether two addresses name the same place: this machine has several names.
-fn same(a: &str, b: &str) -> bool {
+pub fn same_place(a: &str, b: &str) -> bool {
     let split = |s: &str| {
         let (host, port) = s.rsplit_once(':').unwrap_or((s, ""));
         let host = match host {

@@ -163,7 +163,10 @@ fn events_are_merged_in_order_once_and_bounded() {
     let page = vec![event(1, "node-1", 10), event(2, "node-1", 30)];
     cluster.absorb(Report::Events(page.clone()), at(0));
     cluster.absorb(Report::Events(page), at(1));
-    cluster.absorb(Report::Events(vec![event(1, "node-2", 20), event(9, "node-2", 30)]), at(2));
+    cluster.absorb(
+        Report::Events(vec![event(1, "node-2", 20), event(9, "node-2", 30)]),
+        at(2),
+    );
     // The same number in another life of the node is another event.
     cluster.absorb(Report::Events(vec![event(1, "node-1", 40)]), at(3));
     let order: Vec<(String, u64)> = cluster
@@ -171,13 +174,23 @@ fn events_are_merged_in_order_once_and_bounded() {
         .iter()
         .map(|e| (e.reporter.to_string(), e.seq))
         .collect();
-    let want = [("node-1", 1), ("node-2", 1), ("node-1", 2), ("node-2", 9), ("node-1", 1)];
+    let want = [
+        ("node-1", 1),
+        ("node-2", 1),
+        ("node-1", 2),
+        ("node-2", 9),
+        ("node-1", 1),
+    ];
     assert_eq!(order, want.map(|(n, s)| (n.to_owned(), s)));
     let many = (0..3 * EVENTS_MAX as u64).map(|n| event(n, "node-3", 100 + n as i64));
     cluster.absorb(Report::Events(many.collect()), at(4));
     assert_eq!(cluster.events.len(), EVENTS_MAX);
     cluster.absorb(Report::Events(vec![event(5, "node-4", 0)]), at(5));
-    assert_eq!(cluster.events.len(), EVENTS_MAX, "older than all that is kept");
+    assert_eq!(
+        cluster.events.len(),
+        EVENTS_MAX,
+        "older than all that is kept"
+    );
 }
 
 #[test]
@@ -189,7 +202,10 @@ fn sparklines_hold_a_minute_and_show_holes() {
     }
     let samples = &cluster.totals.samples;
     assert_eq!(samples.len(), HISTORY_SAMPLES);
-    assert!(samples.iter().all(Option::is_none), "nothing fresh, nothing drawn");
+    assert!(
+        samples.iter().all(Option::is_none),
+        "nothing fresh, nothing drawn"
+    );
     cluster.absorb(heartbeat(100_000), at(100_000));
     cluster.sample(100_000);
     assert!(cluster.totals.samples.back().is_some_and(Option::is_some));

@@ -22,15 +22,15 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let index = any::<Index>();
+    let index = any::<Index>;
     prop_oneof![
         3 => (0u64..3_000).prop_map(Act::Wait),
         4 => Just(Act::ToDeadline),
-        4 => index.prop_map(Act::Snapshot),
-        4 => (index, 0u64..6).prop_map(|(i, n)| Act::Other(i, n)),
-        2 => index.prop_map(Act::EndFeed),
-        2 => index.prop_map(Act::AnswerPoll),
-        2 => index.prop_map(Act::FailPoll),
+        4 => index().prop_map(Act::Snapshot),
+        4 => (index(), 0u64..6).prop_map(|(i, n)| Act::Other(i, n)),
+        2 => index().prop_map(Act::EndFeed),
+        2 => index().prop_map(Act::AnswerPoll),
+        2 => index().prop_map(Act::FailPoll),
         1 => (0u8..4, any::<bool>()).prop_map(|(n, ok)| Act::Asked(n, ok)),
         1 => proptest::collection::vec(0u8..6, 0..5).prop_map(Act::Members),
         1 => Just(Act::RetryNow),

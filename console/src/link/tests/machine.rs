@@ -96,7 +96,10 @@ fn a_refused_endpoint_gives_way_to_the_next_at_once() {
     let out = l.handle(ended(1), 1, ROLL);
     assert_eq!(feeds(&out), [(2, "b:1")]);
     l.handle(snapshot(2, 1), 3, ROLL);
-    assert_eq!((l.state(), l.endpoint()), (LinkState::Connected, Some("b:1")));
+    assert_eq!(
+        (l.state(), l.endpoint()),
+        (LinkState::Connected, Some("b:1"))
+    );
 }
 
 #[test]
@@ -136,7 +139,10 @@ fn fallback_needs_a_fresh_answer_and_ends_without_one() {
     let (poll, address) = polls(&out)[0];
     assert_eq!(address, "a:1");
     assert_eq!(l.state(), LinkState::Disconnected);
-    let answered = Input::PollAnswered { id: poll, rtt_ms: 4 };
+    let answered = Input::PollAnswered {
+        id: poll,
+        rtt_ms: 4,
+    };
     l.handle(answered, 110, ROLL);
     assert_eq!(l.state(), LinkState::Fallback);
     assert_eq!(l.view().rtt_ms, Some(4));
@@ -180,7 +186,14 @@ fn back_to_the_feed_only_after_a_whole_snapshot() {
     let out = l.handle(ended(1), 100, ROLL);
     let poll = polls(&out)[0].0;
     let feed = feeds(&out)[0].0;
-    l.handle(Input::PollAnswered { id: poll, rtt_ms: 1 }, 101, ROLL);
+    l.handle(
+        Input::PollAnswered {
+            id: poll,
+            rtt_ms: 1,
+        },
+        101,
+        ROLL,
+    );
     for seq in 1..5 {
         l.handle(other(feed, seq), 101 + seq, ROLL);
         assert_eq!(l.state(), LinkState::Fallback);
@@ -201,7 +214,10 @@ fn a_hole_in_the_numbers_asks_for_the_picture() {
     assert!(l.is_polling(id));
     l.handle(Input::PollAnswered { id, rtt_ms: 1 }, 35, ROLL);
     assert_eq!(l.state(), LinkState::Connected);
-    assert!(l.handle(snapshot(1, 9), 40, ROLL).is_empty(), "a snapshot heals by itself");
+    assert!(
+        l.handle(snapshot(1, 9), 40, ROLL).is_empty(),
+        "a snapshot heals by itself"
+    );
 }
 
 #[test]
@@ -211,7 +227,11 @@ fn learned_members_are_tried_when_the_configured_are_gone() {
     let out = l.handle(ended(1), 30, ROLL);
     assert_eq!(feeds(&out)[0].1, "n:9");
     let view = l.view();
-    assert!(view.endpoints.iter().any(|e| e.learned && e.address == "n:9"));
+    assert!(
+        view.endpoints
+            .iter()
+            .any(|e| e.learned && e.address == "n:9")
+    );
 }
 
 #[test]

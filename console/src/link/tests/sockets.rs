@@ -274,8 +274,13 @@ async fn walks_through_all_three_states_and_back() {
     node.set(Mode { feed: false, ..ALL });
     told.until_state(LinkState::Fallback).await;
     let polled = told.pictures;
-    told.until("polled twice more", |t| t.pictures >= polled + 2).await;
-    assert_eq!(told.view.state, LinkState::Fallback, "stays while REST answers");
+    told.until("polled twice more", |t| t.pictures >= polled + 2)
+        .await;
+    assert_eq!(
+        told.view.state,
+        LinkState::Fallback,
+        "stays while REST answers"
+    );
     assert!(told.view.attempt > 0, "the feed is being tried");
 
     node.set(NOTHING);
