@@ -437,8 +437,9 @@ mod tests {
 
     #[test]
     fn a_return_is_a_new_face_or_a_new_life() {
-        let set = |list: &[(&str, u64)]| list.iter().map(|(n, g)| (id(n), *g)).collect();
-        let cases: [(&[(&str, u64)], &[(&str, u64)], bool); 4] = [
+        type Faces = &'static [(&'static str, u64)];
+        let set = |list: Faces| list.iter().map(|(n, g)| (id(n), *g)).collect();
+        let cases: [(Faces, Faces, bool); 4] = [
             (&[("a", 1)], &[("a", 1)], false),
             (&[("a", 1), ("b", 1)], &[("a", 1)], false),
             (&[("a", 1)], &[("a", 1), ("b", 1)], true),

@@ -241,10 +241,12 @@ mod tests {
                 .map(|n| (id(n), "dead".to_owned()))
                 .collect();
             let mut round = Round::open(need, &all, &off);
-            answered.iter().for_each(|n| round.answered(&id(n)));
-            failed
-                .iter()
-                .for_each(|n| round.failed(&id(n), "refused".into()));
+            for name in answered {
+                round.answered(&id(name));
+            }
+            for name in failed {
+                round.failed(&id(name), "refused".into());
+            }
             assert_eq!(
                 (round.is_met(), round.can_be_met()),
                 (met, hope),
