@@ -3,7 +3,6 @@
 use futures_util::future::join_all;
 use ringmaster_shared::{
     api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
-    id::NodeId,
 };
 
 use crate::{
