@@ -70,6 +70,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// The nearest whole number; 0 for what is negative or no number.
+#[allow(clippy::cast_sign_loss)] // `as` saturates, and that is what is wanted
+pub fn whole(v: f64) -> u64 {
+    v.round() as u64
+}
+
 /// `33.2 %`.
 pub fn percent(p: f64) -> String {
     if p.is_finite() {
@@ -189,6 +195,32 @@ pub fn wrap(text: &str, max: usize, indent: usize, lines_max: usize) -> Vec<Stri
     lines
 }
 
+/// A command broken before its flags, with the shell's `\` at the ends of lines, so that what is
+/// on the screen can be copied and run.
+pub fn wrap_command(command: &str, max: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = String::new();
+    for (i, part) in command.split(" --").enumerate() {
+        let part = if i == 0 {
+            part.to_owned()
+        } else {
+            format!("--{part}")
+        };
+        // two cells for the space and the backslash of a broken line
+        if !line.is_empty() && line.width() + 1 + part.width() + 2 > max {
+            lines.push(format!("{line} \\"));
+            line = format!("  {part}");
+        } else {
+            if i > 0 {
+                line.push(' ');
+            }
+            line.push_str(&part);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// Control characters made visible, so that a stored value cannot drive the terminal.
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -260,6 +292,19 @@ mod tests {
         assert_eq!(got, ["one two", "  three", "  four"]);
         assert_eq!(wrap("one two three four", 9, 2, 1), ["one two"]);
         assert!(wrap("   ", 9, 0, 9).is_empty());
+    }
+
+    #[test]
+    fn commands_break_before_flags() {
+        let command = "ringd --node-id=node-1 --port=8081 --data-dir=<its data dir>";
+        assert_eq!(wrap_command(command, 80), [command]);
+        assert_eq!(
+            wrap_command(command, 40),
+            [
+                "ringd --node-id=node-1 --port=8081 \\",
+                "  --data-dir=<its data dir>"
+            ]
+        );
     }
 
     proptest! {

@@ -301,6 +301,7 @@ impl Link {
         self.poll.as_ref().is_some_and(|p| p.is_running(id))
     }
 
+    #[cfg(test)]
     pub fn state(&self) -> LinkState {
         self.state
     }
@@ -557,6 +558,7 @@ fn backoff_ms(rounds: u32, roll: f64) -> u64 {
     let ceiling = BACKOFF_MIN_MS
         .saturating_mul(2u64.saturating_pow(rounds.min(16).saturating_add(1)))
         .min(BACKOFF_MAX_MS);
-    let span = (ceiling - BACKOFF_MIN_MS) as f64;
-    BACKOFF_MIN_MS + (span * roll.clamp(0.0, 1.0)) as u64
+    let per_mille = (roll.clamp(0.0, 1.0) * 1000.0).round();
+    let per_mille = per_mille as i64;
+    BACKOFF_MIN_MS + (ceiling - BACKOFF_MIN_MS) * per_mille.cast_unsigned() / 1000
 }

@@ -151,12 +151,12 @@ pub const ASCII: Glyphs = Glyphs {
     bar_empty: ".",
 };
 
-/// Colours of nodes on the ring, chosen apart from the state colours and readable on dark and on
+/// Colours of nodes on the ring (no plain blue: many dark themes make it unreadable), chosen apart from the state colours and readable on dark and on
 /// light backgrounds; letters say the same.
 const NODE_16: [Color; 6] = [
     Color::Cyan,
     Color::Magenta,
-    Color::Blue,
+    Color::LightBlue,
     Color::Yellow,
     Color::Green,
     Color::LightRed,
@@ -186,6 +186,7 @@ impl Default for Theme {
     }
 }
 
+#[allow(clippy::unused_self)] // who draws asks the theme for every style, whatever decides it
 impl Theme {
     pub fn new(tier: Tier, ascii: bool) -> Self {
         let glyphs = if ascii { ASCII } else { UNICODE };
@@ -279,11 +280,12 @@ impl Theme {
         let (glyph, word, tone) = match (status, lifecycle) {
             (MemberStatus::Dead, _) => (g.bad, "dead", Tone::Bad),
             (MemberStatus::Suspected, _) => (g.warn, "suspected", Tone::Warn),
-            (MemberStatus::Stopped, _) => (g.stopped, "stopped", Tone::Warn),
+            (MemberStatus::Stopped, _) | (MemberStatus::Alive, Lifecycle::Stopped) => {
+                (g.stopped, "stopped", Tone::Warn)
+            }
             (MemberStatus::Left, _) => (g.pending, "left", Tone::Quiet),
             (MemberStatus::Alive, Lifecycle::Serving) => (g.good, "serving", Tone::Good),
             (MemberStatus::Alive, Lifecycle::Standby) => (g.standby, "standby", Tone::Warn),
-            (MemberStatus::Alive, Lifecycle::Stopped) => (g.stopped, "stopped", Tone::Warn),
             (MemberStatus::Alive, other) => (g.busy, other.as_str(), Tone::Busy),
         };
         Mark { glyph, word, tone }
@@ -328,8 +330,9 @@ mod tests {
 
     #[test]
     fn the_tier_follows_choice_then_no_color_then_the_terminal() {
+        type Env<'a> = &'a [(&'a str, &'a str)];
         let deep = ("COLORTERM", "truecolor");
-        let cases: [(&str, &[(&str, &str)], Tier); 8] = [
+        let cases: [(&str, Env, Tier); 8] = [
             ("auto", &[], Tier::Ansi16),
             ("auto", &[("TERM", "xterm-256color")], Tier::Ansi256),
             ("auto", &[("TERM", "xterm-256color"), deep], Tier::True),

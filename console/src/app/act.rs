@@ -201,7 +201,7 @@ impl App {
         };
         let last = self.partitions().saturating_sub(1);
         let to = if bottom { last } else { 0 };
-        let scroll = |s: &mut Scroll| if bottom { s.to_bottom() } else { s.to_top() };
+        let scroll = |s: &mut Scroll| if bottom { s.last() } else { s.first() };
         match self.screen {
             ScreenId::Overview | ScreenId::Members => self.select(far),
             ScreenId::Quorum => self.quorum.cursor = to,
@@ -225,8 +225,10 @@ impl App {
         self.ring.located = None;
         let count = self.partitions();
         if count > 0 {
-            let at = (i64::from(self.ring.cursor) + by as i64).rem_euclid(i64::from(count));
-            self.ring.cursor = at as u16;
+            // Round the ring: one step before the first is the last.
+            let count = usize::from(count);
+            let step = by.rem_euclid(count.cast_signed()).cast_unsigned();
+            self.ring.cursor = ((usize::from(self.ring.cursor) + step) % count) as u16;
         }
     }
 
@@ -316,7 +318,8 @@ fn next_node(app: &mut App) {
 fn back(app: &mut App) {
     let on_table = matches!(app.screen, ScreenId::Overview | ScreenId::Members);
     let procedures = app.screen == ScreenId::Procedures;
-    if app.screen == ScreenId::Members && app.members.open.take().is_some() {
+    if app.screen == ScreenId::Members && app.members.open.is_some() {
+        app.members.open = None;
     } else if on_table && !app.members.filter.is_empty() {
         app.members.filter.clear();
     } else if app.screen == ScreenId::Events && !app.events.filter.is_empty() {
@@ -326,8 +329,10 @@ fn back(app: &mut App) {
     } else if procedures && app.procedures.show_log {
         app.procedures.show_log = false;
         app.procedures.scroll = Scroll::default();
-    } else if app.screen == ScreenId::Ring && app.ring.located.take().is_some() {
-    } else if app.frozen.take().is_some() {
+    } else if app.screen == ScreenId::Ring && app.ring.located.is_some() {
+        app.ring.located = None;
+    } else if app.frozen.is_some() {
+        app.toggle_freeze();
     } else if let Some(screen) = app.trail.pop() {
         app.screen = screen;
     } else if app.screen != ScreenId::Overview {
@@ -503,7 +508,7 @@ fn key_replicas(app: &App, key: &str) -> String {
     let topology = app.cluster.topology.as_ref();
     let names = topology.zip(Key::new(key).ok()).map(|(topology, key)| {
         let replicas = topology.all_replicas(topology.partition_of(&key));
-        let names: Vec<&str> = replicas.iter().map(|r| r.as_str()).collect();
+        let names: Vec<&str> = replicas.iter().map(NodeId::as_str).collect();
         names.join(", ")
     });
     names.unwrap_or_else(|| "all its replicas".to_owned())

@@ -88,10 +88,9 @@ fn recall(app: &mut App, older: bool) {
     let last = app.history.len() - 1;
     let at = match (app.recalled, older) {
         (None, true) => Some(last),
-        (None, false) => None,
         (Some(at), true) => Some(at.saturating_sub(1)),
         (Some(at), false) if at < last => Some(at + 1),
-        (Some(_), false) => None,
+        (None | Some(_), false) => None,
     };
     app.recalled = at;
     let line = at.and_then(|at| app.history.get(at)).cloned();

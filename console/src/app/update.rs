@@ -149,7 +149,7 @@ fn answered(app: &mut App, answer: DataAnswer) {
         summary,
         took_ms: answer.took_ms,
     });
-    app.data.scroll.to_top();
+    app.data.scroll.first();
     app.data.answer = Some(Answered {
         answer,
         at: app.utc,

@@ -122,13 +122,15 @@ fn escape_backs_out_one_layer_at_a_time_and_never_quits() {
     assert_eq!(typed(&mut app, "Q"), [Effect::Quit]);
 }
 
+type Spoil = fn(&mut App);
+
 #[test]
 fn writes_are_refused_on_stale_data_and_say_why() {
     let stale = |app: &mut App| later(app, 60_000);
     let read_only = |app: &mut App| app.read_only = true;
     let frozen = |app: &mut App| app.toggle_freeze();
     let gone = |app: &mut App| app.link.state = LinkState::Disconnected;
-    let cases: [(fn(&mut App), &str); 4] = [
+    let cases: [(Spoil, &str); 4] = [
         (stale, "s old"),
         (read_only, "--read-only"),
         (frozen, "frozen"),
