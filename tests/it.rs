@@ -1,1 +1,6 @@
-fn main() {}
+//! Real processes on real ports: the guide, the contract, and the promises under faults.
+
+mod contract;
+mod faults;
+mod guide;
+mod support;

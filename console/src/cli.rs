@@ -79,8 +79,8 @@ pub enum BatchVerb {
     Status(OutputArgs),
     /// Members, and what each is doing
     Members(OutputArgs),
-    /// Who owns which part of the ring
-    Ring(OutputArgs),
+    /// Who owns which part of the ring, or where one key lives
+    Ring(RingArgs),
     /// Which partitions have all replicas, a quorum, or neither
     Quorum(OutputArgs),
     /// Ask every node and compare: views, epochs, quorums, hints; exit 1 when something is wrong
@@ -107,6 +107,14 @@ pub struct OutputArgs {
     /// How the answer is written
     #[arg(long, short = 'o', value_enum, default_value_t)]
     pub output: Output,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RingArgs {
+    /// Show where this key lives
+    pub key: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

@@ -95,16 +95,6 @@ pub fn ms_from_us(us: u32) -> String {
     }
 }
 
-/// A round trip: `0.8 ms`, `14 ms`, `2.1 s`.
-pub fn round_trip(rtt: Duration) -> String {
-    let us = rtt.as_micros();
-    match us {
-        0..=9_949 => format!("{:.1} ms", us as f64 / 1000.0),
-        9_950..=999_499 => format!("{} ms", (us + 500) / 1000),
-        _ => format!("{:.1} s", rtt.as_secs_f64()),
-    }
-}
-
 /// `1 node`, `3 nodes`.
 pub fn plural(n: usize, noun: &str) -> String {
     let s = if n == 1 { "" } else { "s" };
@@ -273,8 +263,6 @@ mod tests {
         assert_eq!(ms_from_us(3_140), "3.1");
         assert_eq!(plural(1, "node"), "1 node");
         assert_eq!(plural(3, "node"), "3 nodes");
-        assert_eq!(round_trip(Duration::from_micros(830)), "0.8 ms");
-        assert_eq!(round_trip(Duration::from_millis(2100)), "2.1 s");
     }
 
     #[test]

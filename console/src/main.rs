@@ -3,6 +3,7 @@
 mod app;
 mod batch;
 mod cli;
+mod client;
 mod cluster;
 mod command;
 mod config;

@@ -1,27 +1,123 @@
-//! Restart procedures: what they would do, and how they are carried out.
+//! Restart procedures: a plan that can be previewed, gates that decide, a runner that acts.
+//!
+//! [`clean`] and [`rolling`] are pure: from what the nodes answered they make the plan and judge
+//! each gate. [`survey`] asks, [`runner`] gives the orders and waits. A gate that is not met is a
+//! sentence that says who is waited for; a cancelled or failed procedure leaves nodes that come
+//! back by themselves, because a standby ends when its hold time is over.
 
+pub mod clean;
+pub mod rolling;
+pub mod runner;
+pub mod survey;
+
+use ringmaster_shared::api::{
+    membership::MembersResponse,
+    ring::{ClusterResponse, RingResponse},
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cluster::Cluster,
+    client::Client,
+    cluster::{Cluster, NodeKnowledge},
     progress::{Preview, ProcedureKind, Progress, Target},
 };
+use runner::{Runner, Wires};
+use survey::Survey;
 
-/// What `kind` would do to the cluster as it is known now.
+/// How a gate stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gate {
+    /// Go on; what was seen.
+    Met(String),
+    /// Not yet, and for whom or what.
+    Waiting(String),
+}
+
+/// Why a procedure does not start, in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// What `kind` would do to the cluster as it is known now. The runner asks again before it acts.
 pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
-    let members = cluster.members.as_ref();
-    let nodes = members.map(|m| m.value.cluster_members.keys().cloned().collect());
-    let stale = cluster.is_stale(now_ms);
-    Preview {
+    let blocked = |why: String| Preview {
         kind,
-        nodes: nodes.unwrap_or_default(),
+        nodes: Vec::new(),
         steps: Vec::new(),
         effects: Vec::new(),
-        blocked: stale
-            .then(|| "the picture of the cluster is stale".to_owned())
-            .into_iter()
-            .collect(),
+        blocked: vec![why],
+    };
+    if cluster.is_stale(now_ms) {
+        return blocked("the picture of the cluster is too old to act on".to_owned());
     }
+    let Some(survey) = known(cluster, now_ms) else {
+        return blocked("the ring is not known yet".to_owned());
+    };
+    let plan = match kind {
+        ProcedureKind::CleanRestart => {
+            clean::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
+        }
+        ProcedureKind::RollingRestart => {
+            rolling::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
+        }
+    };
+    match plan {
+        Err(refusal) => blocked(refusal.0),
+        Ok((order, steps, effects)) => Preview {
+            kind,
+            nodes: order.into_iter().map(|t| t.id).collect(),
+            steps,
+            effects,
+            blocked: Vec::new(),
+        },
+    }
+}
+
+/// What the dashboard knows, in the form the plans are made from: each node's own status, with
+/// the members and the ring of the node at the other end of the link.
+fn known(cluster: &Cluster, now_ms: u64) -> Option<Survey> {
+    let members: &MembersResponse = &cluster.members.as_ref()?.value;
+    let ring: &RingResponse = &cluster.ring.as_ref()?.value;
+    if ring.table.is_empty() {
+        return None;
+    }
+    let mut targets: Vec<Target> = ring
+        .nodes
+        .iter()
+        .map(|n| Target {
+            id: n.id.clone(),
+            address: members
+                .cluster_members
+                .get(&n.id)
+                .map_or_else(|| n.address.clone(), |m| m.address.clone()),
+        })
+        .collect();
+    targets.sort();
+    let view = |node: Option<&NodeKnowledge>| {
+        let node = node.ok_or("it was never asked")?;
+        if let Some(error) = &node.error {
+            return Err(error.message.clone());
+        }
+        let status = node.status.as_ref().filter(|s| !s.is_stale(now_ms));
+        let status = status.ok_or("its last answer is too old")?.value.clone();
+        let mut members = members.clone();
+        members
+            .membership_digest
+            .clone_from(&status.cluster.membership_digest);
+        let mut ring = ring.clone();
+        ring.epoch = status.cluster.ring_epoch;
+        ring.digest.clone_from(&status.cluster.ring_digest);
+        Ok(ClusterResponse {
+            status,
+            members,
+            ring,
+        })
+    };
+    let views = targets
+        .iter()
+        .map(|t| view(cluster.nodes.get(&t.id)))
+        .collect();
+    Some(Survey { targets, views })
 }
 
 /// Carries it out, telling `progress` after every change; the last one has an outcome. `cancel`
@@ -32,5 +128,13 @@ pub async fn run(
     progress: mpsc::Sender<Progress>,
     cancel: watch::Receiver<bool>,
 ) {
-    let _ = (kind, targets, progress, cancel);
+    let endpoints: Vec<String> = targets.into_iter().map(|t| t.address).collect();
+    match Client::new() {
+        Ok(client) => {
+            Runner::new(client, kind, Wires { progress, cancel })
+                .run(&endpoints)
+                .await;
+        }
+        Err(error) => tracing::error!("cannot make an HTTP client: {error:#}"),
+    }
 }

@@ -81,7 +81,7 @@ impl Progress {
 }
 
 /// A node of a procedure, as it was when the plan was confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     pub id: NodeId,
     /// `host:port`

@@ -69,7 +69,6 @@ impl ColorChoice {
 /// What something means; the theme decides how that looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tone {
-    Plain,
     /// Labels, units, things that are there but not news.
     Quiet,
     Good,
@@ -205,13 +204,12 @@ impl Theme {
         let style = Style::new();
         if self.is_mono() {
             return match tone {
-                Tone::Plain | Tone::Good | Tone::Busy => style,
+                Tone::Good | Tone::Busy => style,
                 Tone::Quiet => style.add_modifier(Modifier::DIM),
                 Tone::Warn | Tone::Bad => style.add_modifier(Modifier::BOLD),
             };
         }
         match tone {
-            Tone::Plain => style,
             Tone::Quiet => style.add_modifier(Modifier::DIM),
             Tone::Good => style.fg(Color::Green),
             Tone::Busy => style.fg(Color::Cyan),
@@ -351,14 +349,7 @@ mod tests {
     #[test]
     fn mono_sets_no_colour_anywhere() {
         let theme = Theme::new(Tier::None, false);
-        let tones = [
-            Tone::Plain,
-            Tone::Quiet,
-            Tone::Good,
-            Tone::Busy,
-            Tone::Warn,
-            Tone::Bad,
-        ];
+        let tones = [Tone::Quiet, Tone::Good, Tone::Busy, Tone::Warn, Tone::Bad];
         let mut styles: Vec<Style> = tones.map(|t| theme.style(t)).to_vec();
         styles.extend([theme.selected(), theme.bold(), theme.node_style(3)]);
         for style in styles {

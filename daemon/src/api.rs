@@ -1,1 +1,150 @@
-//! (To come.)
+//! REST and the live feed: one file a resource, no decisions.
+//!
+//! Every answer passes [`framing`], which gives it its id and epoch, turns [`ApiError`]s into
+//! the one error format and counts it. [`server`] owns connections and their limits.
+
+mod admin;
+mod body;
+mod data;
+mod error;
+mod events;
+mod feed;
+mod framing;
+mod membership;
+mod openapi;
+mod query;
+mod ring;
+pub mod server;
+mod status;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{Method, Uri},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use ringmaster_shared::error::ErrorCode;
+
+pub use body::BodyLimits;
+pub use error::ApiError;
+
+use crate::{
+    node::{Node, SharedNode},
+    replication::server::PEER_PATH,
+};
+
+/// What handlers return.
+type Answer<T> = Result<T, ApiError>;
+
+/// All paths of one node.
+pub fn router(node: &SharedNode) -> Router {
+    let routes = Router::new()
+        .merge(operating())
+        .merge(membership_and_ring())
+        .merge(keys())
+        .route("/ws", get(feed::connect))
+        .route(PEER_PATH, any(peer));
+    let frame = framing::Frame {
+        metrics: node.metrics.clone(),
+        epoch: {
+            let node = node.clone();
+            Arc::new(move || node.epoch())
+        },
+    };
+    framing::wrap(routes.with_state(node.clone()), frame)
+}
+
+fn operating() -> Router<SharedNode> {
+    Router::new()
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .route("/api/v1/status", get(status::status))
+        .route("/api/v1/cluster", get(status::cluster))
+        .route("/api/v1/openapi.json", get(openapi::document))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/repair", post(admin::repair))
+        .route("/api/v1/admin/drain", post(admin::drain))
+        .route("/api/v1/admin/resume", post(admin::resume))
+        .route("/api/v1/admin/restart", post(admin::restart))
+        .route("/api/v1/admin/standby", post(admin::standby))
+        .route("/api/v1/admin/start", post(admin::start))
+        .route("/api/v1/admin/clear-gossip", post(admin::clear_gossip))
+}
+
+fn membership_and_ring() -> Router<SharedNode> {
+    Router::new()
+        .route("/gossip/members", get(membership::members))
+        .route("/gossip/status", get(membership::gossip_status))
+        .route("/gossip/rumors", get(membership::rumors))
+        .route("/gossip/join", post(membership::join))
+        .route("/gossip/leave", post(membership::leave))
+        .route("/api/v1/observations", get(membership::observations))
+        .route("/api/v1/ring", get(ring::ring))
+        .route("/api/v1/ring/locate", get(ring::locate))
+}
+
+fn keys() -> Router<SharedNode> {
+    Router::new()
+        .route("/api/v1/data", get(data::list))
+        .route(
+            "/api/v1/data/",
+            get(data::empty_key)
+                .put(data::empty_key)
+                .delete(data::empty_key),
+        )
+        .route(
+            "/api/v1/data/{key}",
+            get(data::read).put(data::write).delete(data::delete),
+        )
+        .route("/api/v1/data/{key}/replicas", get(data::replicas))
+}
+
+/// Other nodes connect here; they are answered once the store is open.
+async fn peer(State(node): State<SharedNode>, request: Request) -> Response {
+    match node.peer_server.get() {
+        Some(server) => server.clone().upgrade(request).await,
+        None => not_serving(&node).into_response(),
+    }
+}
+
+/// Why this node does not do it now.
+fn not_serving(node: &Node) -> ApiError {
+    let state = node.lifecycle.state();
+    let name = state.lifecycle.as_str();
+    let why = state.waiting_for.map(|w| format!(": {w}"));
+    ApiError::new(
+        ErrorCode::NotServing,
+        format!(
+            "{} is {name}{}; ask another node or try again",
+            node.facts.id,
+            why.unwrap_or_default()
+        ),
+    )
+    .details(serde_json::json!({"node_id": node.facts.id, "lifecycle": name}))
+    .retry_after(1)
+}
+
+async fn no_such_path(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    let hint = if path.starts_with("/api/v1/data/") {
+        "; a '/' inside a key is written %2F"
+    } else {
+        "; /api/v1/openapi.json lists all paths"
+    };
+    ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is nothing at {method} {path}{hint}"),
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::new(
+        ErrorCode::MethodNotAllowed,
+        format!("{path} does not take {method}; the Allow header names what it takes"),
+    )
+}

@@ -1,33 +1,97 @@
-//! Membership by SWIM gossip. (Interface first.)
+//! Membership by SWIM gossip: who is there, who answers, what each says of itself.
+//!
+//! This file is the door: the types others use and [`GossipHandle`]. Behind it `core.rs` decides
+//! (pure), `claim.rs` says which claim wins, `members.rs` and `dissemination.rs` keep the lists,
+//! `codec.rs` is the wire, and `driver.rs` with `addresses.rs` and `exchange.rs` does the I/O.
+//!
+//! Promises: liveness is advisory (nothing here moves data); a node that is isolated or held
+//! dead is tried for ever; nothing waits for a slow peer; after [`GossipHandle::announce_stopped`]
+//! this node is silent.
+
+mod addresses;
+mod claim;
+mod codec;
+mod core;
+mod dissemination;
+mod driver;
+mod exchange;
+mod members;
+mod report;
+
+#[cfg(test)]
+mod driver_tests;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use rand::{SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{
     api::membership::{GossipConfigInfo, GossipStatus, Rumor},
+    event::EventCode,
     id::{ClusterId, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    core::Core,
+    driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
+    exchange::{Exchange, OverPeers},
+};
 use crate::{events::Events, replication::peers::Peers};
+
+/// How long a caller of the handle waits for the engine.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// An exchange with an address may take this long, connecting included.
+const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The farewell may take this long.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
 /// Times and counts of the protocol; memberlist's LAN profile by default.
 #[derive(Debug, Clone)]
 pub struct GossipConfig {
+    /// One member is probed in each.
     pub probe_interval: Duration,
+    /// After this others are asked to probe.
     pub probe_timeout: Duration,
+    /// How many are asked.
     pub indirect_probes: usize,
     pub gossip_interval: Duration,
+    /// Members that get news in each gossip interval.
     pub gossip_fanout: usize,
+    /// Suspicion lasts this many probe intervals (times the logarithm of the cluster).
     pub suspicion_mult: u32,
+    /// A claim is sent this many times (times the digits of the cluster's size).
     pub retransmit_mult: u32,
+    /// Between full-state exchanges; grows with the cluster.
     pub push_pull_interval: Duration,
     /// How often dead members, seeds and remembered members are tried again.
     pub reconnect_interval: Duration,
     pub packet_bytes_max: usize,
+}
+
+impl Default for GossipConfig {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_millis(500),
+            indirect_probes: 3,
+            gossip_interval: Duration::from_millis(200),
+            gossip_fanout: 3,
+            suspicion_mult: 4,
+            retransmit_mult: 4,
+            push_pull_interval: Duration::from_secs(30),
+            reconnect_interval: Duration::from_secs(5),
+            packet_bytes_max: 1400,
+        }
+    }
 }
 
 /// What one node claims about a member; on the wire in packets and push/pull.
@@ -84,68 +148,241 @@ pub struct GossipParts {
 
 pub type Members = Arc<Vec<MemberView>>;
 
-/// Cheap handle of the running engine.
+/// Cheap handle of the running engine. The engine ends with its stop token or its last handle.
 #[derive(Clone)]
-pub struct GossipHandle {}
+pub struct GossipHandle {
+    shared: Arc<Shared>,
+}
 
-#[allow(unused_variables)]
+struct Shared {
+    config: GossipConfig,
+    local: watch::Sender<LocalState>,
+    commands: mpsc::Sender<Command>,
+    published: Arc<Published>,
+}
+
+/// The parts, with TCP behind a trait.
+struct EngineParts<E> {
+    config: GossipConfig,
+    cluster_id: ClusterId,
+    local: MemberState,
+    socket: std::net::UdpSocket,
+    contacts: Vec<String>,
+    exchange: E,
+    events: Events,
+    stop: CancellationToken,
+}
+
 impl GossipHandle {
-    /// Starts the engine's task; `members` are merged first (from the seed's welcome).
+    /// Starts the engine's task; `members` are merged first (from the seed's welcome). Needs a
+    /// tokio runtime.
     pub fn start(parts: GossipParts, members: Vec<MemberState>) -> Self {
-        todo!()
+        let exchange = OverPeers {
+            peers: parts.peers,
+            cluster: parts.cluster_id.clone(),
+        };
+        let engine = EngineParts {
+            config: parts.config,
+            cluster_id: parts.cluster_id,
+            local: parts.local,
+            socket: parts.socket,
+            contacts: [parts.seeds, parts.remembered].concat(),
+            exchange,
+            events: parts.events,
+            stop: parts.stop,
+        };
+        Self::start_engine(engine, members)
+    }
+
+    fn start_engine<E: Exchange>(parts: EngineParts<E>, members: Vec<MemberState>) -> Self {
+        let clock = Clock::start();
+        let now = clock.now();
+        let local = LocalState {
+            lifecycle: parts.local.lifecycle,
+            ring: parts.local.ring,
+            load: parts.local.load,
+        };
+        let mut core = Core::new(
+            parts.config.clone(),
+            parts.cluster_id.clone(),
+            parts.local,
+            parts.contacts,
+            SmallRng::from_os_rng(),
+            now,
+        );
+        core.welcome(now, members);
+        let (local, local_seen) = watch::channel(local);
+        let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
+        let report = Report {
+            status: core.status(0),
+            rumors: core.rumors(),
+        };
+        let published = Arc::new(Published {
+            members: watch::Sender::new(Arc::new(core.views(now))),
+            notices: watch::Sender::new(None),
+            report: watch::Sender::new(Arc::new(report)),
+        });
+        let probe_time = parts.config.probe_interval;
+        let left = probe_time.saturating_sub(parts.config.probe_timeout);
+        match async_socket(parts.socket) {
+            Ok(socket) => {
+                let driver = Driver {
+                    core,
+                    clock,
+                    cluster: parts.cluster_id,
+                    socket,
+                    exchange: parts.exchange,
+                    events: parts.events,
+                    published: Arc::clone(&published),
+                    local: local_seen,
+                    commands: commands_taken,
+                    stop: parts.stop,
+                    tcp_probe_timeout: left.max(Duration::from_millis(50)),
+                };
+                tokio::spawn(driver.run());
+            }
+            Err(error) => {
+                let text = format!("gossip cannot use its UDP socket, this node stops: {error}");
+                parts.events.error(EventCode::NodeStopping, None, text);
+                parts.stop.cancel();
+            }
+        }
+        let shared = Shared {
+            config: parts.config,
+            local,
+            commands,
+            published,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// All members but those that left, sorted by id.
     pub fn members(&self) -> Members {
-        todo!()
+        Arc::clone(&self.shared.published.members.borrow())
     }
 
-    /// Wakes when the list changed in anything but counters and times.
+    /// Wakes when the list changed in anything but counters, times and load.
     pub fn watch(&self) -> watch::Receiver<Members> {
-        todo!()
+        self.shared.published.members.subscribe()
     }
 
     pub fn notices(&self) -> watch::Receiver<Option<GossipNotice>> {
-        todo!()
+        let mut notices = self.shared.published.notices.subscribe();
+        // a notice given before somebody listened is news all the same
+        if notices.borrow().is_some() {
+            notices.mark_changed();
+        }
+        notices
     }
 
     pub fn set_lifecycle(&self, lifecycle: Lifecycle) {
-        todo!()
+        self.set_local(|local| local.lifecycle = lifecycle);
     }
 
     pub fn set_ring(&self, ring: RingStamp) {
-        todo!()
+        self.set_local(|local| local.ring = ring);
     }
 
     pub fn set_load(&self, load: Load) {
-        todo!()
+        self.set_local(|local| local.load = load);
+    }
+
+    fn set_local(&self, change: impl FnOnce(&mut LocalState)) {
+        self.shared.local.send_if_modified(|local| {
+            let before = *local;
+            change(local);
+            *local != before
+        });
     }
 
     /// Server half of a push/pull over TCP: merges what came, returns all this node knows.
     pub async fn exchange(&self, from: &NodeId, theirs: Vec<MemberState>) -> Vec<MemberState> {
-        todo!()
+        let from = from.clone();
+        let merge = |reply| Command::Merge {
+            from,
+            theirs,
+            reply,
+        };
+        match self.ask(merge, COMMAND_TIMEOUT).await {
+            Ok(states) => states,
+            // stopped or drowned: what was last known is still true enough
+            Err(_) => self.members().iter().map(|m| m.state.clone()).collect(),
+        }
     }
 
     /// Push/pull with that address now; returns who answered.
     pub async fn contact(&self, address: &str) -> anyhow::Result<NodeId> {
-        todo!()
+        let address = address.to_owned();
+        let contact = |reply| Command::Contact { address, reply };
+        Ok(self.ask(contact, CONTACT_TIMEOUT).await??)
     }
 
     pub fn status(&self) -> GossipStatus {
-        todo!()
+        self.shared.published.report.borrow().status.clone()
     }
 
     pub fn config_info(&self) -> GossipConfigInfo {
-        todo!()
+        let config = &self.shared.config;
+        let members = self.members();
+        let reachable = members
+            .iter()
+            .filter(|m| m.state.status.is_reachable())
+            .count();
+        GossipConfigInfo {
+            gossip_interval: duration_text(config.gossip_interval),
+            probe_interval: duration_text(config.probe_interval),
+            probe_timeout: duration_text(config.probe_timeout),
+            suspicion_timeout: duration_text(core::suspicion_timeout(config, reachable)),
+            push_pull_interval: duration_text(config.push_pull_interval),
+            indirect_probes: config.indirect_probes as u32,
+            gossip_fanout: config.gossip_fanout as u32,
+        }
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {
-        todo!()
+        self.shared.published.report.borrow().rumors.clone()
     }
 
     /// Tells the others that this node stops on purpose; returns when it was sent (bounded).
     pub async fn announce_stopped(&self) {
-        todo!()
+        let announce = |reply| Command::AnnounceStopped { reply };
+        if let Err(error) = self.ask(announce, FAREWELL_TIMEOUT).await {
+            tracing::debug!(%error, "the farewell was cut short");
+        }
+    }
+
+    /// One command and its answer, within `patience`.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        patience: Duration,
+    ) -> anyhow::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            let sent = self.shared.commands.send(command(reply)).await;
+            sent.map_err(|_| anyhow!("gossip has stopped"))?;
+            answer.await.map_err(|_| anyhow!("gossip has stopped"))
+        };
+        tokio::time::timeout(patience, asked)
+            .await
+            .context("gossip did not answer in time")?
+    }
+}
+
+fn async_socket(socket: std::net::UdpSocket) -> std::io::Result<tokio::net::UdpSocket> {
+    socket.set_nonblocking(true)?;
+    tokio::net::UdpSocket::from_std(socket)
+}
+
+/// `200ms`, `1s`, `90s`.
+fn duration_text(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    if ms.is_multiple_of(1000) {
+        format!("{}s", ms / 1000)
+    } else {
+        format!("{ms}ms")
     }
 }
 

@@ -1,9 +1,24 @@
 //! Where the node is between birth and end, and who may change it.
+//!
+//! [`LifecycleHandle`] is what everybody reads. It is written only by [`Control`], which derives
+//! it from the facts by one pure rule ([`facts::decide`]). Replacing the process, standby and
+//! the orders of operators live in the folder of this name.
+
+mod control;
+mod exec;
+pub mod facts;
+pub mod orders;
+pub mod signals;
+mod standby;
 
 use std::sync::Arc;
 
 use ringmaster_shared::member::Lifecycle;
 use tokio::sync::watch;
+
+pub use control::Control;
+pub use exec::Program;
+pub use standby::Ticket;
 
 /// Cheap handle; the current lifecycle and what the node waits for.
 #[derive(Clone)]

@@ -1,1 +1,155 @@
-//! (To come.)
+//! The composition root: opens, binds, finds the cluster, runs, and takes it all down again.
+//!
+//! Order of a life: sockets, identity, HTTP (the port answers from here on), standby if so
+//! ordered, store, cluster, gossip, coordinator; then orders are awaited. Whatever ends it goes
+//! through [`shutdown`].
+
+mod address_book;
+mod bind;
+mod handle;
+mod seeds;
+mod shutdown;
+mod standby;
+mod start;
+mod watchers;
+
+use std::time::Duration;
+
+pub use handle::{Node, SharedNode};
+
+use crate::{
+    api::{
+        self,
+        server::{Server, ServerLimits},
+    },
+    cli::Failure,
+    config::Config,
+    identity::IdentityStore,
+    lifecycle::{
+        Ticket,
+        facts::Phase,
+        orders::{self, Order, OrderReceiver},
+        signals,
+    },
+};
+use standby::Held;
+
+/// How a life ended without failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Stopped,
+    /// Replace the process image.
+    Replace {
+        standby: Option<Ticket>,
+    },
+}
+
+/// Why a life ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    Stop {
+        why: String,
+    },
+    Replace {
+        why: String,
+        standby: Option<Ticket>,
+    },
+    Fail(Failure),
+}
+
+/// Tasks that do not end by themselves are cut off after this.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// One life of the node, from its sockets to its end. With a ticket it begins in standby.
+pub fn run(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("ringd")
+        .build()
+        .map_err(|e| Failure::Failed(format!("cannot start threads: {e}")))?;
+    let end = runtime.block_on(live(config, ticket));
+    runtime.shutdown_timeout(LAST_WAIT);
+    end
+}
+
+async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
+    let sockets = bind::bind(config.bind, config.port)?;
+    let identity = IdentityStore::open(&config.data_dir, &config.node_id).map_err(|e| {
+        if e.is_usage() {
+            Failure::Usage(e.to_string())
+        } else {
+            Failure::Failed(e.to_string())
+        }
+    })?;
+    start::check_seeds(config, &identity)?;
+    let (orders, mut received) = orders::channel();
+    signals::watch(orders.clone())
+        .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
+    let phase = match ticket {
+        Some(_) => Phase::Standby,
+        None => Phase::Starting,
+    };
+    let node = Node::new(config.clone(), identity, orders, phase)?;
+    let limits = ServerLimits {
+        connections: config.limits.connections,
+        header_timeout: config.limits.header_timeout,
+    };
+    let server = Server::start(
+        sockets.tcp,
+        api::router(&node),
+        &limits,
+        &node.metrics,
+        node.stop_serving.clone(),
+    );
+    watchers::spawn_board(&node);
+    watchers::spawn_lifecycle(&node);
+    let cause = course(&node, sockets.udp, ticket, &mut received).await;
+    shutdown::shutdown(&node, server, cause).await
+}
+
+/// From the open port to the reason to stop.
+async fn course(
+    node: &SharedNode,
+    udp: std::net::UdpSocket,
+    ticket: Option<Ticket>,
+    received: &mut OrderReceiver,
+) -> Cause {
+    let mut seeds = None;
+    if let Some(ticket) = ticket {
+        match standby::hold(node, ticket, received).await {
+            Held::Start { seeds: given } => seeds = given,
+            Held::End(cause) => return cause,
+        }
+    }
+    let seeds = start::seeds_to_use(node, seeds);
+    let started = tokio::select! {
+        started = start::start(node, udp, seeds) => started,
+        cause = next_cause(received) => return cause,
+    };
+    match started {
+        Ok(()) => next_cause(received).await,
+        Err(failure) => Cause::Fail(failure),
+    }
+}
+
+async fn next_cause(received: &mut OrderReceiver) -> Cause {
+    loop {
+        match received.recv().await {
+            Some(Order::Stop { why }) => return Cause::Stop { why },
+            Some(Order::Restart { why }) => return Cause::Replace { why, standby: None },
+            Some(Order::Standby(ticket)) => {
+                return Cause::Replace {
+                    why: format!("to hold in standby: {}", ticket.reason),
+                    standby: Some(ticket),
+                };
+            }
+            Some(Order::Fail(failure)) => return Cause::Fail(failure),
+            // it came just as the hold ran out: the node starts anyway
+            Some(Order::Start { .. }) => {}
+            None => {
+                let why = "nobody is left to give orders".to_owned();
+                return Cause::Stop { why };
+            }
+        }
+    }
+}

@@ -1,6 +1,19 @@
-//! Replication: quorum reads and writes, connections between nodes, repair. (Interface first.)
+//! Replication: quorum reads and writes, connections between nodes, and repair.
+//!
+//! `coordinator` serves clients, `replica` is what one copy of the data answers, `hints`,
+//! `anti_entropy` and `transfer` bring copies up that missed something.
 
+pub mod anti_entropy;
+pub mod codec;
 pub mod coordinator;
 pub mod frames;
+pub mod hints;
+pub mod network;
 pub mod peers;
+mod reach;
+pub mod replica;
 pub mod server;
+mod site;
+#[cfg(test)]
+mod tests;
+mod transfer;

@@ -1,13 +1,55 @@
-//! The durable key-value engine of one node. (Interface first; see `docs/` for the design.)
+//! The durable key-value engine of one node: its interface.
+//!
+//! The truth is a commit log of our own ([`commit_log`]); sled is the table it feeds ([`table`]).
+//! One thread writes ([`committer`]); readers go straight to the table and see only what is
+//! synced. [`recovery`] opens. Versions are data here: this room joins records and never asks
+//! what a write means, who owns a partition, or what time it is.
 
-use std::{collections::BTreeMap, path::PathBuf};
+mod checkpoint;
+mod commit_log;
+mod committer;
+mod core;
+mod digest;
+mod hints;
+mod record;
+mod recovery;
+mod scan;
+mod table;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use ringmaster_shared::{
     id::{NodeId, PartitionId},
     key::Key,
-    version::{Record, RecordVersion},
+    version::{Record, RecordVersion, Value},
 };
 use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::{
+    commit_log::{
+        CommitLog,
+        disk::{FileDisk, LogDisk},
+    },
+    committer::{Committer, Reply, Request, Ticket},
+    core::Core,
+    table::TableError,
+};
 
 /// Leaves of a partition's digest tree.
 pub const DIGEST_LEAVES: usize = 64;
@@ -49,6 +91,9 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// The old data could not be used: the store is empty and needs a new actor and a refill.
     pub lost_data: bool,
+    /// Nothing was ever written to what was opened: a first start, or a crash right after
+    /// `lost_data` was reported. A node that had an actor needs a new one here as well.
+    pub empty: bool,
 }
 
 /// Figures for status, metrics and gossip.
@@ -71,35 +116,195 @@ pub struct ScanPage {
     pub next: Option<Key>,
 }
 
-/// Cheap handle of the engine.
-#[derive(Clone)]
-pub struct Store {}
+/// Requests that may wait for the committer.
+const QUEUE_REQUESTS: usize = 4096;
+/// Kibibytes of records that may wait for the committer.
+const QUEUE_KIB: u32 = 64 * 1024;
+/// [`Store::merge_many`] cuts longer lists into requests of about this many bytes.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-#[allow(unused_variables)]
+/// Cheap handle of the engine. When the last one goes without [`Store::close`], the engine
+/// stops as in a crash: everything acknowledged is safe, and replayed at the next start.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    queue: Option<mpsc::Sender<Ticket>>,
+    /// Bounds the bytes in the queue, in KiB.
+    budget: Arc<Semaphore>,
+    closed: AtomicBool,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Released last.
+    _lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue = None; // ends the committer after what it has in hand
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // it fences its own panics
+            let _ = thread.join();
+        }
+    }
+}
+
+impl From<TableError> for StorageError {
+    fn from(e: TableError) -> Self {
+        Self::Read {
+            what: "the table".to_owned(),
+            why: e.why().to_owned(),
+        }
+    }
+}
+
+/// Roughly what a record costs in memory and on its way to disk, bytes.
+fn weight(key: &Key, record: &Record) -> usize {
+    let values = record.siblings.iter();
+    let values: usize = values
+        .map(|s| 64 + s.value.as_ref().map_or(0, Value::len))
+        .sum();
+    key.as_str().len() + values + 32 * record.clock.0.len() + 64
+}
+
 impl Store {
     /// Opens, recovers and replays. Blocking; call it off the async threads.
+    #[allow(clippy::needless_pass_by_value)] // the callers are done with it
     pub fn open(config: StoreConfig) -> Result<(Self, RecoveryReport), StorageError> {
-        todo!()
+        Self::open_on(&config, Box::new(FileDisk))
+    }
+
+    /// [`Self::open`] with a log on `disk`.
+    fn open_on(
+        config: &StoreConfig,
+        disk: Box<dyn LogDisk>,
+    ) -> Result<(Self, RecoveryReport), StorageError> {
+        let failed = |e: std::io::Error| StorageError::Open {
+            path: config.dir.display().to_string(),
+            why: e.to_string(),
+        };
+        let (recovered, report) = recovery::recover(config)?;
+        let log_dir = recovery::log_dir(&config.dir);
+        let log = CommitLog::resume(&log_dir, disk, config.segment_bytes, recovered.log)
+            .map_err(failed)?;
+        let core = Arc::new(recovered.core);
+        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
+        let committer = Committer::new(
+            Arc::clone(&core),
+            log,
+            requests,
+            &config.dir,
+            config.segment_bytes,
+        );
+        let fenced = Arc::clone(&core);
+        let thread = thread::Builder::new()
+            .name("storage".to_owned())
+            .spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| committer.run())).is_err() {
+                    fenced.poison("its thread panicked; the log has the details");
+                }
+            })
+            .map_err(failed)?;
+        let inner = Inner {
+            core,
+            queue: Some(queue),
+            budget: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            closed: AtomicBool::new(false),
+            thread: Mutex::new(Some(thread)),
+            _lock: recovered.lock,
+        };
+        let inner = Arc::new(inner);
+        Ok((Self { inner }, report))
+    }
+
+    /// The shared state, unless the engine is closing.
+    fn core(&self) -> Result<&Core, StorageError> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(StorageError::Closed);
+        }
+        Ok(&self.inner.core)
+    }
+
+    /// Why a request could not be handed over or was not answered.
+    fn gone(&self) -> StorageError {
+        if self.inner.core.poisoned().is_none() && self.inner.closed.load(Ordering::Acquire) {
+            return StorageError::Closed;
+        }
+        self.inner.core.poison_error()
+    }
+
+    /// Queues a request of about `bytes` and waits for its answer.
+    async fn ask<T>(
+        &self,
+        bytes: usize,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<T, StorageError> {
+        if self.inner.core.poisoned().is_some() {
+            return Err(self.inner.core.poison_error());
+        }
+        let kib = u32::try_from(bytes / 1024 + 1).unwrap_or(QUEUE_KIB);
+        let budget = Arc::clone(&self.inner.budget);
+        let permit = budget.acquire_many_owned(kib.min(QUEUE_KIB)).await;
+        let permit = permit.map_err(|_| self.gone())?;
+        let (reply, answer) = oneshot::channel();
+        let ticket = Ticket {
+            request: request(reply),
+            bytes,
+            permit,
+        };
+        let queue = self.inner.queue.as_ref().ok_or(StorageError::Closed)?;
+        queue.send(ticket).await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())?
     }
 
     /// Joins `incoming` into what is stored. When this returns `Ok`, the result is synced.
     /// `true`: something changed.
     pub async fn merge(&self, key: Key, incoming: Record) -> Result<bool, StorageError> {
-        todo!()
+        self.core()?;
+        let bytes = weight(&key, &incoming);
+        let entries = vec![(key, incoming)];
+        let merged = self.ask(bytes, |reply| Request::Merge { entries, reply });
+        Ok(merged.await? > 0)
     }
 
-    /// The same for many, one sync for all. Returns how many changed.
+    /// The same for many, one sync for all (a few, beyond some megabytes). Returns how many
+    /// changed. After an error any part of the entries may have been stored.
     pub async fn merge_many(&self, entries: Vec<(Key, Record)>) -> Result<usize, StorageError> {
-        todo!()
+        self.core()?;
+        let mut changed = 0;
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let mut bytes = 0;
+            let mut part = Vec::new();
+            while bytes < REQUEST_BYTES_MAX
+                && let Some((key, record)) = entries.next()
+            {
+                bytes += weight(&key, &record);
+                part.push((key, record));
+            }
+            let entries = part;
+            let merged = self.ask(bytes, |reply| Request::Merge { entries, reply });
+            changed += merged.await?;
+        }
+        Ok(changed)
     }
 
     /// The stored record; only what is synced is visible.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StorageError> {
-        todo!()
+        let core = self.core()?;
+        Ok(core.table.records.get(&core.record_item(key))?)
     }
 
     pub fn version(&self, key: &Key) -> Result<Option<RecordVersion>, StorageError> {
-        todo!()
+        let core = self.core()?;
+        Ok(core.table.records.version(&core.record_item(key))?)
     }
 
     /// Records of one partition in key order, after `after`, until about `max_bytes`.
@@ -109,7 +314,12 @@ impl Store {
         after: Option<&Key>,
         max_bytes: usize,
     ) -> Result<ScanPage, StorageError> {
-        todo!()
+        Ok(scan::scan_partition(
+            self.core()?,
+            partition,
+            after,
+            max_bytes,
+        )?)
     }
 
     /// Keys with a value, in byte order, that start with `prefix` and come after `after`.
@@ -120,17 +330,23 @@ impl Store {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Key>, StorageError> {
-        todo!()
+        Ok(scan::list_keys(
+            self.core()?,
+            partitions,
+            prefix,
+            after,
+            limit,
+        )?)
     }
 
     /// Order-independent digest of a partition; 0 when empty.
     pub fn digest_root(&self, partition: PartitionId) -> u64 {
-        todo!()
+        self.inner.core.digests.root(partition)
     }
 
     /// Digests of the partition's [`DIGEST_LEAVES`] leaves.
     pub fn digest_leaves(&self, partition: PartitionId) -> Vec<u64> {
-        todo!()
+        self.inner.core.digests.leaves(partition)
     }
 
     /// Keys of one leaf and the fingerprints of their records.
@@ -139,12 +355,15 @@ impl Store {
         partition: PartitionId,
         leaf: u16,
     ) -> Result<Vec<(Key, u64)>, StorageError> {
-        todo!()
+        Ok(scan::leaf_versions(self.core()?, partition, leaf)?)
     }
 
-    /// Forgets a partition this node no longer holds.
+    /// Forgets a partition this node no longer holds. Runs in steps between other writes; what is
+    /// merged into the partition meanwhile may or may not be forgotten too.
     pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), StorageError> {
-        todo!()
+        self.core()?;
+        self.ask(0, |reply| Request::DropPartition { partition, reply })
+            .await
     }
 
     /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped.
@@ -154,20 +373,30 @@ impl Store {
         key: Key,
         record: Record,
     ) -> Result<bool, StorageError> {
-        todo!()
+        self.core()?;
+        let bytes = weight(&key, &record);
+        let target = target.clone();
+        self.ask(bytes, |reply| Request::HintAdd {
+            target,
+            key,
+            record,
+            reply,
+        })
+        .await
     }
 
     /// Hints kept, by the node they are owed to.
     pub fn hints_owed(&self) -> BTreeMap<NodeId, u64> {
-        todo!()
+        self.inner.core.ledger.counts()
     }
 
+    /// The first hints kept for `target`, in key order: `limit`, or fewer when they are large.
     pub fn hints_for(
         &self,
         target: &NodeId,
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StorageError> {
-        todo!()
+        Ok(scan::hints_for(self.core()?, target, limit)?)
     }
 
     /// Removes delivered hints whose stored record still has this fingerprint.
@@ -176,20 +405,34 @@ impl Store {
         target: &NodeId,
         delivered: Vec<(Key, u64)>,
     ) -> Result<(), StorageError> {
-        todo!()
+        self.core()?;
+        let bytes = delivered
+            .iter()
+            .map(|(key, _)| key.as_str().len() + 32)
+            .sum();
+        let target = target.clone();
+        self.ask(bytes, |reply| Request::HintsDone {
+            target,
+            delivered,
+            reply,
+        })
+        .await
     }
 
     pub fn stats(&self) -> StoreStats {
-        todo!()
+        self.inner.core.stats()
     }
 
     /// Why the engine stopped, if it did.
     pub fn poisoned(&self) -> Option<String> {
-        todo!()
+        self.inner.core.poisoned().map(str::to_owned)
     }
 
     /// Checkpoints and stops; later calls say `Closed`.
     pub async fn close(&self) -> Result<(), StorageError> {
-        todo!()
+        if self.inner.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.ask(0, |reply| Request::Close { reply }).await
     }
 }

@@ -70,6 +70,11 @@ impl Lifecycle {
         )
     }
 
+    /// Whether it can be one of a quorum: takes part, and holds what it should.
+    pub fn counts_for_quorum(self) -> bool {
+        self.replicates() && self != Self::Recovering
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Joining => "joining",

@@ -260,7 +260,7 @@ fn draw_nodes(view: &View, now: PartitionCounts, buf: &mut Buffer, area: Rect) {
             Tone::Good => theme.glyphs.good,
             Tone::Bad => theme.glyphs.bad,
             Tone::Warn => theme.glyphs.warn,
-            Tone::Plain | Tone::Quiet | Tone::Busy => theme.glyphs.pending,
+            Tone::Quiet | Tone::Busy => theme.glyphs.pending,
         };
         vec![
             Cell::new(node_letter(i).to_string(), theme.node_style(i)),

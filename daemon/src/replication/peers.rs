@@ -1,11 +1,42 @@
-//! Connections to other nodes: long-lived, pipelined, obtained by HTTP Upgrade. (Interface first.)
+//! Connections to other nodes: long-lived, pipelined, obtained by HTTP Upgrade.
+//!
+//! The pool keeps at most one connection for each node and [`Class`] and makes it when it is
+//! needed. Promises: every call ends by its timeout; nothing is sent twice; a connection to the
+//! wrong node or the wrong cluster is never used. Whether to try again is left to the caller.
 
-use std::{sync::Arc, time::Duration};
+mod connection;
+pub mod handshake;
+mod pool;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rand::Rng;
 use ringmaster_shared::id::{ClusterId, Epoch, Generation, NodeId};
 use thiserror::Error;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::frames::{Request, Response};
+use self::{
+    connection::{Connection, Fault},
+    handshake::Hello,
+    pool::Slot,
+};
+use super::{
+    codec,
+    frames::{Request, RequestFrame, Response},
+};
+
+/// Connections a call tries before it gives up, when each was closed before it could be used.
+const CONNECTIONS_PER_CALL: usize = 3;
 
 /// Where a node can be reached; gossip first, then the topology.
 pub trait AddressBook: Send + Sync + 'static {
@@ -65,26 +96,102 @@ pub struct RemotePeer {
     pub cluster_id: Option<ClusterId>,
 }
 
+/// Bounds of the pool and its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For one address: connect and handshake.
+    pub connect: Duration,
+    /// For one attempt: all addresses of the name.
+    pub attempt: Duration,
+    /// After a failed attempt calls fail at once for this long, and up to as much again by
+    /// chance, so that many nodes do not knock at the same moment.
+    pub backoff: Duration,
+    /// A connection on which nothing arrived for so long while requests waited is given up.
+    pub silence: Duration,
+    /// A connection nobody used for so long is closed; less than the server's patience.
+    pub idle: Duration,
+    /// Requests under way on one connection.
+    pub in_flight: usize,
+    /// Bytes of requests under way on one connection.
+    pub bytes_in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            attempt: Duration::from_secs(5),
+            backoff: Duration::from_millis(100),
+            silence: Duration::from_secs(5),
+            idle: Duration::from_secs(40),
+            in_flight: 8192,
+            bytes_in_flight: 128 * 1024 * 1024,
+        }
+    }
+}
+
 /// Cheap handle of the connection pool.
 #[derive(Clone)]
-pub struct Peers {}
+pub struct Peers {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables)]
+struct Inner {
+    local: LocalPeer,
+    limits: Limits,
+    cluster: RwLock<Option<ClusterId>>,
+    book: RwLock<Option<Arc<dyn AddressBook>>>,
+    slots: Mutex<HashMap<(NodeId, Class), Arc<Slot>>>,
+    /// Ids are unique over all connections, so a frame is encoded once, whichever takes it.
+    next_id: AtomicU64,
+}
+
 impl Peers {
     pub fn new(local: LocalPeer) -> Self {
-        todo!()
+        Self::with_limits(local, Limits::default())
     }
 
+    pub fn with_limits(local: LocalPeer, limits: Limits) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                local,
+                limits,
+                cluster: RwLock::new(None),
+                book: RwLock::new(None),
+                slots: Mutex::new(HashMap::new()),
+                next_id: AtomicU64::new(1),
+            }),
+        }
+    }
+
+    /// Connections made before, as nobody's or another cluster's, are dropped.
     pub fn set_cluster(&self, cluster_id: ClusterId) {
-        todo!()
+        let mut cluster = self
+            .inner
+            .cluster
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if cluster.as_ref() == Some(&cluster_id) {
+            return;
+        }
+        *cluster = Some(cluster_id);
+        drop(cluster);
+        let slots = std::mem::take(&mut *self.slots());
+        slots.values().for_each(|slot| slot.clear());
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
-        todo!()
+        let cluster = self.inner.cluster.read();
+        cluster.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn set_address_book(&self, book: Arc<dyn AddressBook>) {
-        todo!()
+        let mut current = self
+            .inner
+            .book
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Some(book);
     }
 
     /// One request to a member. Connects when needed; a lost connection is not retried here.
@@ -96,7 +203,24 @@ impl Peers {
         request: Request,
         timeout: Duration,
     ) -> Result<Response, PeerError> {
-        todo!()
+        let address = self.address_of(node)?;
+        let deadline = Instant::now() + timeout;
+        let (id, frame) = self.frame(&address, epoch, request, timeout)?;
+        let slot = self.slot(node, class);
+        for _ in 0..CONNECTIONS_PER_CALL {
+            let connecting = self.connection(&slot, node, &address);
+            let connection = match timeout_at(deadline, connecting).await {
+                Ok(connection) => connection?,
+                Err(_) => return Err(fault(Fault::Timeout, &address, timeout)),
+            };
+            match connection.exchange(id, frame.clone(), deadline).await {
+                Ok(response) => return Ok(response),
+                // closed between the pool and here, so nothing was sent
+                Err(Fault::Closed) => {}
+                Err(other) => return Err(fault(other, &address, timeout)),
+            }
+        }
+        Err(fault(Fault::Closed, &address, timeout))
     }
 
     /// One request to whoever answers at `host:port` (seeds, gossip at new addresses), over a
@@ -107,11 +231,138 @@ impl Peers {
         request: Request,
         timeout: Duration,
     ) -> Result<(RemotePeer, Response), PeerError> {
-        todo!()
+        let deadline = Instant::now() + timeout;
+        let (id, frame) = self.frame(address, 0, request, timeout)?;
+        let whole = async {
+            let each = self.inner.limits.connect.min(timeout);
+            let connecting = open(
+                address.to_owned(),
+                self.hello(None),
+                self.inner.limits,
+                each,
+            );
+            let connection = connecting.await?;
+            let response = connection.exchange(id, frame, deadline).await;
+            let response = response.map_err(|f| fault(f, address, timeout))?;
+            Ok((connection.peer().clone(), response))
+        };
+        match timeout_at(deadline, whole).await {
+            Ok(result) => result,
+            Err(_) => Err(fault(Fault::Timeout, address, timeout)),
+        }
     }
 
     /// Drops connections to a node (it died or moved).
     pub fn forget(&self, node: &NodeId) {
-        todo!()
+        let mut dropped = Vec::new();
+        self.slots().retain(|(id, _), slot| {
+            if id == node {
+                dropped.push(Arc::clone(slot));
+            }
+            id != node
+        });
+        dropped.iter().for_each(|slot| slot.clear());
+    }
+
+    fn address_of(&self, node: &NodeId) -> Result<String, PeerError> {
+        let book = self.inner.book.read();
+        let book = book.unwrap_or_else(PoisonError::into_inner).clone();
+        book.and_then(|book| book.address_of(node))
+            .ok_or_else(|| PeerError::UnknownAddress { node: node.clone() })
+    }
+
+    fn frame(
+        &self,
+        address: &str,
+        epoch: Epoch,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<(u64, Bytes), PeerError> {
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let frame = RequestFrame {
+            id,
+            epoch,
+            deadline_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            request,
+        };
+        match codec::encode(&frame) {
+            Ok(frame) => Ok((id, frame)),
+            Err(error) => Err(PeerError::Protocol {
+                address: address.to_owned(),
+                why: format!("the request cannot be sent: {error}"),
+            }),
+        }
+    }
+
+    async fn connection(
+        &self,
+        slot: &Arc<Slot>,
+        node: &NodeId,
+        address: &str,
+    ) -> Result<Connection, PeerError> {
+        let limits = self.inner.limits;
+        let connect = || {
+            open(
+                address.to_owned(),
+                self.hello(Some(node)),
+                limits,
+                limits.connect,
+            )
+        };
+        let backoff = limits.backoff.mul_f64(rand::rng().random_range(1.0..2.0));
+        slot.connection(address, connect, backoff).await
+    }
+
+    fn hello(&self, target: Option<&NodeId>) -> Hello {
+        Hello {
+            local: self.inner.local.clone(),
+            cluster: self.cluster(),
+            target: target.cloned(),
+        }
+    }
+
+    fn slot(&self, node: &NodeId, class: Class) -> Arc<Slot> {
+        let mut slots = self.slots();
+        let slot = slots.entry((node.clone(), class));
+        Arc::clone(slot.or_insert_with(|| Arc::new(Slot::new())))
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<(NodeId, Class), Arc<Slot>>> {
+        self.inner
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn open(
+    address: String,
+    hello: Hello,
+    limits: Limits,
+    each: Duration,
+) -> Result<Connection, PeerError> {
+    let connecting = handshake::connect(&address, &hello, each);
+    match timeout(limits.attempt.max(each), connecting).await {
+        Ok(Ok((stream, peer))) => Ok(Connection::start(stream, address, peer, limits)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(PeerError::Unreachable {
+            address,
+            why: format!(
+                "no address of it answered within {} ms",
+                limits.attempt.as_millis()
+            ),
+        }),
+    }
+}
+
+fn fault(fault: Fault, address: &str, waited: Duration) -> PeerError {
+    let address = address.to_owned();
+    match fault {
+        Fault::Closed | Fault::Lost => PeerError::Lost { address },
+        Fault::Full => PeerError::Full { address },
+        Fault::Timeout => PeerError::Timeout {
+            address,
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        },
     }
 }

@@ -1,11 +1,26 @@
-//! The receiving half: what this node answers to others. (Interface first.)
+//! The receiving half: what this node answers to others.
+//!
+//! `gate` lets callers in, `session` carries frames, `dispatch` finds who answers. Promises:
+//! nobody of another cluster is served, and every request is answered exactly once. What the
+//! answers are is decided by gossip, topology and replica.
 
-use std::sync::Arc;
+mod dispatch;
+mod gate;
+mod session;
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{extract::Request as HttpRequest, response::Response as HttpResponse};
+use hyper_util::rt::TokioIo;
 use ringmaster_shared::id::NodeId;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::{dispatch::Dispatch, gate::Refusal};
+pub use self::{
+    gate::{Caller, Doorkeeper},
+    session::Handler,
+};
 use crate::{
     gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle, storage::Store,
     topology::TopologyHandle,
@@ -13,6 +28,11 @@ use crate::{
 
 /// Path of the upgrade.
 pub const PEER_PATH: &str = "/internal/peer";
+/// Connections of other nodes to this process: three classes, and room for far more nodes than
+/// a cluster of this kind has.
+static CONNECTIONS: Semaphore = Semaphore::const_new(4096);
+/// How long the switch from HTTP to frames may take.
+const SWITCH: Duration = Duration::from_secs(10);
 
 /// Everything needed to answer peers. Gossip is set when this node has a cluster.
 pub struct PeerServer {
@@ -25,11 +45,49 @@ pub struct PeerServer {
     pub stop: CancellationToken,
 }
 
-#[allow(unused_variables)]
 impl PeerServer {
     /// Answers `GET /internal/peer` with `Upgrade: ringmaster-peer/1`: checks cluster and
     /// target, then serves frames until the connection ends or `stop`.
+    #[expect(clippy::unused_async, reason = "called as an axum handler")]
     pub async fn upgrade(self: Arc<Self>, request: HttpRequest) -> HttpResponse {
-        todo!()
+        let door = Doorkeeper {
+            node_id: self.node_id.clone(),
+            cluster: self.identity.cluster_id(),
+        };
+        let stop = self.stop.clone();
+        accept(&door, request, || Dispatch::new(self), stop)
     }
+}
+
+/// Lets the caller in or refuses it; a caller that is let in is served by a task of its own.
+pub fn accept<H: Handler>(
+    door: &Doorkeeper,
+    request: HttpRequest,
+    handler: impl FnOnce() -> H,
+    stop: CancellationToken,
+) -> HttpResponse {
+    if stop.is_cancelled() {
+        return door.refuse(Refusal::stopping());
+    }
+    let caller = match door.check(request.method(), request.headers()) {
+        Ok(caller) => caller,
+        Err(refusal) => {
+            tracing::debug!(reason = %refusal.sentence, "a peer connection was refused");
+            return door.refuse(refusal);
+        }
+    };
+    let Ok(place) = CONNECTIONS.try_acquire() else {
+        return door.refuse(Refusal::busy("too many nodes are connected"));
+    };
+    let handler = Arc::new(handler());
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let _place = place;
+        match timeout(SWITCH, upgrade).await {
+            Ok(Ok(stream)) => session::run(TokioIo::new(stream), caller, handler, stop).await,
+            Ok(Err(error)) => tracing::debug!(node = %caller.node_id, %error, "upgrade failed"),
+            Err(_) => tracing::debug!(node = %caller.node_id, "upgrade took too long"),
+        }
+    });
+    door.welcome()
 }

@@ -5,9 +5,9 @@ use utoipa::ToSchema;
 
 use crate::{
     api::{health::StatusResponse, membership::MembersResponse},
-    id::{Epoch, NodeId, PartitionId},
+    id::{ClusterId, Epoch, NodeId, PartitionId},
     member::{Lifecycle, MemberStatus},
-    topology::{Step, Table, Topology},
+    topology::{RingMember, Step, Table, Topology, Transition},
 };
 
 /// `GET /api/v1/ring`.
@@ -116,6 +116,29 @@ pub fn ring_response(topology: &Topology) -> RingResponse {
     }
 }
 
+/// The topology behind an answer, for the arithmetic in `quorum`. `None` when the answer came
+/// without its table or does not hold together.
+pub fn topology_of(ring: &RingResponse, cluster_id: &ClusterId) -> Option<Topology> {
+    let member = |n: &RingNode| RingMember {
+        id: n.id.clone(),
+        address: n.address.clone(),
+        zone: n.zone.clone(),
+    };
+    let topology = Topology {
+        cluster_id: cluster_id.clone(),
+        epoch: ring.epoch,
+        replication_factor: ring.ring.replicas,
+        members: ring.nodes.iter().map(member).collect(),
+        table: ring.table.clone(),
+        transition: ring.transition.as_ref().map(|t| Transition {
+            step: t.step,
+            joining: t.joining.clone(),
+            target: t.target.clone(),
+        }),
+    };
+    topology.is_well_formed().then_some(topology)
+}
+
 /// `GET /api/v1/ring/locate?key=K`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LocateResponse {
@@ -146,4 +169,36 @@ pub struct ClusterResponse {
     pub status: StatusResponse,
     pub members: MembersResponse,
     pub ring: RingResponse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_survives_the_answer() {
+        let cluster = ClusterId::new("0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111").expect("valid");
+        let member = |n: &str| RingMember {
+            id: NodeId::new(n).expect("valid"),
+            address: format!("{n}:1"),
+            zone: "z".into(),
+        };
+        let mut topology = Topology::founded(cluster.clone(), member("a"), 3, 4);
+        topology.members.push(member("b"));
+        topology.transition = Some(Transition {
+            step: Step::Filling,
+            joining: vec![NodeId::new("b").expect("valid")],
+            target: vec![vec![0, 1]; 4],
+        });
+        let answer = ring_response(&topology);
+        assert_eq!(answer.transition.as_ref().map(|t| t.moving), Some(4));
+        let owned: f64 = answer.nodes.iter().map(|n| n.owns_percent).sum();
+        assert!((owned - 100.0).abs() < 1e-9);
+        assert_eq!(topology_of(&answer, &cluster), Some(topology));
+        let bare = RingResponse {
+            table: vec![],
+            ..answer
+        };
+        assert_eq!(topology_of(&bare, &cluster), None);
+    }
 }

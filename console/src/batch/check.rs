@@ -1,0 +1,266 @@
+//! `ringmaster check`: asks every member and gives a verdict per question.
+//!
+//! Pure: from a [`Survey`] to a list of verdicts. The check works best when the cluster does not:
+//! whoever is silent or disagrees is named.
+
+use std::collections::BTreeMap;
+
+use ringmaster_shared::{api::ring::ClusterResponse, id::NodeId, member::Lifecycle};
+use serde::Serialize;
+
+use crate::procedure::survey::Survey;
+
+/// One question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Stable name, e.g. `views_agree`.
+    pub check: &'static str,
+    pub ok: bool,
+    /// One sentence.
+    pub message: String,
+}
+
+/// All verdicts; the cluster passes when every one is ok.
+pub fn verdicts(survey: &Survey) -> Vec<Verdict> {
+    let answered: Vec<(&NodeId, &ClusterResponse)> = survey
+        .targets
+        .iter()
+        .zip(&survey.views)
+        .filter_map(|(t, v)| v.as_ref().ok().map(|v| (&t.id, v)))
+        .collect();
+    vec![
+        all_answer(survey),
+        all_serve(&answered),
+        same("one_cluster", "cluster", &answered, |v| {
+            v.status.cluster.cluster_id.clone()
+        }),
+        same("views_agree", "membership digest", &answered, |v| {
+            v.members.membership_digest.clone()
+        }),
+        same("epochs_agree", "ring epoch", &answered, |v| {
+            format!("{} ({})", v.ring.epoch, v.ring.digest)
+        }),
+        no_change(&answered),
+        quorum(&answered),
+        all_replicas(&answered),
+        hints(&answered),
+    ]
+}
+
+fn verdict(check: &'static str, ok: bool, message: String) -> Verdict {
+    Verdict { check, ok, message }
+}
+
+fn all_answer(survey: &Survey) -> Verdict {
+    let silent: Vec<String> = survey
+        .targets
+        .iter()
+        .zip(&survey.views)
+        .filter_map(|(t, v)| v.as_ref().err().map(|why| format!("{}: {why}", t.id)))
+        .collect();
+    let total = survey.targets.len();
+    if silent.is_empty() {
+        verdict(
+            "members_answer",
+            true,
+            format!("all {total} members answer"),
+        )
+    } else {
+        let message = format!(
+            "{} of {total} members do not answer: {}",
+            silent.len(),
+            silent.join("; ")
+        );
+        verdict("members_answer", false, message)
+    }
+}
+
+fn all_serve(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let idle: Vec<String> = answered
+        .iter()
+        .filter(|(_, v)| v.status.node.lifecycle != Lifecycle::Serving)
+        .map(|(id, v)| format!("{id} is {}", v.status.node.lifecycle.as_str()))
+        .collect();
+    let message = if idle.is_empty() {
+        format!("{} members serve", answered.len())
+    } else {
+        idle.join("; ")
+    };
+    verdict("members_serve", idle.is_empty(), message)
+}
+
+fn same(
+    check: &'static str,
+    what: &str,
+    answered: &[(&NodeId, &ClusterResponse)],
+    of: impl Fn(&ClusterResponse) -> String,
+) -> Verdict {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (id, view) in answered {
+        groups.entry(of(view)).or_default().push(id.to_string());
+    }
+    match groups.iter().next() {
+        Some((value, _)) if groups.len() == 1 => {
+            verdict(check, true, format!("one {what} everywhere: {value}"))
+        }
+        None => verdict(check, false, format!("nobody told its {what}")),
+        Some(_) => {
+            let parts: Vec<String> = groups
+                .iter()
+                .map(|(value, ids)| format!("{}: {value}", ids.join(", ")))
+                .collect();
+            verdict(
+                check,
+                false,
+                format!("the {what} differs: {}", parts.join("; ")),
+            )
+        }
+    }
+}
+
+fn no_change(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let moving = answered
+        .iter()
+        .find_map(|(_, v)| v.ring.transition.as_ref().map(|t| t.moving));
+    match moving {
+        None => verdict(
+            "no_ring_change",
+            true,
+            "no ring change is under way".to_owned(),
+        ),
+        Some(n) => verdict(
+            "no_ring_change",
+            false,
+            format!("{n} partitions are being moved"),
+        ),
+    }
+}
+
+fn quorum(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let without: Vec<String> = answered
+        .iter()
+        .filter(|(_, v)| !v.status.replication.quorum_available)
+        .map(|(id, v)| {
+            let p = v.status.replication.partitions;
+            format!(
+                "{id} sees {} of {} partitions without quorum",
+                p.unavailable, p.total
+            )
+        })
+        .collect();
+    let ok = without.is_empty() && !answered.is_empty();
+    let message = if ok {
+        "every partition has a quorum".to_owned()
+    } else {
+        without.join("; ")
+    };
+    verdict("quorum", ok, message)
+}
+
+fn all_replicas(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let short: Vec<String> = answered
+        .iter()
+        .filter(|(_, v)| {
+            v.status.replication.partitions.all_replicas < v.status.replication.partitions.total
+        })
+        .map(|(id, v)| {
+            let p = v.status.replication.partitions;
+            format!(
+                "{id} sees {} of {} partitions with all replicas",
+                p.all_replicas, p.total
+            )
+        })
+        .collect();
+    let ok = short.is_empty() && !answered.is_empty();
+    let message = if ok {
+        "all replicas of every partition".to_owned()
+    } else {
+        short.join("; ")
+    };
+    verdict("all_replicas", ok, message)
+}
+
+fn hints(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let owed: Vec<String> = answered
+        .iter()
+        .flat_map(|(id, v)| {
+            v.status
+                .storage
+                .hints_owed
+                .iter()
+                .filter(|(_, n)| **n > 0)
+                .map(move |(to, n)| format!("{id} owes {n} to {to}"))
+        })
+        .collect();
+    let ok = owed.is_empty();
+    let message = if ok {
+        "no hints are owed".to_owned()
+    } else {
+        owed.join("; ")
+    };
+    verdict("no_hints_owed", ok, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procedure::clean::tests::{id, survey};
+
+    fn failed(survey: &Survey) -> Vec<&'static str> {
+        verdicts(survey)
+            .into_iter()
+            .filter(|v| !v.ok)
+            .map(|v| v.check)
+            .collect()
+    }
+
+    #[test]
+    fn a_healthy_cluster_passes_everything() {
+        assert_eq!(
+            failed(&survey(&["a", "b", "c"], &[5, 5, 5])),
+            Vec::<&str>::new()
+        );
+    }
+
+    #[test]
+    fn each_trouble_fails_its_own_check() {
+        type Edit = fn(&mut Survey);
+        let view = |s: &mut Survey, f: fn(&mut ClusterResponse)| {
+            if let Ok(v) = &mut s.views[1] {
+                f(v);
+            }
+        };
+        let mut silent = survey(&["a", "b", "c"], &[5, 5, 5]);
+        let edit: Edit = |s| s.views[1] = Err("connection refused".into());
+        edit(&mut silent);
+        assert_eq!(failed(&silent), ["members_answer"]);
+
+        let cases: [(fn(&mut ClusterResponse), &str); 5] = [
+            (
+                |v| v.status.node.lifecycle = Lifecycle::Draining,
+                "members_serve",
+            ),
+            (
+                |v| v.status.cluster.cluster_id = "other".into(),
+                "one_cluster",
+            ),
+            (
+                |v| v.members.membership_digest = "other".into(),
+                "views_agree",
+            ),
+            (|v| v.status.replication.quorum_available = false, "quorum"),
+            (
+                |v| {
+                    v.status.storage.hints_owed.insert(id("a"), 3);
+                },
+                "no_hints_owed",
+            ),
+        ];
+        for (edit, want) in cases {
+            let mut s = survey(&["a", "b", "c"], &[5, 5, 5]);
+            view(&mut s, edit);
+            assert_eq!(failed(&s), [want]);
+        }
+        assert_eq!(failed(&survey(&["a", "b"], &[5, 6])), ["epochs_agree"]);
+    }
+}

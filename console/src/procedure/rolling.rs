@@ -1,0 +1,234 @@
+//! Rolling restart, the pure part: whether the next node may go, and when it is back.
+//!
+//! Back means more than its own word: every *peer* sees it serving in its new life, and nobody
+//! owes it a write any more (`scylla-operator#1077`: the next stop came too early).
+
+use std::collections::BTreeSet;
+
+use ringmaster_shared::{
+    api::ring::topology_of,
+    id::{ClusterId, Generation, NodeId},
+    member::{Lifecycle, MemberStatus},
+    quorum::partition_counts,
+};
+
+use super::{Gate, Refusal, survey::Survey};
+
+use crate::progress::Target;
+
+/// What is going to happen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub cluster_id: String,
+    /// In this order, one at a time.
+    pub order: Vec<Target>,
+}
+
+impl Plan {
+    /// One sentence a step.
+    pub fn steps(&self) -> Vec<String> {
+        let step = |t: &Target| {
+            format!(
+                "restart {}; go on when every peer sees it serving, its hints are drained and a canary passes",
+                t.id
+            )
+        };
+        self.order.iter().map(step).collect()
+    }
+
+    /// What clients will notice.
+    pub fn effects(&self) -> Vec<String> {
+        vec![
+            "one node at a time, only while every partition keeps its quorum without it".to_owned(),
+            "a client that retries once sees no failed request".to_owned(),
+        ]
+    }
+}
+
+/// Makes the plan, or says why there is none.
+pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
+    let first = survey.views.iter().find_map(|v| v.as_ref().ok());
+    let Some(first) = first else {
+        return Err(Refusal("no member answers".to_owned()));
+    };
+    let plan = Plan {
+        cluster_id: first.status.cluster.cluster_id.clone(),
+        order: survey.targets.clone(),
+    };
+    for target in &plan.order {
+        if let Gate::Waiting(why) = may_go(survey, &target.id) {
+            return Err(Refusal(why));
+        }
+    }
+    Ok(plan)
+}
+
+/// Whether `node` may be restarted now.
+pub fn may_go(survey: &Survey, node: &NodeId) -> Gate {
+    let mut serving = BTreeSet::new();
+    for (target, view) in survey.targets.iter().zip(&survey.views) {
+        match view {
+            Err(why) => return Gate::Waiting(format!("{} must answer first: {why}", target.id)),
+            Ok(v) if v.status.node.lifecycle != Lifecycle::Serving => {
+                let lifecycle = v.status.node.lifecycle.as_str();
+                return Gate::Waiting(format!("{} is {lifecycle}, not serving", target.id));
+            }
+            Ok(v) if v.ring.transition.is_some() => {
+                return Gate::Waiting("a ring change is under way".to_owned());
+            }
+            Ok(v) => {
+                if let Some((to, n)) = v.status.storage.hints_owed.iter().find(|(_, n)| **n > 0) {
+                    return Gate::Waiting(format!("{} still owes {n} hints to {to}", target.id));
+                }
+                let sees_all = survey.targets.iter().find_map(|t| {
+                    match v.members.cluster_members.get(&t.id) {
+                        Some(m) if m.status == MemberStatus::Alive => None,
+                        Some(m) => Some(format!("{} as {}", t.id, m.status.as_str())),
+                        None => Some(format!("no {}", t.id)),
+                    }
+                });
+                if let Some(what) = sees_all {
+                    return Gate::Waiting(format!("{} sees {what}", target.id));
+                }
+                serving.insert(target.id.clone());
+            }
+        }
+    }
+    serving.remove(node);
+    keeps_quorum(survey, node, &serving)
+}
+
+fn keeps_quorum(survey: &Survey, node: &NodeId, without: &BTreeSet<NodeId>) -> Gate {
+    let newest = survey.views.iter().flatten().max_by_key(|v| v.ring.epoch);
+    let topology = newest.and_then(|v| {
+        let cluster = ClusterId::new(&v.status.cluster.cluster_id).ok()?;
+        topology_of(&v.ring, &cluster)
+    });
+    let Some(topology) = topology else {
+        return Gate::Waiting("no member shows a ring".to_owned());
+    };
+    let counts = partition_counts(&topology, without);
+    if counts.unavailable > 0 {
+        return Gate::Waiting(format!(
+            "without {node}, {} of {} partitions would have no quorum; use a clean restart, or add nodes first",
+            counts.unavailable, counts.total
+        ));
+    }
+    Gate::Met(format!(
+        "without {node} all {} partitions keep a quorum",
+        counts.total
+    ))
+}
+
+/// Whether `node` is back from its restart, for itself and for every peer.
+pub fn is_back(survey: &Survey, node: &NodeId, old: Generation) -> Gate {
+    for (target, view) in survey.targets.iter().zip(&survey.views) {
+        let view = match view {
+            Ok(view) => view,
+            Err(why) => return Gate::Waiting(format!("{}: {why}", target.id)),
+        };
+        if &target.id == node {
+            if view.status.node.generation <= old {
+                return Gate::Waiting(format!("{node} has not restarted yet"));
+            }
+            if view.status.node.lifecycle != Lifecycle::Serving {
+                return Gate::Waiting(format!("{node} is {}", view.status.node.lifecycle.as_str()));
+            }
+        }
+        match view.members.cluster_members.get(node) {
+            Some(m)
+                if m.status == MemberStatus::Alive
+                    && m.lifecycle == Lifecycle::Serving
+                    && m.generation > old => {}
+            Some(m) if m.generation <= old => {
+                return Gate::Waiting(format!("{} has not seen {node}'s new life", target.id));
+            }
+            Some(m) => {
+                let what = if m.status == MemberStatus::Alive {
+                    m.lifecycle.as_str()
+                } else {
+                    m.status.as_str()
+                };
+                return Gate::Waiting(format!("{} sees {node} as {what}", target.id));
+            }
+            None => return Gate::Waiting(format!("{} does not list {node}", target.id)),
+        }
+        if let Some(n) = view.status.storage.hints_owed.get(node).filter(|n| **n > 0) {
+            return Gate::Waiting(format!("{} owes {n} hints to {node}", target.id));
+        }
+    }
+    let digests: BTreeSet<&str> = survey
+        .views
+        .iter()
+        .flatten()
+        .map(|v| v.members.membership_digest.as_str())
+        .collect();
+    if digests.len() > 1 {
+        return Gate::Waiting("the views differ".to_owned());
+    }
+    Gate::Met(format!(
+        "{node} serving, seen by all {}",
+        survey.targets.len()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::clean::tests::{id, survey},
+        *,
+    };
+
+    #[test]
+    fn a_node_goes_only_while_quorum_stays() {
+        let three = survey(&["a", "b", "c"], &[5, 5, 5]);
+        assert!(matches!(may_go(&three, &id("b")), Gate::Met(_)));
+        let two = survey(&["a", "b"], &[5, 5]);
+        let why = plan(&two).expect_err("quorum of two is two").0;
+        assert!(why.contains("would have no quorum"), "{why}");
+    }
+
+    #[test]
+    fn hints_views_and_silence_hold_it_back() {
+        let mut owed = survey(&["a", "b", "c"], &[5, 5, 5]);
+        if let Ok(v) = &mut owed.views[2] {
+            v.status.storage.hints_owed.insert(id("a"), 7);
+        }
+        assert_eq!(
+            may_go(&owed, &id("b")),
+            Gate::Waiting("c still owes 7 hints to a".into())
+        );
+
+        let mut dead = survey(&["a", "b", "c"], &[5, 5, 5]);
+        if let Ok(v) = &mut dead.views[0] {
+            let m = v.members.cluster_members.get_mut(&id("c")).expect("c");
+            m.status = MemberStatus::Suspected;
+        }
+        assert_eq!(
+            may_go(&dead, &id("b")),
+            Gate::Waiting("a sees c as suspected".into())
+        );
+
+        let mut silent = survey(&["a", "b", "c"], &[5, 5, 5]);
+        silent.views[1] = Err("no answer in time".into());
+        assert!(matches!(may_go(&silent, &id("a")), Gate::Waiting(_)));
+    }
+
+    #[test]
+    fn back_needs_every_peer() {
+        let mut s = survey(&["a", "b", "c"], &[5, 5, 5]);
+        assert!(
+            matches!(is_back(&s, &id("b"), 1), Gate::Waiting(_)),
+            "same generation"
+        );
+        assert!(matches!(is_back(&s, &id("b"), 0), Gate::Met(_)));
+        if let Ok(v) = &mut s.views[2] {
+            let m = v.members.cluster_members.get_mut(&id("b")).expect("b");
+            m.lifecycle = Lifecycle::Joining;
+        }
+        assert_eq!(
+            is_back(&s, &id("b"), 0),
+            Gate::Waiting("c sees b as joining".into())
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Orders to this node. What they lead to is decided in `lifecycle` and `node`.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use ringmaster_shared::{
+    api::admin::{
+        ClearGossipResponse, DrainOrder, HOLD_SECONDS_MAX, OrderResponse, RepairResponse,
+        RestartOrder, StandbyOrder, StartOrder,
+    },
+    error::ErrorCode,
+    event::EventCode,
+    member::Lifecycle,
+};
+
+use super::{
+    Answer, ApiError, not_serving,
+    query::{NoParameters, Query},
+};
+use crate::{
+    config::seeds,
+    lifecycle::{Ticket, facts::Phase, orders::Order},
+    node::{Node, SharedNode},
+    time,
+};
+
+type None = Query<NoParameters>;
+type Accepted = Answer<(StatusCode, Json<OrderResponse>)>;
+
+/// Longest reason kept, characters.
+const REASON_MAX: usize = 200;
+
+/// Takes no more requests of clients; replicas are still served.
+#[utoipa::path(post, path = "/api/v1/admin/drain", tag = "operating", request_body = Option<DrainOrder>,
+    responses((status = 200, body = OrderResponse)))]
+pub async fn drain(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: DrainOrder = node.gates.bodies.order(&h, b).await?;
+    let reason = reason(order.reason.as_deref());
+    running_only(&node, "drained")?;
+    heard(&node, &format!("drain ({reason})"));
+    let why = format!("drained by an operator ({reason}) until resumed");
+    node.control.update(|facts| facts.drained = Some(why));
+    let message = "takes no more requests of clients until it is resumed; replicas are served";
+    done(&node, StatusCode::OK, message)
+}
+
+/// Takes requests of clients again.
+#[utoipa::path(post, path = "/api/v1/admin/resume", tag = "operating", request_body = Option<DrainOrder>,
+    responses((status = 200, body = OrderResponse)))]
+pub async fn resume(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: DrainOrder = node.gates.bodies.order(&h, b).await?;
+    running_only(&node, "resumed")?;
+    heard(
+        &node,
+        &format!("resume ({})", reason(order.reason.as_deref())),
+    );
+    node.control.update(|facts| facts.drained = None);
+    done(&node, StatusCode::OK, "takes requests of clients again")
+}
+
+/// Drains, flushes, and replaces the process by the binary on disk.
+#[utoipa::path(post, path = "/api/v1/admin/restart", tag = "operating", request_body = Option<RestartOrder>,
+    responses((status = 202, body = OrderResponse)))]
+pub async fn restart(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: RestartOrder = node.gates.bodies.order(&h, b).await?;
+    let why = reason(order.reason.as_deref());
+    heard(&node, &format!("restart ({why})"));
+    give(&node, Order::Restart { why })?;
+    done(
+        &node,
+        StatusCode::ACCEPTED,
+        "stops and starts again as the binary on disk",
+    )
+}
+
+/// The same, but comes back holding; in standby, holds on.
+#[utoipa::path(post, path = "/api/v1/admin/standby", tag = "operating", request_body = Option<StandbyOrder>,
+    responses((status = 202, body = OrderResponse)))]
+pub async fn standby(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: StandbyOrder = node.gates.bodies.order(&h, b).await?;
+    if order.hold_seconds.is_some_and(|s| s > HOLD_SECONDS_MAX) {
+        return Err(ApiError::bad_request(format!(
+            "hold_seconds: at most {HOLD_SECONDS_MAX}, because a held node serves nobody"
+        )));
+    }
+    let why = reason(order.reason.as_deref());
+    let ticket = Ticket::new(time::unix_ms(), order.hold_seconds, Some(&why));
+    let seconds = ticket.remaining_ms(time::unix_ms()).div_ceil(1000);
+    heard(&node, &format!("standby for {seconds} s ({why})"));
+    give(&node, Order::Standby(ticket))?;
+    let message = format!("holds for {seconds} s, or until it is told to start");
+    done(&node, StatusCode::ACCEPTED, &message)
+}
+
+/// Ends standby.
+#[utoipa::path(post, path = "/api/v1/admin/start", tag = "operating", request_body = Option<StartOrder>,
+    responses((status = 202, body = OrderResponse)))]
+pub async fn start(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: StartOrder = node.gates.bodies.order(&h, b).await?;
+    for seed in order.seeds.iter().flatten() {
+        seeds::check_address(seed)
+            .map_err(|why| ApiError::bad_request(format!("seeds: {seed:?}: {why}")))?;
+    }
+    standby_only(&node, "told to start")?;
+    let how = match &order.seeds {
+        Some(seeds) if seeds.is_empty() => "without seeds".to_owned(),
+        Some(seeds) => format!("through {}", seeds.join(", ")),
+        None => "through its own seeds".to_owned(),
+    };
+    heard(&node, &format!("start {how}"));
+    give(&node, Order::Start { seeds: order.seeds })?;
+    done(&node, StatusCode::ACCEPTED, &format!("starts {how}"))
+}
+
+/// Forgets remembered members and nothing else.
+#[utoipa::path(post, path = "/api/v1/admin/clear-gossip", tag = "operating",
+    responses((status = 200, body = ClearGossipResponse)))]
+pub async fn clear_gossip(
+    State(node): State<SharedNode>,
+    _: None,
+) -> Answer<Json<ClearGossipResponse>> {
+    standby_only(&node, "made to forget its members")?;
+    heard(&node, "clear gossip");
+    let identity = node.identity.clone();
+    let (forgotten, left) = tokio::task::spawn_blocking(move || {
+        let forgotten = identity.clear_remembered();
+        (forgotten, identity.remembered().len())
+    })
+    .await
+    .map_err(|e| ApiError::new(ErrorCode::Internal, e.to_string()))?;
+    if left > 0 {
+        let why = "the identity file cannot be written, so nothing was forgotten; the log says why";
+        return Err(ApiError::new(ErrorCode::StorageUnavailable, why));
+    }
+    Ok(Json(ClearGossipResponse {
+        node_id: node.facts.id.clone(),
+        forgotten,
+    }))
+}
+
+/// Compares all partitions with the other replicas now.
+#[utoipa::path(post, path = "/api/v1/repair", tag = "operating",
+    responses((status = 202, body = RepairResponse)))]
+pub async fn repair(
+    State(node): State<SharedNode>,
+    _: None,
+) -> Answer<(StatusCode, Json<RepairResponse>)> {
+    let coordinator = node.coordinator.get().ok_or_else(|| not_serving(&node))?;
+    let started = coordinator.repair_now();
+    let message = if started {
+        "a round of repair has begun"
+    } else {
+        "a round of repair is under way already"
+    };
+    let body = RepairResponse {
+        started,
+        message: message.to_owned(),
+    };
+    Ok((StatusCode::ACCEPTED, Json(body)))
+}
+
+fn reason(given: Option<&str>) -> String {
+    let text: String = given
+        .unwrap_or("no reason given")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(REASON_MAX)
+        .collect();
+    text
+}
+
+fn heard(node: &Node, what: &str) {
+    let message = format!("ordered by an operator: {what}");
+    node.events
+        .info(EventCode::OrderReceived, Some(&node.facts.id), message);
+}
+
+fn give(node: &Node, order: Order) -> Answer<()> {
+    if node.control.facts().phase == Phase::Stopping {
+        return Err(conflict(node, "is stopping already"));
+    }
+    node.orders
+        .try_send(order)
+        .map_err(|_| conflict(node, "has other orders to carry out first"))
+}
+
+fn running_only(node: &Node, verb: &str) -> Answer<()> {
+    match node.control.facts().phase {
+        Phase::Running => Ok(()),
+        _ => Err(conflict(
+            node,
+            &format!("is not running and cannot be {verb}"),
+        )),
+    }
+}
+
+fn standby_only(node: &Node, verb: &str) -> Answer<()> {
+    if node.lifecycle.get() == Lifecycle::Standby {
+        return Ok(());
+    }
+    Err(conflict(
+        node,
+        &format!("is not in standby and cannot be {verb}"),
+    ))
+}
+
+fn conflict(node: &Node, what: &str) -> ApiError {
+    let lifecycle = node.lifecycle.get().as_str();
+    ApiError::new(ErrorCode::Conflict, format!("{} {what}", node.facts.id))
+        .details(serde_json::json!({"lifecycle": lifecycle}))
+}
+
+fn done(node: &Node, status: StatusCode, what: &str) -> Accepted {
+    let body = OrderResponse {
+        node_id: node.facts.id.clone(),
+        accepted: true,
+        lifecycle: node.lifecycle.get(),
+        message: format!("{} {what}", node.facts.id),
+    };
+    Ok((status, Json(body)))
+}

@@ -1,0 +1,36 @@
+//! Logs on stdout: one line an event, for a person by default, JSON by flag.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use crate::config::LogConfig;
+
+/// Libraries are heard only when something is wrong with them: their detail is not the operator's.
+fn filter(log: &LogConfig) -> Targets {
+    let level = LevelFilter::from_level(log.level);
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        // a client that goes silent is its own business, and hyper warns about each
+        .with_target("hyper", level.min(LevelFilter::ERROR))
+        .with_target("ringd", level)
+}
+
+/// A second call (the node started again in this process) changes nothing.
+pub fn start(log: &LogConfig) {
+    let registry = tracing_subscriber::registry().with(filter(log));
+    if log.json {
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+        let _ = registry.with(layer).try_init();
+    } else {
+        let layer = tracing_subscriber::fmt::layer()
+            .compact()
+            .with_target(false)
+            .with_ansi(std::io::stdout().is_terminal());
+        let _ = registry.with(layer).try_init();
+    }
+}

@@ -1,0 +1,310 @@
+//! The table of settings: the one place that names a flag, its variable, its key and its default.
+
+/// One setting, whatever source it comes from.
+#[derive(Debug)]
+pub struct Setting {
+    /// Name in the file, `section.name` inside a section.
+    pub key: &'static str,
+    pub value_name: &'static str,
+    pub default: Option<&'static str>,
+    pub repeatable: bool,
+    pub heading: &'static str,
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// `--` not included.
+    pub fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+
+    pub fn variable(&self) -> String {
+        format!("RINGD_{}", self.key.replace('.', "_").to_uppercase())
+    }
+}
+
+pub fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.key == key)
+}
+
+const fn setting(
+    heading: &'static str,
+    key: &'static str,
+    value_name: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        key,
+        value_name,
+        default,
+        repeatable: false,
+        heading,
+        help,
+    }
+}
+
+const fn repeatable(mut s: Setting) -> Setting {
+    s.repeatable = true;
+    s
+}
+
+const NODE: &str = "This node";
+const CLUSTER: &str = "Finding the cluster";
+const LOGS: &str = "Logs";
+const GOSSIP: &str = "Gossip (change on all nodes alike)";
+const LIMITS: &str = "Limits";
+const STORAGE: &str = "Storage";
+
+/// In the order of the manual.
+pub static SETTINGS: &[Setting] = &[
+    setting(
+        NODE,
+        "node_id",
+        "NAME",
+        None,
+        "Name of this node, unique in the cluster and the same at every start [required]",
+    ),
+    setting(
+        NODE,
+        "port",
+        "PORT",
+        Some("8081"),
+        "Port for HTTP, WebSocket, gossip (UDP) and the other nodes",
+    ),
+    setting(
+        NODE,
+        "data_dir",
+        "DIR",
+        None,
+        "Folder of this node's data; belongs to one node and one process [default: data/NAME]",
+    ),
+    setting(
+        NODE,
+        "bind",
+        "IP",
+        Some("127.0.0.1"),
+        "Address to listen on",
+    ),
+    setting(
+        NODE,
+        "advertise",
+        "HOST:PORT",
+        None,
+        "Where others reach this node [default: localhost:PORT when bound to a loopback address, else BIND:PORT]",
+    ),
+    setting(
+        NODE,
+        "zone",
+        "NAME",
+        Some("default"),
+        "Failure zone; replicas of a partition are spread over zones",
+    ),
+    repeatable(setting(
+        CLUSTER,
+        "seed_node",
+        "HOST:PORT",
+        None,
+        "A node to join the cluster through; may be repeated. Without seeds an empty node founds a new cluster",
+    )),
+    repeatable(setting(
+        CLUSTER,
+        "seed_nodes",
+        "HOST:PORT,...",
+        None,
+        "The same, separated by commas",
+    )),
+    setting(
+        CLUSTER,
+        "replication_factor",
+        "N",
+        Some("3"),
+        "Replicas of each key; counts only when this node founds a cluster",
+    ),
+    setting(
+        LOGS,
+        "log_format",
+        "FORMAT",
+        Some("text"),
+        "text for people, json for machines",
+    ),
+    setting(
+        LOGS,
+        "log_level",
+        "LEVEL",
+        Some("info"),
+        "error, warn, info, debug or trace",
+    ),
+    setting(
+        LIMITS,
+        "limits.connections",
+        "N",
+        Some("10000"),
+        "Open connections; more are turned away with 503",
+    ),
+    setting(
+        LIMITS,
+        "limits.requests",
+        "N",
+        Some("512"),
+        "Requests for data under way at once; more get 429",
+    ),
+    setting(
+        LIMITS,
+        "limits.feeds",
+        "N",
+        Some("256"),
+        "Open live feeds (/ws)",
+    ),
+    setting(
+        LIMITS,
+        "limits.value_bytes",
+        "BYTES",
+        Some("1048576"),
+        "Largest value",
+    ),
+    setting(
+        LIMITS,
+        "limits.body_bytes_total",
+        "BYTES",
+        Some("268435456"),
+        "Request bodies held in memory at once; more get 429",
+    ),
+    setting(
+        LIMITS,
+        "limits.header_timeout",
+        "TIME",
+        Some("15s"),
+        "For the head of a request to arrive; idle connections are closed after it as well",
+    ),
+    setting(
+        LIMITS,
+        "limits.body_timeout",
+        "TIME",
+        Some("30s"),
+        "For the whole body of a request to arrive",
+    ),
+    setting(
+        LIMITS,
+        "limits.request_timeout",
+        "TIME",
+        Some("5s"),
+        "For enough replicas to answer",
+    ),
+    setting(
+        LIMITS,
+        "limits.drain_timeout",
+        "TIME",
+        Some("10s"),
+        "For requests in flight to finish when the node stops",
+    ),
+    setting(
+        STORAGE,
+        "storage.cache_bytes",
+        "BYTES",
+        Some("67108864"),
+        "Page cache of the table",
+    ),
+    setting(
+        STORAGE,
+        "storage.segment_bytes",
+        "BYTES",
+        Some("67108864"),
+        "Size at which a commit log segment is closed",
+    ),
+    setting(
+        STORAGE,
+        "storage.hint_bytes",
+        "BYTES",
+        Some("268435456"),
+        "Hints kept for one absent node",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.interval",
+        "TIME",
+        Some("200ms"),
+        "Between rounds of gossip",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.fanout",
+        "N",
+        Some("3"),
+        "Members told in each round",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.probe_interval",
+        "TIME",
+        Some("1s"),
+        "Between probes",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.probe_timeout",
+        "TIME",
+        Some("500ms"),
+        "For the answer to a direct probe",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.indirect_probes",
+        "N",
+        Some("3"),
+        "Members asked to probe for us",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.suspicion_mult",
+        "N",
+        Some("4"),
+        "Suspicion lasts this, times log10(members), times the probe interval",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.retransmit_mult",
+        "N",
+        Some("4"),
+        "A rumor is sent this many times log10(members + 1)",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.push_pull_interval",
+        "TIME",
+        Some("30s"),
+        "Between full exchanges with one member",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.reconnect_interval",
+        "TIME",
+        Some("5s"),
+        "Between attempts to reach dead members, seeds and remembered members",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.packet_bytes",
+        "BYTES",
+        Some("1400"),
+        "Largest UDP packet",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_do_not_clash() {
+        let flags: BTreeSet<String> = SETTINGS.iter().map(Setting::flag).collect();
+        let variables: BTreeSet<String> = SETTINGS.iter().map(Setting::variable).collect();
+        assert_eq!(flags.len(), SETTINGS.len());
+        assert_eq!(variables.len(), SETTINGS.len());
+        let s = find("gossip.probe_interval").expect("known");
+        assert_eq!(s.flag(), "gossip-probe-interval");
+        assert_eq!(s.variable(), "RINGD_GOSSIP_PROBE_INTERVAL");
+    }
+}

@@ -1,0 +1,713 @@
+//! The protocol: SWIM as one state machine without I/O, clock or randomness of its own.
+//!
+//! Packets, exchanged lists and the time go in; packets to send, TCP work to do and happenings
+//! come out through [`Core::take_outputs`]. Same inputs and same seed, same outputs: the
+//! simulator stands on that.
+//!
+//! Invariants. A member's (generation, incarnation) never falls. A member held dead comes back
+//! only by a claim with a higher one, which only the member itself can start. This node's own
+//! status is never anything but alive until [`Core::stop`], after which it is silent for good.
+//!
+//! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
+//! Lifeguard's local health has its place in [`Core::probe_interval_ms`] (a multiplier) and
+//! [`Core::suspicion_ms`] (confirmations); both are asked at every use.
+
+mod exchanging;
+mod hearsay;
+mod probing;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use rand::{Rng, rngs::SmallRng};
+use ringmaster_shared::{
+    api::membership::{GossipStatus, Rumor},
+    id::{ClusterId, Generation, Incarnation, NodeId},
+    member::{Lifecycle, Load, MemberStatus, RingStamp},
+};
+
+use self::{
+    exchanging::Contact,
+    probing::{Probe, Relay},
+};
+use super::{
+    GossipConfig, MemberState, MemberView,
+    claim::{self, Claim, Now},
+    codec::{self, Body, Packet, RejectReason},
+    dissemination::{Dissemination, transmit_limit},
+    members::MemberList,
+};
+
+/// More members than this are not taken in.
+const MEMBERS_MAX: usize = 16_384;
+/// How long a member that left is remembered, so that old claims do not bring it back.
+const LEFT_KEPT_MS: u64 = 24 * 3600 * 1000;
+const REAP_INTERVAL_MS: u64 = 60_000;
+/// A foreign cluster is reported once in this time.
+const FOREIGN_REPORT_MS: u64 = 60_000;
+/// Rejections are answered at most this often.
+const REJECT_ANSWER_MS: u64 = 200;
+/// Rumors listed for a person.
+const RUMORS_LISTED_MAX: usize = 1000;
+/// A new node exchanges lists again after this, then twice that, and so on up to the interval:
+/// rumors sent while the cluster was still small may not have reached everybody.
+const FIRST_EXCHANGE_GAP_MS: u64 = 1000;
+/// The farewell is said so often, so far apart.
+const FAREWELL_ROUNDS: u32 = 3;
+const FAREWELL_GAP_MS: u64 = 150;
+
+/// Where a packet goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dest {
+    /// A member's `host:port`.
+    Address(String),
+    /// Where a packet came from.
+    Source(SocketAddr),
+}
+
+/// What the core wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    Send {
+        to: Dest,
+        packet: Box<Packet>,
+    },
+    /// Ask over TCP; report with [`Core::tcp_answered`] when it did answer in time.
+    TcpProbe {
+        seq: u32,
+        node: NodeId,
+        address: String,
+    },
+    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`].
+    Exchange {
+        address: String,
+    },
+    Happened(Happening),
+}
+
+/// What an operator may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    Joined {
+        id: NodeId,
+        address: String,
+    },
+    Suspected {
+        id: NodeId,
+        by: NodeId,
+        wait_ms: u64,
+    },
+    Dead {
+        id: NodeId,
+        /// Who got no answer.
+        accusers: Vec<NodeId>,
+        /// How long this node has not heard from it.
+        silent_ms: u64,
+    },
+    Returned {
+        id: NodeId,
+        was: MemberStatus,
+        after_ms: u64,
+    },
+    Restarted {
+        id: NodeId,
+        was: MemberStatus,
+    },
+    Stopped {
+        id: NodeId,
+    },
+    Left {
+        id: NodeId,
+    },
+    AddressChanged {
+        id: NodeId,
+        from: String,
+        to: String,
+    },
+    SelfRefuted {
+        by: NodeId,
+        claimed: MemberStatus,
+        incarnation: Incarnation,
+    },
+    UdpBlocked {
+        id: NodeId,
+        address: String,
+    },
+    Foreign {
+        /// Where it came from, or who was contacted.
+        source: String,
+        theirs: String,
+    },
+    /// Another process with this node's id and a later generation.
+    Superseded {
+        address: String,
+        generation: Generation,
+    },
+}
+
+/// Whether the engine still talks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Farewell { rounds_left: u32, next_ms: u64 },
+    Silent,
+}
+
+/// When the recurring work is due, monotonic milliseconds.
+struct Due {
+    probe: u64,
+    gossip: u64,
+    exchange: u64,
+    reconnect: u64,
+    reap: u64,
+}
+
+pub struct Core {
+    config: GossipConfig,
+    cluster: ClusterId,
+    local: MemberState,
+    born: Now,
+    members: MemberList,
+    rumors: Dissemination,
+    rng: SmallRng,
+    phase: Phase,
+    due: Due,
+    /// Members in the order they are probed; those gone are dropped when their turn comes.
+    rotation: Vec<NodeId>,
+    cursor: usize,
+    probes: Vec<Probe>,
+    relays: HashMap<u32, Relay>,
+    /// Relays by age; they all live equally long.
+    relay_order: VecDeque<u32>,
+    next_seq: u32,
+    contacts: Vec<Contact>,
+    introduced: bool,
+    /// The gap to the next exchange while this node is new; doubles up to the interval.
+    exchange_gap_ms: u64,
+    superseded_by: Option<Generation>,
+    rejected: u64,
+    next_foreign_report_ms: u64,
+    next_reject_answer_ms: u64,
+    revision: u64,
+    out: Vec<Output>,
+}
+
+impl Core {
+    /// `contacts` are addresses to be tried until they answer: seeds and remembered members.
+    pub fn new(
+        config: GossipConfig,
+        cluster: ClusterId,
+        local: MemberState,
+        contacts: impl IntoIterator<Item = String>,
+        mut rng: SmallRng,
+        now: Now,
+    ) -> Self {
+        let local = claim::clip(local);
+        let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
+        let due = Due {
+            probe: spread(&mut rng, ms(config.probe_interval)),
+            gossip: spread(&mut rng, ms(config.gossip_interval)),
+            exchange: now.ms,
+            reconnect: now.ms + ms(config.reconnect_interval) / 5,
+            reap: now.ms + REAP_INTERVAL_MS,
+        };
+        let next_seq = rng.random();
+        let contacts = Contact::list(contacts, &local.address);
+        let mut core = Self {
+            config,
+            cluster,
+            local,
+            born: now,
+            members: MemberList::default(),
+            rumors: Dissemination::default(),
+            rng,
+            phase: Phase::Running,
+            due,
+            rotation: Vec::new(),
+            cursor: 0,
+            probes: Vec::new(),
+            relays: HashMap::new(),
+            relay_order: VecDeque::new(),
+            next_seq,
+            contacts,
+            introduced: false,
+            exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
+            superseded_by: None,
+            rejected: 0,
+            next_foreign_report_ms: 0,
+            next_reject_answer_ms: 0,
+            revision: 0,
+            out: Vec::new(),
+        };
+        core.spread_self();
+        core
+    }
+
+    // ---- time -------------------------------------------------------------------------------
+
+    /// When [`Self::tick`] is next wanted, monotonic milliseconds.
+    pub fn next_wake(&self) -> u64 {
+        match self.phase {
+            Phase::Silent => u64::MAX,
+            Phase::Farewell { next_ms, .. } => next_ms,
+            Phase::Running => {
+                let due = &self.due;
+                [due.probe, due.gossip, due.exchange, due.reconnect, due.reap]
+                    .into_iter()
+                    .chain(self.next_probe_step())
+                    .chain(self.members.next_suspicion_end_ms())
+                    .min()
+                    .unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    pub fn tick(&mut self, now: Now) {
+        match self.phase {
+            Phase::Silent => return,
+            Phase::Farewell { .. } => return self.say_farewell(now),
+            Phase::Running => {}
+        }
+        let late = now.ms.saturating_sub(self.next_wake());
+        if late > ms(self.config.probe_timeout) {
+            self.excuse_others(late);
+        }
+        self.advance_probes(now);
+        self.end_suspicions(now);
+        if now.ms >= self.due.probe {
+            self.due.probe = next_due(self.due.probe, self.probe_interval_ms(), now);
+            self.start_probe(now);
+        }
+        if now.ms >= self.due.gossip {
+            self.due.gossip = next_due(self.due.gossip, ms(self.config.gossip_interval), now);
+            self.gossip();
+        }
+        self.exchange_when_due(now);
+        if now.ms >= self.due.reap {
+            self.due.reap = now.ms + REAP_INTERVAL_MS;
+            self.reap(now);
+        }
+    }
+
+    /// This node itself stood still (paused, starved): who did not answer meanwhile is not to
+    /// blame, and the answers may still wait in the socket.
+    fn excuse_others(&mut self, late_ms: u64) {
+        self.probes.clear();
+        self.members.extend_suspicions(late_ms);
+    }
+
+    fn reap(&mut self, now: Now) {
+        let forgotten: Vec<NodeId> = self
+            .members
+            .iter()
+            .filter(|m| {
+                m.state.status == MemberStatus::Left
+                    && now.ms.saturating_sub(m.status_since_ms) > LEFT_KEPT_MS
+            })
+            .map(|m| m.state.id.clone())
+            .collect();
+        for id in forgotten {
+            self.members.remove(&id);
+        }
+    }
+
+    /// Milliseconds from one probe to the next.
+    fn probe_interval_ms(&self) -> u64 {
+        ms(self.config.probe_interval).max(1)
+    }
+
+    /// How long a suspected member may refute.
+    fn suspicion_ms(&self) -> u64 {
+        let reachable = self.members.reachable().len() + 1;
+        ms(suspicion_timeout(&self.config, reachable))
+    }
+
+    fn transmit_limit(&self) -> u32 {
+        transmit_limit(
+            self.config.retransmit_mult,
+            self.members.reachable().len() + 1,
+        )
+    }
+
+    // ---- packets in -------------------------------------------------------------------------
+
+    pub fn handle(&mut self, now: Now, source: SocketAddr, packet: Packet) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        if packet.cluster != self.cluster {
+            return self.refuse_foreign(now, source, &packet);
+        }
+        let sender = packet.from;
+        let honest = !matches!(sender.status, MemberStatus::Suspected | MemberStatus::Dead);
+        if !honest || !claim::is_acceptable(&sender, now.unix_ms) {
+            return self.count_rejected();
+        }
+        if sender.id == self.local.id {
+            return self.meet_namesake(now, source, &sender);
+        }
+        if packet.to != self.local.id {
+            let reason = RejectReason::OtherNode { wanted: packet.to };
+            return self.refuse(now, source, sender.id, &packet.body, reason);
+        }
+        let from = sender.id.clone();
+        // the sender's own word first: what it says of itself may refute the claims behind it
+        let outdated = self.hear(now, sender);
+        for claim in packet.claims {
+            self.apply(now, claim, claim::Via::Packet);
+        }
+        self.answer(now, source, &from, packet.body, outdated);
+    }
+
+    fn answer(&mut self, now: Now, source: SocketAddr, from: &NodeId, body: Body, outdated: bool) {
+        match body {
+            Body::Ping { seq } => {
+                let claims = self.claim_about(from).filter(|_| outdated);
+                let packet = self.packet(from.clone(), Body::Ack { seq }, claims);
+                return self.send(Dest::Source(source), packet);
+            }
+            Body::Ack { seq } => self.acknowledged(now, seq, from),
+            Body::PingRequest { seq, target } => {
+                self.relay_ping(now, source, from, seq, &target);
+            }
+            Body::RelayedAck { seq, target } => self.acknowledged_by_relay(now, seq, &target),
+            Body::Gossip => {}
+            Body::Reject { .. } => self.count_rejected(),
+        }
+        if outdated {
+            self.tell(now, source, from);
+        }
+    }
+
+    /// Tells a member what is held of it, so that it can refute (or learn that a later process
+    /// has taken its name). At most twice a probe interval.
+    fn tell(&mut self, now: Now, source: SocketAddr, id: &NodeId) {
+        let gap = self.probe_interval_ms() / 2;
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
+        if member.told_ms.is_some_and(|told| now.ms < told + gap) {
+            return;
+        }
+        member.told_ms = Some(now.ms);
+        let claims = self.claim_about(id);
+        let packet = self.packet(id.clone(), Body::Gossip, claims);
+        self.send(Dest::Source(source), packet);
+    }
+
+    /// A packet of a process that goes by this node's own id.
+    fn meet_namesake(&mut self, now: Now, source: SocketAddr, other: &MemberState) {
+        if other.generation > self.local.generation {
+            self.superseded(&other.address, other.generation);
+        } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
+            // it learns from the sender's state in this packet that it has to stop
+            self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
+            let packet = self.packet(other.id.clone(), Body::Gossip, None);
+            self.send(Dest::Source(source), packet);
+        }
+    }
+
+    fn refuse_foreign(&mut self, now: Now, source: SocketAddr, packet: &Packet) {
+        let what = format!("{} at {source}", packet.from.id);
+        self.note_foreign(now, what, packet.cluster.to_string());
+        let reason = RejectReason::OtherCluster;
+        self.refuse(now, source, packet.from.id.clone(), &packet.body, reason);
+    }
+
+    /// Counts, and answers with the reason now and then; a rejection is never answered.
+    fn refuse(
+        &mut self,
+        now: Now,
+        source: SocketAddr,
+        to: NodeId,
+        body: &Body,
+        reason: RejectReason,
+    ) {
+        self.count_rejected();
+        if matches!(body, Body::Reject { .. }) || now.ms < self.next_reject_answer_ms {
+            return;
+        }
+        self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
+        let packet = Packet {
+            cluster: self.cluster.clone(),
+            to,
+            from: self.local.clone(),
+            body: Body::Reject { reason },
+            claims: Vec::new(),
+        };
+        self.send(Dest::Source(source), packet);
+    }
+
+    /// Another cluster was met, by packet or by contact; reported now and then.
+    pub fn note_foreign(&mut self, now: Now, source: String, theirs: String) {
+        if now.ms >= self.next_foreign_report_ms {
+            self.next_foreign_report_ms = now.ms + FOREIGN_REPORT_MS;
+            self.happened(Happening::Foreign { source, theirs });
+        }
+    }
+
+    /// A message was refused (also for the driver, when it could not be read).
+    pub fn count_rejected(&mut self) {
+        self.rejected += 1;
+    }
+
+    // ---- packets out ------------------------------------------------------------------------
+
+    /// A packet filled up with rumors. `first` goes in before them, uncounted.
+    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        let mut packet = Packet {
+            cluster: self.cluster.clone(),
+            to,
+            from: self.local.clone(),
+            body,
+            claims: first.into_iter().collect(),
+        };
+        let budget = self
+            .config
+            .packet_bytes_max
+            .saturating_sub(codec::packet_bytes(&packet));
+        let limit = self.transmit_limit();
+        // our own state heads the packet: that is a transmission of it, and so is `first`
+        let named = packet.claims.first().map(|c| c.state.id.clone());
+        let held = [Some(&self.local.id), named.as_ref()];
+        for id in held.into_iter().flatten() {
+            self.rumors.count_as_sent(id, limit);
+        }
+        let rumors = self
+            .rumors
+            .take(budget, limit, |s| held.contains(&Some(&s.id)));
+        packet.claims.extend(rumors);
+        packet
+    }
+
+    fn send(&mut self, to: Dest, packet: Packet) {
+        let packet = Box::new(packet);
+        self.out.push(Output::Send { to, packet });
+    }
+
+    /// One gossip round: rumors to a few random members; nothing when there is no news.
+    fn gossip(&mut self) {
+        let targets: Vec<(NodeId, String)> = self
+            .members
+            .pick_reachable(&mut self.rng, self.config.gossip_fanout, |_| true)
+            .into_iter()
+            .map(|m| (m.state.id.clone(), m.state.address.clone()))
+            .collect();
+        for (id, address) in targets {
+            if self.rumors.is_empty() {
+                return;
+            }
+            let first = self.grave_claim_about(&id);
+            let packet = self.packet(id, Body::Gossip, first);
+            self.send(Dest::Address(address), packet);
+        }
+    }
+
+    /// What this node holds of a member, as a claim.
+    fn claim_about(&self, id: &NodeId) -> Option<Claim> {
+        let member = self.members.get(id)?;
+        let from = member.accusers.first().unwrap_or(id).clone();
+        Some(Claim {
+            state: member.state.clone(),
+            from,
+        })
+    }
+
+    /// The same when it is bad news, which its subject must hear first of all.
+    fn grave_claim_about(&self, id: &NodeId) -> Option<Claim> {
+        self.claim_about(id)
+            .filter(|c| c.state.status != MemberStatus::Alive)
+    }
+
+    // ---- this node --------------------------------------------------------------------------
+
+    /// Takes over what the node says of itself. Lifecycle and ring are news and raise the
+    /// incarnation; load only rides along with what is sent anyway.
+    pub fn set_local(&mut self, lifecycle: Lifecycle, ring: RingStamp, load: Load) {
+        self.local.load = load;
+        let news = self.local.lifecycle != lifecycle || self.local.ring != ring;
+        if self.phase == Phase::Running && news {
+            self.local.lifecycle = lifecycle;
+            self.local.ring = ring;
+            self.local.incarnation += 1;
+            self.spread_self();
+        }
+    }
+
+    fn spread_self(&mut self) {
+        self.revision += 1;
+        self.rumors.enqueue(Claim {
+            state: self.local.clone(),
+            from: self.local.id.clone(),
+        });
+    }
+
+    /// This node goes down on purpose: everybody reachable is told, then there is silence.
+    pub fn stop(&mut self, now: Now) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.local.status = MemberStatus::Stopped;
+        self.local.lifecycle = Lifecycle::Stopped;
+        self.local.incarnation += 1;
+        self.revision += 1;
+        let witnesses: Vec<String> = self
+            .members
+            .pick_reachable(&mut self.rng, 2, |_| true)
+            .into_iter()
+            .map(|m| m.state.address.clone())
+            .collect();
+        for address in witnesses {
+            self.out.push(Output::Exchange { address });
+        }
+        self.phase = Phase::Farewell {
+            rounds_left: FAREWELL_ROUNDS,
+            next_ms: now.ms,
+        };
+        self.say_farewell(now);
+    }
+
+    fn say_farewell(&mut self, now: Now) {
+        let Phase::Farewell {
+            rounds_left,
+            next_ms,
+        } = self.phase
+        else {
+            return;
+        };
+        if now.ms < next_ms {
+            return;
+        }
+        let everybody: Vec<(NodeId, String)> = self
+            .members
+            .reachable()
+            .iter()
+            .filter_map(|id| self.members.get(id))
+            .map(|m| (m.state.id.clone(), m.state.address.clone()))
+            .collect();
+        let done = rounds_left <= 1 || everybody.is_empty();
+        for (id, address) in everybody {
+            let packet = self.packet(id, Body::Gossip, None);
+            self.send(Dest::Address(address), packet);
+        }
+        self.phase = if done {
+            Phase::Silent
+        } else {
+            Phase::Farewell {
+                rounds_left: rounds_left - 1,
+                next_ms: now.ms + FAREWELL_GAP_MS,
+            }
+        };
+    }
+
+    /// Whether the farewell is over.
+    pub fn is_silent(&self) -> bool {
+        self.phase == Phase::Silent
+    }
+
+    // ---- what is known ----------------------------------------------------------------------
+
+    /// Everything this node knows, itself included, for a full-state exchange.
+    pub fn states(&self) -> Vec<MemberState> {
+        std::iter::once(&self.local)
+            .chain(self.members.iter().map(|m| &m.state))
+            .cloned()
+            .collect()
+    }
+
+    /// All but those that left, this node included, sorted by id.
+    pub fn views(&self, now: Now) -> Vec<MemberView> {
+        let me = MemberView {
+            state: self.local.clone(),
+            last_seen: crate::time::timestamp_of_ms(now.unix_ms),
+            status_since: crate::time::timestamp_of_ms(self.born.unix_ms),
+            heartbeat_seq: 0,
+        };
+        let others = self
+            .members
+            .iter()
+            .filter(|m| m.state.status != MemberStatus::Left);
+        let mut views: Vec<MemberView> = others
+            .map(|m| MemberView {
+                state: m.state.clone(),
+                last_seen: crate::time::timestamp_of_ms(m.last_seen_unix_ms),
+                status_since: crate::time::timestamp_of_ms(m.status_since_unix_ms),
+                heartbeat_seq: m.heartbeat_seq,
+            })
+            .collect();
+        let at = views.partition_point(|v| v.state.id < me.state.id);
+        views.insert(at, me);
+        views
+    }
+
+    /// Grows whenever the list changed in anything but counters, times and load.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Other members on the list.
+    pub fn others(&self) -> usize {
+        self.members.len()
+    }
+
+    pub fn status(&self, queue_depth: usize) -> GossipStatus {
+        let count = |status| self.members.count(status);
+        let alive_nodes =
+            count(MemberStatus::Alive) + usize::from(self.local.status == MemberStatus::Alive);
+        let stopped_nodes =
+            count(MemberStatus::Stopped) + usize::from(self.local.status == MemberStatus::Stopped);
+        let suspected_nodes = count(MemberStatus::Suspected);
+        let dead_nodes = count(MemberStatus::Dead);
+        GossipStatus {
+            current_node: self.local.id.clone(),
+            cluster_size: alive_nodes + stopped_nodes + suspected_nodes + dead_nodes,
+            alive_nodes,
+            suspected_nodes,
+            dead_nodes,
+            stopped_nodes,
+            active_rumors: self.rumors.len(),
+            health_score: 0,
+            queue_depth,
+            rejected_messages: self.rejected,
+        }
+    }
+
+    pub fn rumors(&self) -> Vec<Rumor> {
+        self.rumors.rumors(self.transmit_limit(), RUMORS_LISTED_MAX)
+    }
+
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        self.out.push(Output::Happened(happening));
+    }
+}
+
+/// `mult * max(1, log10 n) * probe interval`, for `n` reachable members.
+pub fn suspicion_timeout(config: &GossipConfig, n: usize) -> Duration {
+    let scale = (n.max(1) as f64).log10().max(1.0);
+    let base = config.probe_interval.saturating_mul(config.suspicion_mult);
+    Duration::try_from_secs_f64(base.as_secs_f64() * scale).unwrap_or(base)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The next time of recurring work; missed rounds are not made up for.
+fn next_due(due_ms: u64, interval_ms: u64, now: Now) -> u64 {
+    let next = due_ms + interval_ms.max(1);
+    if next > now.ms {
+        next
+    } else {
+        now.ms + interval_ms.max(1)
+    }
+}

@@ -1,0 +1,262 @@
+//! What claims do: to the list, to this node's own incarnation, and to what is spread on.
+
+use ringmaster_shared::{
+    id::{Generation, NodeId},
+    member::MemberStatus,
+};
+
+use super::{Core, Happening, MEMBERS_MAX, Phase};
+use crate::gossip::{
+    MemberState,
+    claim::{self, Claim, Now, Via},
+};
+
+/// What was held before a claim won; enough to say what changed.
+struct Before {
+    status: MemberStatus,
+    generation: Generation,
+    address: String,
+    status_since_ms: u64,
+    silent_ms: u64,
+}
+
+impl Core {
+    /// A member's own word about itself, in a packet or as who exchanged lists. True when this
+    /// node holds something that beats it: the sender has to hear of that.
+    pub(super) fn hear(&mut self, now: Now, sender: MemberState) -> bool {
+        let (id, load) = (sender.id.clone(), sender.load);
+        let said = sender.clone();
+        self.apply(
+            now,
+            Claim {
+                from: sender.id.clone(),
+                state: sender,
+            },
+            Via::Packet,
+        );
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        if member.state.generation == said.generation {
+            member.heartbeat_seq += 1;
+            member.answered(now);
+            if member.state.incarnation == said.incarnation {
+                member.state.load = load;
+            }
+        }
+        claim::beats(&member.state, &said)
+    }
+
+    /// Merges what a seed gave when it let this node in; who found whom dead is not known.
+    pub fn welcome(&mut self, now: Now, states: Vec<MemberState>) {
+        for state in states.into_iter().take(MEMBERS_MAX) {
+            let from = state.id.clone();
+            self.apply(now, Claim { state, from }, Via::Exchange);
+        }
+    }
+
+    /// Merges the full list of `from`, got in an exchange.
+    pub fn merge(&mut self, now: Now, from: &NodeId, states: Vec<MemberState>) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let (own, others): (Vec<_>, Vec<_>) = states
+            .into_iter()
+            .take(MEMBERS_MAX)
+            .partition(|s| s.id == *from && *from != self.local.id);
+        for state in own {
+            let alive_or_going =
+                !matches!(state.status, MemberStatus::Suspected | MemberStatus::Dead);
+            if alive_or_going && claim::is_acceptable(&state, now.unix_ms) {
+                self.hear(now, state);
+            } else {
+                self.count_rejected();
+            }
+        }
+        for state in others {
+            let from = from.clone();
+            self.apply(now, Claim { state, from }, Via::Exchange);
+        }
+    }
+
+    /// Takes a claim in, if it wins.
+    pub(super) fn apply(&mut self, now: Now, mut claim: Claim, via: Via) {
+        if !claim::is_acceptable(&claim.state, now.unix_ms) {
+            return self.count_rejected();
+        }
+        if claim.state.id == self.local.id {
+            return self.apply_to_self(&claim);
+        }
+        let held = self.members.get(&claim.state.id).map(|m| &m.state);
+        if via == Via::Exchange {
+            claim.state.status = claim::status_from_exchange(&claim.state, held);
+        }
+        match held {
+            // for somebody unknown a tombstone has nothing to protect, and taking it in would
+            // let it go round for ever
+            None if claim.state.status == MemberStatus::Left => {}
+            None if self.members.len() >= MEMBERS_MAX => self.count_rejected(),
+            None => self.accept(now, claim, via),
+            Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
+            Some(held) => {
+                let confirms = held.status == MemberStatus::Suspected
+                    && claim.state.status == MemberStatus::Suspected
+                    && claim::freshness(held) == claim::freshness(&claim.state);
+                if let Some(member) = self.members.get_mut(&claim.state.id).filter(|_| confirms) {
+                    member.accuse(&claim.from);
+                }
+            }
+        }
+    }
+
+    /// Stores a claim that won, spreads it, and says what changed.
+    fn accept(&mut self, now: Now, claim: Claim, via: Via) {
+        let id = claim.state.id.clone();
+        let status = claim.state.status;
+        let before = self.members.get(&id).map(|m| Before {
+            status: m.state.status,
+            generation: m.state.generation,
+            address: m.state.address.clone(),
+            status_since_ms: m.status_since_ms,
+            silent_ms: m.silent_ms(now),
+        });
+        let wait_ms = self.suspicion_ms();
+        let ends = (status == MemberStatus::Suspected).then_some(now.ms + wait_ms);
+        self.members.put(claim.state.clone(), now, ends);
+        self.revision += 1;
+        if let Some(member) = self.members.get_mut(&id) {
+            let accused =
+                matches!(status, MemberStatus::Suspected | MemberStatus::Dead) && claim.from != id;
+            let timed_out_here = via == Via::Own && status == MemberStatus::Dead;
+            if accused && !timed_out_here {
+                member.accuse(&claim.from);
+            }
+        }
+        if status.is_reachable() {
+            self.put_into_rotation(&id);
+        }
+        self.tell_apart(now, &claim, before, wait_ms);
+        self.rumors.enqueue(claim);
+    }
+
+    /// Turns a change of what is held into happenings.
+    fn tell_apart(&mut self, now: Now, claim: &Claim, before: Option<Before>, wait_ms: u64) {
+        use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+        let state = &claim.state;
+        let id = state.id.clone();
+        let was = before.as_ref().map(|b| b.status);
+        let later_life = before
+            .as_ref()
+            .is_some_and(|b| b.generation < state.generation);
+        if let Some(b) = before.as_ref().filter(|b| b.address != state.address) {
+            self.happened(Happening::AddressChanged {
+                id: id.clone(),
+                from: b.address.clone(),
+                to: state.address.clone(),
+            });
+        }
+        match (was, state.status) {
+            (None | Some(Left), Alive) => {
+                let address = state.address.clone();
+                self.happened(Happening::Joined { id, address });
+            }
+            (Some(was), Alive) => {
+                if later_life {
+                    let id = id.clone();
+                    self.happened(Happening::Restarted { id, was });
+                }
+                let went = matches!(was, Dead | Stopped);
+                if went || (was == Suspected && !later_life) {
+                    let since = before.map_or(now.ms, |b| b.status_since_ms);
+                    let after_ms = now.ms.saturating_sub(since);
+                    self.happened(Happening::Returned { id, was, after_ms });
+                }
+            }
+            (Some(was), status) if was == status && !later_life => {}
+            (_, Suspected) => {
+                let by = claim.from.clone();
+                self.happened(Happening::Suspected { id, by, wait_ms });
+            }
+            (_, Dead) => {
+                let held = self.members.get(&id);
+                let accusers = held.map(|m| m.accusers.clone()).unwrap_or_default();
+                let silent_ms = before.map_or(0, |b| b.silent_ms);
+                self.happened(Happening::Dead {
+                    id,
+                    accusers,
+                    silent_ms,
+                });
+            }
+            (_, Stopped) => self.happened(Happening::Stopped { id }),
+            (_, Left) => self.happened(Happening::Left { id }),
+        }
+    }
+
+    /// What others say of this node. Bad news in this life is refuted by a higher incarnation;
+    /// news of an earlier life is outdated, and the present one is told again; news of a later
+    /// life means that another process has taken this node's name.
+    fn apply_to_self(&mut self, claim: &Claim) {
+        let theirs = &claim.state;
+        if theirs.generation > self.local.generation {
+            return self.superseded(&theirs.address, theirs.generation);
+        }
+        if theirs.generation < self.local.generation {
+            if !self.rumors.contains(&self.local.id) {
+                self.spread_self();
+            }
+            return;
+        }
+        let accused = theirs.status != MemberStatus::Alive;
+        let above = theirs.incarnation > self.local.incarnation;
+        if above || (accused && theirs.incarnation == self.local.incarnation) {
+            self.local.incarnation = theirs.incarnation + 1;
+            self.spread_self();
+            if accused {
+                self.happened(Happening::SelfRefuted {
+                    by: claim.from.clone(),
+                    claimed: theirs.status,
+                    incarnation: self.local.incarnation,
+                });
+            }
+        }
+    }
+
+    pub(super) fn superseded(&mut self, address: &str, generation: Generation) {
+        if self.superseded_by.is_none_or(|known| known < generation) {
+            self.superseded_by = Some(generation);
+            self.happened(Happening::Superseded {
+                address: address.to_owned(),
+                generation,
+            });
+        }
+    }
+
+    /// This node got no answer from the member.
+    pub(super) fn suspect(&mut self, now: Now, id: &NodeId) {
+        let Some(member) = self.members.get(id) else {
+            return;
+        };
+        let state = MemberState {
+            status: MemberStatus::Suspected,
+            ..member.state.clone()
+        };
+        let from = self.local.id.clone();
+        self.apply(now, Claim { state, from }, Via::Own);
+    }
+
+    /// Suspected members whose time is up are dead.
+    pub(super) fn end_suspicions(&mut self, now: Now) {
+        while let Some(member) = self.members.overdue_suspicion(now) {
+            let state = MemberState {
+                status: MemberStatus::Dead,
+                ..member.state.clone()
+            };
+            let me = &self.local.id;
+            let from = match member.accusers.first() {
+                Some(first) if !member.accusers.contains(me) => first.clone(),
+                _ => me.clone(),
+            };
+            self.apply(now, Claim { state, from }, Via::Own);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Happenings in an operator's words.
+
+use ringmaster_shared::{
+    event::{EventCode, Severity},
+    id::{ClusterId, NodeId},
+    member::MemberStatus,
+};
+use serde_json::{Value, json};
+
+use super::core::Happening;
+use crate::events::Events;
+
+/// Reports one happening as an event.
+pub fn report(events: &Events, cluster: &ClusterId, happening: &Happening) {
+    let line = describe(happening, cluster);
+    events.emit(
+        line.code,
+        line.severity,
+        line.subject.as_ref(),
+        line.message,
+        line.details,
+    );
+}
+
+struct Line {
+    code: EventCode,
+    severity: Severity,
+    subject: Option<NodeId>,
+    message: String,
+    details: Value,
+}
+
+fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
+    use Severity::{Error, Info, Warning};
+    let line = |code, severity, subject: Option<&NodeId>, message: String, details| Line {
+        code,
+        severity,
+        subject: subject.cloned(),
+        message,
+        details,
+    };
+    match happening {
+        Happening::Joined { id, address } => line(
+            EventCode::MemberJoined,
+            Info,
+            Some(id),
+            format!("{id} at {address} joined"),
+            json!({"address": address}),
+        ),
+        Happening::Suspected { id, by, wait_ms } => line(
+            EventCode::MemberSuspected,
+            Warning,
+            Some(id),
+            suspected_text(id, by, *wait_ms),
+            json!({"by": by, "wait_ms": wait_ms}),
+        ),
+        Happening::Dead {
+            id,
+            accusers,
+            silent_ms,
+        } => line(
+            EventCode::MemberDead,
+            Error,
+            Some(id),
+            dead_text(id, accusers, *silent_ms),
+            json!({"no_answer_to": accusers, "silent_ms": silent_ms}),
+        ),
+        Happening::Returned { id, was, after_ms } => line(
+            EventCode::MemberReturned,
+            Info,
+            Some(id),
+            format!(
+                "{id} is back, {} after it was {}",
+                seconds(*after_ms),
+                past(*was)
+            ),
+            json!({"was": was, "after_ms": after_ms}),
+        ),
+        Happening::Restarted { id, was } => line(
+            EventCode::MemberRestarted,
+            Info,
+            Some(id),
+            match was {
+                MemberStatus::Alive => {
+                    format!("{id} restarted, faster than its absence was noticed")
+                }
+                _ => format!("{id} restarted"),
+            },
+            json!({"was": was}),
+        ),
+        Happening::Stopped { id } => line(
+            EventCode::MemberStopped,
+            Info,
+            Some(id),
+            format!("{id} stopped on purpose"),
+            Value::Null,
+        ),
+        Happening::Left { id } => line(
+            EventCode::MemberLeft,
+            Info,
+            Some(id),
+            format!("{id} left the cluster"),
+            Value::Null,
+        ),
+        Happening::AddressChanged { id, from, to } => line(
+            EventCode::MemberAddressChanged,
+            Info,
+            Some(id),
+            format!("{id} moved from {from} to {to}"),
+            json!({"from": from, "to": to}),
+        ),
+        Happening::SelfRefuted {
+            by,
+            claimed,
+            incarnation,
+        } => line(
+            EventCode::SelfRefuted,
+            Warning,
+            None,
+            format!(
+                "{by} held this node {}; refuted. If this repeats, this node is overloaded or its \
+                 network loses packets",
+                past(*claimed)
+            ),
+            json!({"by": by, "claimed": claimed, "incarnation": incarnation}),
+        ),
+        Happening::UdpBlocked { id, address } => line(
+            EventCode::UdpBlocked,
+            Warning,
+            Some(id),
+            format!(
+                "{id} answers over TCP but not over UDP; allow UDP to {address} in both directions, \
+                 or failures are noticed late"
+            ),
+            json!({"address": address}),
+        ),
+        Happening::Foreign { source, theirs } => line(
+            EventCode::ForeignMessages,
+            Warning,
+            None,
+            format!(
+                "{source} belongs to cluster {theirs}, this node to {cluster}; what it says is \
+                 refused. Check the seeds and addresses of both"
+            ),
+            json!({"source": source, "theirs": theirs, "ours": cluster}),
+        ),
+        Happening::Superseded {
+            address,
+            generation,
+        } => line(
+            EventCode::DuplicateNodeId,
+            Error,
+            None,
+            format!(
+                "a later process at {address} goes by this node's id; this one stops. Give each \
+                 node its own --node-id and --data-dir"
+            ),
+            json!({"address": address, "generation": generation}),
+        ),
+    }
+}
+
+fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64) -> String {
+    let wait = seconds(wait_ms);
+    if id == by {
+        // from a seed's list, which does not say who found it so
+        format!("{id}: said not to answer; held dead in {wait} unless it does")
+    } else {
+        format!("{id}: {by} got no answer; held dead in {wait} unless it answers")
+    }
+}
+
+fn dead_text(id: &NodeId, accusers: &[NodeId], silent_ms: u64) -> String {
+    let names: Vec<&str> = accusers.iter().map(NodeId::as_str).collect();
+    let whom = match names.as_slice() {
+        [] => "anybody".to_owned(),
+        [one] => (*one).to_owned(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    };
+    if silent_ms == 0 {
+        format!("{id}: no answer to {whom}")
+    } else {
+        format!("{id}: no answer to {whom} for {}", seconds(silent_ms))
+    }
+}
+
+fn past(status: MemberStatus) -> &'static str {
+    match status {
+        MemberStatus::Left => "gone",
+        other => other.as_str(),
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{} s", ms / 1000, ms % 1000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{cluster, id},
+        *,
+    };
+
+    #[test]
+    fn sentences_say_who_and_how_long() {
+        let text = |h| describe(&h, &cluster()).message;
+        let dead = |accusers: &[&str], silent_ms| Happening::Dead {
+            id: id("node-3"),
+            accusers: accusers.iter().map(|a| id(a)).collect(),
+            silent_ms,
+        };
+        assert_eq!(
+            text(dead(&["node-1", "node-2"], 5_123)),
+            "node-3: no answer to node-1 and node-2 for 5.1 s"
+        );
+        assert_eq!(
+            text(dead(&["a", "b", "c"], 900)),
+            "node-3: no answer to a, b and c for 0.9 s"
+        );
+        assert_eq!(text(dead(&["node-1"], 0)), "node-3: no answer to node-1");
+        assert_eq!(
+            text(Happening::Suspected {
+                id: id("node-3"),
+                by: id("node-1"),
+                wait_ms: 4000
+            }),
+            "node-3: node-1 got no answer; held dead in 4.0 s unless it answers"
+        );
+        let foreign = text(Happening::Foreign {
+            source: "node-9 at 127.0.0.1:9".into(),
+            theirs: "other".into(),
+        });
+        assert!(foreign.contains("other") && foreign.contains(cluster().as_str()));
+    }
+}

@@ -1,0 +1,194 @@
+//! Knocking at seeds until one opens.
+
+use std::time::Duration;
+
+use ringmaster_shared::{event::EventCode, id::ClusterId, topology::Topology};
+
+use crate::{
+    cli::Failure,
+    gossip::MemberState,
+    node::SharedNode,
+    replication::{
+        frames::{RefusalCode, Request, Response},
+        peers::{PeerError, Peers},
+    },
+};
+
+/// How long a seed has to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The same wait is told again after so long.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a seed says to whom it lets in.
+#[derive(Debug)]
+pub struct Welcome {
+    pub seed: String,
+    pub cluster_id: ClusterId,
+    pub topology: Topology,
+    pub members: Vec<MemberState>,
+}
+
+/// Why a seed did not let us in.
+#[derive(Debug)]
+pub enum Closed {
+    /// It may later.
+    Later(String),
+    Never(Failure),
+}
+
+/// Tries all seeds in turn for ever.
+pub async fn knock(node: &SharedNode, seeds: &[String]) -> Result<Welcome, Failure> {
+    let peers = node
+        .peers
+        .get()
+        .ok_or_else(|| Failure::Failed("a bug: no connections before seeds".into()))?;
+    let mut told = Told::default();
+    for attempt in 0_u32.. {
+        let mut whys = Vec::new();
+        for seed in seeds {
+            match ask(node, peers, seed).await {
+                Ok(welcome) => return Ok(welcome),
+                Err(Closed::Later(why)) => whys.push(why),
+                Err(Closed::Never(failure)) => return Err(failure),
+            }
+        }
+        told.tell(node, &whys.join("; "));
+        tokio::time::sleep(pause(attempt, rand::random())).await;
+    }
+    Err(Failure::Failed("a bug: the seeds were given up".into()))
+}
+
+async fn ask(node: &SharedNode, peers: &Peers, seed: &str) -> Result<Welcome, Closed> {
+    let request = Request::Join {
+        member: node.member_state(),
+    };
+    let answer = peers.call_address(seed, request, ANSWER_TIME).await;
+    judge(seed, answer.map(|(_, response)| response))
+}
+
+fn judge(seed: &str, answer: Result<Response, PeerError>) -> Result<Welcome, Closed> {
+    match answer {
+        Ok(Response::Welcome {
+            cluster_id,
+            topology,
+            members,
+        }) if topology.is_well_formed() && topology.cluster_id == cluster_id => Ok(Welcome {
+            seed: seed.to_owned(),
+            cluster_id,
+            topology,
+            members,
+        }),
+        Ok(Response::NotReady { reason }) => Err(Closed::Later(format!("{seed}: {reason}"))),
+        Ok(Response::Refused {
+            code: RefusalCode::WrongCluster,
+            reason,
+        }) => Err(Closed::Never(refused(&format!("{seed}: {reason}")))),
+        Ok(Response::Refused { reason, .. }) => Err(Closed::Later(format!("{seed}: {reason}"))),
+        Ok(_) => Err(Closed::Later(format!(
+            "{seed}: gave an answer that makes no sense"
+        ))),
+        Err(error @ PeerError::WrongCluster { .. }) => {
+            Err(Closed::Never(refused(&error.to_string())))
+        }
+        Err(error) => Err(Closed::Later(error.to_string())),
+    }
+}
+
+fn refused(why: &str) -> Failure {
+    Failure::Failed(format!(
+        "the seed belongs to another cluster: {why}; give a seed of this node's cluster, or an empty --data-dir to join the other"
+    ))
+}
+
+/// Doubles up to a limit, between half and all of it.
+fn pause(attempt: u32, random: f64) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.min(10));
+    doubled.min(LONGEST_PAUSE).mul_f64(0.5 + random / 2.0)
+}
+
+/// Says what is waited for when it changes, and now and then.
+#[derive(Default)]
+struct Told {
+    last: Option<(String, std::time::Instant)>,
+}
+
+impl Told {
+    fn tell(&mut self, node: &SharedNode, whys: &str) {
+        let waits = format!("a seed to answer: {whys}");
+        node.control.update(|facts| {
+            facts.waiting_for = Some(waits.clone());
+        });
+        let repeated = match &self.last {
+            Some((text, at)) if *text == waits => {
+                if at.elapsed() < TELL_AGAIN {
+                    return;
+                }
+                true
+            }
+            _ => false,
+        };
+        if repeated {
+            tracing::info!("still waiting for {waits}");
+        } else {
+            let message = format!("waiting for {waits}");
+            node.events
+                .info(EventCode::WaitingForSeed, Some(&node.facts.id), message);
+        }
+        self.last = Some((waits, std::time::Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::tests::topology;
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        assert_eq!(pause(0, 1.0), FIRST_PAUSE);
+        assert_eq!(pause(0, 0.0), FIRST_PAUSE / 2);
+        assert_eq!(pause(2, 1.0), FIRST_PAUSE * 4);
+        assert_eq!(pause(u32::MAX, 1.0), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn answers_of_seeds_are_judged() {
+        let t = topology(&["b"]);
+        let welcome = |topology: Topology| {
+            Ok(Response::Welcome {
+                cluster_id: t.cluster_id.clone(),
+                topology,
+                members: Vec::new(),
+            })
+        };
+        assert!(judge("h:1", welcome(t.clone())).is_ok());
+        let mut broken = t.clone();
+        broken.table = Vec::new();
+        let later = [
+            welcome(broken),
+            Ok(Response::NotReady {
+                reason: "no cluster yet".into(),
+            }),
+            Ok(Response::Done),
+            Err(PeerError::Lost {
+                address: "h:1".into(),
+            }),
+        ];
+        for answer in later {
+            assert!(matches!(judge("h:1", answer), Err(Closed::Later(_))));
+        }
+        let other = Err(PeerError::WrongCluster {
+            address: "h:1".into(),
+            theirs: "their-id".into(),
+            ours: "our-id".into(),
+        });
+        let Err(Closed::Never(failure)) = judge("h:1", other) else {
+            panic!("another cluster is final");
+        };
+        let text = failure.to_string();
+        assert!(text.contains("their-id") && text.contains("our-id"));
+        assert_eq!(failure.exit_code(), 1);
+    }
+}

@@ -1,0 +1,92 @@
+//! Taking the node down, step by step, whatever the reason. Every step has a bound.
+
+use std::time::Duration;
+
+use ringmaster_shared::event::EventCode;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Cause, End, SharedNode};
+use crate::{api::server::Server, cli::Failure, lifecycle::facts::Phase};
+
+/// Telling the others; they notice by themselves if it takes longer.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A checkpoint of much data on a slow disk; what is acknowledged is in the log anyway.
+const CLOSE: Duration = Duration::from_secs(60);
+/// For the last answers to be taken.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+pub async fn shutdown(node: &SharedNode, server: Server, cause: Cause) -> Result<End, Failure> {
+    let (why, end) = match cause {
+        Cause::Stop { why } => (why, Ok(End::Stopped)),
+        Cause::Replace { why, standby } => {
+            (format!("to restart ({why})"), Ok(End::Replace { standby }))
+        }
+        Cause::Fail(failure) => (failure.to_string(), Err(failure)),
+    };
+    stop_taking(node, &why);
+    finish_requests(node).await;
+    farewell(node).await;
+    node.stop.cancel();
+    let closed = close_store(node).await;
+    server.close(LAST_ANSWERS).await;
+    if let (Ok(End::Stopped), Err(failure)) = (&end, closed) {
+        return Err(failure);
+    }
+    tracing::info!("stopped");
+    end
+}
+
+fn stop_taking(node: &SharedNode, why: &str) {
+    let message = format!("stopping: {why}; new requests are refused");
+    node.control.update(|facts| {
+        facts.phase = Phase::Stopping;
+        facts.waiting_for = Some("nothing: this node is stopping".to_owned());
+    });
+    node.events
+        .info(EventCode::NodeStopping, Some(&node.facts.id), message);
+}
+
+async fn finish_requests(node: &SharedNode) {
+    let until = Instant::now() + node.config.limits.drain_timeout;
+    let under_way = || {
+        let coordinated = node.coordinator.get().map_or(0, |c| c.in_flight() as i64);
+        coordinated.max(node.metrics.requests_in_flight())
+    };
+    while under_way() > 0 && Instant::now() < until {
+        sleep(LOOK_EVERY).await;
+    }
+    match under_way() {
+        0 => tracing::info!("stopping: requests under way are finished"),
+        n => tracing::warn!("stopping: {n} requests did not finish in time and are cut off"),
+    }
+}
+
+async fn farewell(node: &SharedNode) {
+    let Some(gossip) = node.gossip.get() else {
+        return;
+    };
+    match timeout(FAREWELL, gossip.announce_stopped()).await {
+        Ok(()) => tracing::info!("stopping: told the other nodes"),
+        Err(_) => tracing::warn!("stopping: could not tell the other nodes in time"),
+    }
+}
+
+async fn close_store(node: &SharedNode) -> Result<(), Failure> {
+    let Some(store) = node.store.get() else {
+        return Ok(());
+    };
+    let failed = match timeout(CLOSE, store.close()).await {
+        Ok(Ok(())) => {
+            tracing::info!("stopping: data is flushed and the store is closed");
+            return Ok(());
+        }
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "it took too long".to_owned(),
+    };
+    let message = format!(
+        "the store did not close well: {failed}; acknowledged writes are in its log and are replayed at the next start"
+    );
+    tracing::error!("{message}");
+    Err(Failure::Failed(message))
+}

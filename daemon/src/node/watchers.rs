@@ -1,0 +1,276 @@
+//! Small loops that carry news from one part to another. Each ends with the node's stop token.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ringmaster_shared::{
+    event::EventCode,
+    member::{Lifecycle, MemberStatus},
+};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::SharedNode;
+use crate::{
+    cli::Failure,
+    gossip::{GossipHandle, GossipNotice, Members},
+    health::{QuorumChange, QuorumWatch},
+    identity::RememberedMember,
+    lifecycle::{facts::Place, orders::Order},
+    time,
+    view::{Views, same_members, same_status},
+};
+
+/// How often the parts are looked at for the feed.
+const BOARD_EVERY: Duration = Duration::from_millis(250);
+/// How old times on the feed may get when nothing else changes.
+const BOARD_AGE_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOAD_EVERY: Duration = Duration::from_secs(2);
+/// Changes of the member list that come together are written together.
+const REMEMBER_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs `each` every so often until the node stops.
+fn every(node: &SharedNode, period: Duration, mut each: impl FnMut() + Send + 'static) {
+    let stop = node.stop.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => each(),
+            }
+        }
+    });
+}
+
+/// Feeds the live feed, and notices when quorum goes and comes.
+pub fn spawn_board(node: &SharedNode) {
+    let mut quorum = QuorumWatch::default();
+    let mut shown = Instant::now();
+    let watched = node.clone();
+    every(node, BOARD_EVERY, move || {
+        let mut views = watched.views();
+        // before gossip runs nobody can have been heard of
+        if watched.gossip.get().is_some() {
+            let change = quorum.observe(time::unix_ms(), views.counts);
+            tell_quorum(&watched, change);
+        }
+        views.aged = shown.elapsed() >= BOARD_AGE_MAX;
+        if views.aged || differ(&watched.board.borrow(), &views) {
+            shown = Instant::now();
+            watched.board.send_replace(Arc::new(views));
+        }
+    });
+}
+
+fn differ(a: &Views, b: &Views) -> bool {
+    !(same_status(&a.status, &b.status) && same_members(&a.members, &b.members) && a.ring == b.ring)
+}
+
+fn tell_quorum(node: &SharedNode, change: Option<QuorumChange>) {
+    match change {
+        Some(QuorumChange::Lost { unavailable, total }) => {
+            let message = format!("quorum lost for {unavailable} of {total} partitions");
+            node.events.error(EventCode::QuorumLost, None, message);
+        }
+        Some(QuorumChange::Regained { after_ms }) => {
+            let seconds = after_ms as f64 / 1000.0;
+            let message = format!("quorum regained for all partitions after {seconds:.1} s");
+            node.events.info(EventCode::QuorumRegained, None, message);
+        }
+        None => {}
+    }
+}
+
+/// Tells gossip and the events of each change of the lifecycle.
+pub fn spawn_lifecycle(node: &SharedNode) {
+    let node = node.clone();
+    tokio::spawn(async move {
+        let mut states = node.lifecycle.watch();
+        let mut before: Option<Lifecycle> = None;
+        loop {
+            let state = states.borrow_and_update().clone();
+            if before != Some(state.lifecycle) {
+                if let Some(gossip) = node.gossip.get() {
+                    gossip.set_lifecycle(state.lifecycle);
+                }
+                let waits = state.waiting_for.map(|w| format!(", waiting for {w}"));
+                let message = format!(
+                    "{} is {}{}",
+                    node.facts.id,
+                    state.lifecycle.as_str(),
+                    waits.unwrap_or_default()
+                );
+                node.events
+                    .info(EventCode::LifecycleChanged, Some(&node.facts.id), message);
+                before = Some(state.lifecycle);
+            }
+            tokio::select! {
+                () = node.stop.cancelled() => return,
+                changed = states.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+}
+
+/// Where this node stands in the ring it goes by.
+pub fn update_place(node: &SharedNode) {
+    let place = match node.topology.current() {
+        Some(t) if t.is_joining(&node.facts.id) => Place::Joining,
+        Some(t) if t.contains(&node.facts.id) => Place::Settled,
+        _ => Place::Outside,
+    };
+    let needs_refill = node.identity.needs_refill();
+    node.control.update(|facts| {
+        facts.place = place;
+        facts.needs_refill = needs_refill;
+    });
+}
+
+/// Everything that watches a node that runs.
+pub fn spawn_running(node: &SharedNode, gossip: &GossipHandle) {
+    // the lifecycle may have changed between the start of gossip and now
+    gossip.set_lifecycle(node.lifecycle.get());
+    spawn_ring(node, gossip);
+    spawn_storage(node);
+    spawn_notices(node, gossip);
+    spawn_remember(node, gossip);
+    let (told, watched) = (gossip.clone(), node.clone());
+    every(node, LOAD_EVERY, move || {
+        told.set_load(watched.load(time::unix_ms() / 1000));
+    });
+}
+
+fn spawn_ring(node: &SharedNode, gossip: &GossipHandle) {
+    let (node, gossip) = (node.clone(), gossip.clone());
+    tokio::spawn(async move {
+        let mut rings = node.topology.watch();
+        let mut stamp = None;
+        loop {
+            let now = node.ring_stamp();
+            if stamp != Some(now) {
+                gossip.set_ring(now);
+                stamp = Some(now);
+            }
+            update_place(&node);
+            tokio::select! {
+                () = node.stop.cancelled() => return,
+                changed = rings.changed() => if changed.is_err() { return },
+                // the refill has no bell of its own
+                () = sleep(LOOK_EVERY) => {}
+            }
+            rings.mark_unchanged();
+        }
+    });
+}
+
+/// A store that stopped ends the node: what it cannot write it must not promise.
+fn spawn_storage(node: &SharedNode) {
+    let watched = node.clone();
+    let mut told = false;
+    every(node, LOOK_EVERY, move || {
+        let Some(why) = watched.store.get().and_then(|s| s.poisoned()) else {
+            return;
+        };
+        if std::mem::replace(&mut told, true) {
+            return;
+        }
+        let message = format!("the storage engine stopped: {why}");
+        watched.control.update(|facts| {
+            facts.broken = Some(message.clone());
+        });
+        watched.events.error(
+            EventCode::StoragePoisoned,
+            Some(&watched.facts.id),
+            message.clone(),
+        );
+        let advice = "check the disk, then start this node again";
+        let failure = Failure::Failed(format!("{message}; {advice}"));
+        // a full queue holds orders that end this node as well
+        let _ = watched.orders.try_send(Order::Fail(failure));
+    });
+}
+
+fn spawn_notices(node: &SharedNode, gossip: &GossipHandle) {
+    let (node, mut notices) = (node.clone(), gossip.notices());
+    tokio::spawn(async move {
+        let noticed = tokio::select! {
+            () = node.stop.cancelled() => return,
+            noticed = notices.wait_for(Option::is_some) => match noticed {
+                Ok(notice) => notice.clone(),
+                Err(_) => return,
+            },
+        };
+        if let Some(GossipNotice::Superseded {
+            address,
+            generation,
+        }) = noticed
+        {
+            let message = format!(
+                "another ringd at {address} runs as {} since later than this one (generation {generation}); two nodes may not share an id, so this one stops",
+                node.facts.id
+            );
+            node.events.error(
+                EventCode::DuplicateNodeId,
+                Some(&node.facts.id),
+                message.clone(),
+            );
+            let _ = node
+                .orders
+                .send(Order::Fail(Failure::Failed(message)))
+                .await;
+        }
+    });
+}
+
+/// Writes down who the members are, for a later life.
+fn spawn_remember(node: &SharedNode, gossip: &GossipHandle) {
+    let (node, mut lists) = (node.clone(), gossip.watch());
+    tokio::spawn(async move {
+        let known = |m: &RememberedMember| (m.id.clone(), m.address.clone());
+        let mut written: BTreeSet<_> = node.identity.remembered().iter().map(known).collect();
+        loop {
+            let members = remembered(&node, &lists.borrow_and_update().clone());
+            let now: BTreeSet<_> = members.iter().map(known).collect();
+            // an empty list teaches nothing: a node that is alone wants its old friends
+            if now != written && !now.is_empty() {
+                write_remembered(&node, members).await;
+                written = now;
+            }
+            tokio::select! {
+                () = node.stop.cancelled() => return,
+                changed = lists.changed() => if changed.is_err() { return },
+            }
+            tokio::select! {
+                () = node.stop.cancelled() => return,
+                () = sleep(REMEMBER_AFTER) => {}
+            }
+        }
+    });
+}
+
+fn remembered(node: &SharedNode, members: &Members) -> Vec<RememberedMember> {
+    members
+        .iter()
+        .map(|m| &m.state)
+        .filter(|m| m.id != node.facts.id && m.status != MemberStatus::Left)
+        .map(|m| RememberedMember {
+            id: m.id.clone(),
+            address: m.address.clone(),
+        })
+        .collect()
+}
+
+async fn write_remembered(node: &SharedNode, members: Vec<RememberedMember>) {
+    let identity = node.identity.clone();
+    let written = tokio::task::spawn_blocking(move || identity.remember(members)).await;
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!("cannot write down who the members are: {e:#}"),
+        Err(e) => tracing::warn!("cannot write down who the members are: {e}"),
+    }
+}

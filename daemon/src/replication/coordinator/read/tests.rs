@@ -1,0 +1,198 @@
+use bytes::Bytes;
+use ringmaster_shared::{
+    clock::Hlc,
+    quorum::{Group, Requirement},
+    version::{Actor, Dot, Sibling, Value, VersionVector},
+};
+
+use super::*;
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
+fn majority(names: &[&str]) -> Group {
+    Group::majority_of(names.iter().map(|n| id(n)).collect())
+}
+
+fn settled() -> Needs {
+    let need = Requirement {
+        groups: vec![majority(&["a", "b", "c"])],
+    };
+    Needs {
+        read: need.clone(),
+        write: need,
+    }
+}
+
+/// Reads from a, b, c; writes to d, e, c as well.
+fn filling() -> Needs {
+    Needs {
+        read: settled().read,
+        write: Requirement {
+            groups: vec![majority(&["a", "b", "c"]), majority(&["d", "e", "c"])],
+        },
+    }
+}
+
+fn off(names: &[&str]) -> Unreachable {
+    names.iter().map(|n| (id(n), "dead".to_owned())).collect()
+}
+
+fn record(counter: u64) -> Record {
+    let sibling = Sibling {
+        dot: Dot {
+            actor: Actor {
+                node: id("z"),
+                epoch: 1,
+            },
+            counter,
+        },
+        hlc: Hlc(counter),
+        value: Some(Value::Json(Bytes::from(counter.to_string()))),
+    };
+    Record::written(&Record::default(), &VersionVector::default(), sibling)
+}
+
+fn said(counter: u64) -> Said {
+    Said::Record((counter > 0).then(|| record(counter)))
+}
+
+fn start(consistency: Consistency, needs: Needs, unreachable: &[&str]) -> ReadMachine {
+    ReadMachine::start(consistency, Breaks::default(), needs, &off(unreachable)).0
+}
+
+fn stores(step: &Step<ReadDone>) -> Vec<NodeId> {
+    match step {
+        Step::Ask(asks) => {
+            assert!(asks.iter().all(|(_, ask)| matches!(ask, Ask::Store(_))));
+            asks.iter().map(|(id, _)| id.clone()).collect()
+        }
+        other => panic!("a write-back was expected, not {other:?}"),
+    }
+}
+
+fn refused(kind: FailureKind) -> Failure {
+    Failure {
+        kind,
+        why: "refused".into(),
+    }
+}
+
+#[test]
+fn replicas_that_agree_need_no_write_back() {
+    for version in [0, 7] {
+        let mut read = start(Consistency::Quorum, settled(), &[]);
+        assert_eq!(read.on_said(&id("a"), said(version)), Step::Wait);
+        let Step::Done(done) = read.on_said(&id("c"), said(version)) else {
+            panic!("a quorum agrees");
+        };
+        assert_eq!(done.record.siblings.len(), usize::from(version > 0));
+        assert!(done.repaired.is_empty() && done.quorum_achieved);
+        assert_eq!(done.responded, [id("a"), id("c")]);
+    }
+}
+
+#[test]
+fn who_is_behind_is_brought_up_before_the_answer() {
+    let mut read = start(Consistency::Quorum, settled(), &["c"]);
+    read.on_said(&id("a"), said(7));
+    let step = read.on_said(&id("b"), said(6));
+    assert_eq!(stores(&step), [id("b")]);
+    let Step::Done(done) = read.on_said(&id("b"), Said::Stored) else {
+        panic!("now two have it");
+    };
+    assert_eq!(*done.record, record(7));
+    assert_eq!(done.repaired, [id("b")]);
+}
+
+#[test]
+fn a_third_replica_can_stand_in_for_a_stuck_write_back() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(6));
+    let step = read.on_said(&id("c"), said(7));
+    assert!(matches!(step, Step::Done(done) if done.repaired.is_empty()));
+
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(6));
+    let step = read.on_said(&id("c"), said(0));
+    assert_eq!(stores(&step), [id("c")]);
+    let step = read.on_said(&id("c"), Said::Stored);
+    assert!(matches!(step, Step::Done(done) if done.repaired == [id("c")]));
+}
+
+#[test]
+fn while_filling_the_new_replicas_must_hold_it_too() {
+    let mut read = start(Consistency::Quorum, filling(), &[]);
+    read.on_said(&id("a"), said(7));
+    let step = read.on_said(&id("b"), said(7));
+    assert_eq!(step, Step::Wait, "agreement of the old is not enough");
+    let step = read.on_said(&id("d"), said(0));
+    assert_eq!(stores(&step), [id("d")]);
+    assert_eq!(read.on_said(&id("d"), Said::Stored), Step::Wait);
+    let step = read.on_said(&id("c"), said(7));
+    assert!(
+        matches!(step, Step::Done(_)),
+        "c and d of the new, all of the old"
+    );
+}
+
+#[test]
+fn a_recovering_replica_is_written_but_not_believed() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_failure(&id("c"), refused(FailureKind::Recovering));
+    read.on_said(&id("a"), said(7));
+    let step = read.on_said(&id("b"), said(6));
+    assert_eq!(stores(&step), [id("b"), id("c")]);
+    let step = read.on_said(&id("c"), Said::Stored);
+    assert!(matches!(step, Step::Done(_)));
+
+    let mut read = start(Consistency::Quorum, settled(), &["b"]);
+    read.on_said(&id("a"), said(7));
+    let step = read.on_failure(&id("c"), refused(FailureKind::Recovering));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}
+
+#[test]
+fn one_answers_at_once_and_says_so() {
+    let mut read = start(Consistency::One, settled(), &["b", "c"]);
+    let step = read.on_said(&id("a"), said(7));
+    assert!(matches!(step, Step::Done(done) if !done.quorum_achieved));
+    let mut read = start(Consistency::All, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(7));
+    assert_eq!(stores(&read.on_said(&id("c"), said(6))), [id("c")]);
+    let step = read.on_said(&id("c"), Said::Stored);
+    assert!(matches!(step, Step::Done(done) if done.repaired == [id("c")]));
+    let (_, step) =
+        ReadMachine::start(Consistency::All, Breaks::default(), settled(), &off(&["c"]));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}
+
+#[test]
+fn late_and_failing_replicas_are_dealt_with() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(7));
+    assert_eq!(
+        stores(&read.on_said(&id("c"), said(3))),
+        [id("c")],
+        "after the answer"
+    );
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(7));
+    assert_eq!(
+        read.on_said(&id("c"), said(9)),
+        Step::Wait,
+        "newer is not behind"
+    );
+
+    let mut read = start(Consistency::Quorum, settled(), &["c"]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(6));
+    let step = read.on_failure(&id("b"), refused(FailureKind::Unknown));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}

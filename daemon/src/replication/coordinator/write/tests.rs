@@ -1,0 +1,276 @@
+use bytes::Bytes;
+use ringmaster_shared::{
+    quorum::Group,
+    version::{Actor, RecordVersion},
+};
+
+use super::*;
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
+fn majority(names: &[&str]) -> Requirement {
+    Requirement {
+        groups: vec![Group::majority_of(names.iter().map(|n| id(n)).collect())],
+    }
+}
+
+fn needs() -> Needs {
+    Needs {
+        read: majority(&["a", "b", "c"]),
+        write: majority(&["a", "b", "c"]),
+    }
+}
+
+fn off(names: &[&str]) -> Unreachable {
+    names.iter().map(|n| (id(n), "dead".to_owned())).collect()
+}
+
+fn intent() -> WriteIntent {
+    WriteIntent {
+        value: Some(Value::Json(Bytes::from_static(b"1"))),
+        context: None,
+        only_if_absent: false,
+        consistency: Consistency::Quorum,
+        breaks: Breaks::default(),
+    }
+}
+
+fn dot(node: &str, counter: u64) -> Dot {
+    Dot {
+        actor: Actor {
+            node: id(node),
+            epoch: 1,
+        },
+        counter,
+    }
+}
+
+fn sibling(node: &str, counter: u64, hlc: u64) -> Sibling {
+    Sibling {
+        dot: dot(node, counter),
+        hlc: Hlc(hlc),
+        value: Some(Value::Json(Bytes::from_static(b"0"))),
+    }
+}
+
+fn record(node: &str, counter: u64, hlc: u64) -> Record {
+    Record::written(
+        &Record::default(),
+        &VersionVector::default(),
+        sibling(node, counter, hlc),
+    )
+}
+
+fn version(node: &str, counter: u64, hlc: u64) -> Said {
+    Said::Version(Some(record(node, counter, hlc).version()))
+}
+
+fn fails(kind: FailureKind) -> Failure {
+    Failure {
+        kind,
+        why: "refused".into(),
+    }
+}
+
+/// A machine whose query has been answered by `a` and `b`; `c` is unreachable.
+fn storing(intent: WriteIntent) -> WriteMachine {
+    let (mut machine, step) = WriteMachine::start(intent, needs(), &off(&["c"]));
+    assert!(matches!(step, Step::Ask(asks) if asks.len() == 2));
+    machine.on_said(&id("a"), Said::Version(None));
+    assert_eq!(
+        machine.on_said(&id("b"), version("z", 4, 70)),
+        Step::Stamp { seen: Hlc(70) }
+    );
+    let step = machine.stamp(dot("me", 1), Hlc(71), &off(&["c"]));
+    assert!(matches!(step, Step::Ask(asks) if asks.len() == 2));
+    machine
+}
+
+#[test]
+fn a_write_supersedes_all_that_a_quorum_knew() {
+    let mut machine = storing(intent());
+    assert_eq!(machine.on_said(&id("a"), Said::Stored), Step::Wait);
+    let Step::Done(written) = machine.on_said(&id("b"), Said::Stored) else {
+        panic!("two of three are a quorum");
+    };
+    assert!(written.record.clock.covers(&dot("z", 4)) && written.record.siblings.len() == 1);
+    assert_eq!(written.successful, [id("a"), id("b")]);
+    assert_eq!(written.failed, [id("c")]);
+    assert!(written.quorum_achieved);
+    let (_, owed) = machine.owed().expect("somebody has it");
+    assert_eq!(owed, [id("c")], "a hint is due");
+}
+
+#[test]
+fn a_context_supersedes_only_itself() {
+    let with_context = WriteIntent {
+        context: Some(record("z", 4, 70).clock),
+        ..intent()
+    };
+    let (mut machine, step) = WriteMachine::start(with_context, needs(), &off(&[]));
+    assert!(matches!(step, Step::Ask(asks) if asks.iter().all(|(_, ask)| *ask == Ask::Record)));
+    machine.on_said(&id("a"), Said::Record(Some(record("z", 4, 70))));
+    let step = machine.on_said(&id("b"), Said::Record(Some(record("y", 1, 90))));
+    assert_eq!(step, Step::Stamp { seen: Hlc(90) });
+    let Step::Ask(asks) = machine.stamp(dot("me", 1), Hlc(91), &off(&[])) else {
+        panic!("the record is sent");
+    };
+    let Ask::Store(stored) = &asks[0].1 else {
+        panic!("stored");
+    };
+    let dots: Vec<&Dot> = stored.siblings.iter().map(|s| &s.dot).collect();
+    assert_eq!(dots, [&dot("me", 1), &dot("y", 1)]);
+}
+
+#[test]
+fn what_cannot_succeed_is_refused_before_anything_is_sent() {
+    let (_, step) = WriteMachine::start(intent(), needs(), &off(&["b", "c"]));
+    let Step::Failed(Unmet::Quorum {
+        needed,
+        available,
+        missing,
+    }) = step
+    else {
+        panic!("no quorum");
+    };
+    assert_eq!((needed, available, missing.len()), (2, 1, 2));
+
+    let all = WriteIntent {
+        consistency: Consistency::All,
+        ..intent()
+    };
+    let (_, step) = WriteMachine::start(all, needs(), &off(&["c"]));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+
+    let one = WriteIntent {
+        consistency: Consistency::One,
+        ..intent()
+    };
+    let (mut machine, _) = WriteMachine::start(one, needs(), &off(&["b", "c"]));
+    machine.on_said(&id("a"), Said::Version(None));
+    machine.stamp(dot("me", 1), Hlc(1), &off(&["b", "c"]));
+    let step = machine.on_said(&id("a"), Said::Stored);
+    assert!(matches!(step, Step::Done(w) if !w.quorum_achieved));
+}
+
+#[test]
+fn a_failed_write_says_whether_it_may_have_happened() {
+    // what a and b answered the store with; whether the outcome is unknown
+    let cases = [
+        (FailureKind::NotDone, FailureKind::NotDone, false),
+        (FailureKind::NotDone, FailureKind::Unknown, true),
+        (FailureKind::Unknown, FailureKind::NotDone, true),
+    ];
+    for (a, b, unknown) in cases {
+        let mut machine = storing(intent());
+        let first = machine.on_failure(&id("a"), fails(a));
+        // with c unreachable one failure decides; b is still out, so it may have it
+        assert!(
+            matches!(
+                first,
+                Step::Failed(Unmet::Unanswered {
+                    may_have_written: true,
+                    ..
+                })
+            ),
+            "{a:?} {b:?}"
+        );
+        machine.on_failure(&id("b"), fails(b));
+        let Unmet::Unanswered {
+            may_have_written, ..
+        } = machine.on_deadline()
+        else {
+            panic!("deadline");
+        };
+        assert_eq!(may_have_written, unknown, "{a:?} {b:?}");
+    }
+    let (machine, _) = WriteMachine::start(intent(), needs(), &off(&[]));
+    assert!(matches!(
+        machine.on_deadline(),
+        Unmet::Unanswered {
+            may_have_written: false,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn only_if_absent_looks_at_the_winning_version() {
+    let tombstone = |hlc| {
+        Said::Version(Some(RecordVersion {
+            present: false,
+            ..record("z", 5, hlc).version()
+        }))
+    };
+    let cases = [
+        (version("z", 4, 70), Said::Version(None), true),
+        (version("z", 4, 70), tombstone(71), false),
+        (tombstone(69), version("z", 4, 70), true),
+        (Said::Version(None), Said::Version(None), false),
+    ];
+    for (n, (a, b, exists)) in cases.into_iter().enumerate() {
+        let create = WriteIntent {
+            only_if_absent: true,
+            ..intent()
+        };
+        let (mut machine, _) = WriteMachine::start(create, needs(), &off(&[]));
+        machine.on_said(&id("a"), a);
+        let step = machine.on_said(&id("b"), b);
+        assert_eq!(step == Step::Failed(Unmet::Exists), exists, "case {n}");
+    }
+}
+
+#[test]
+fn a_new_topology_never_makes_a_second_record() {
+    let mut machine = storing(intent());
+    machine.on_said(&id("a"), Said::Stored);
+    let moved = Needs {
+        read: majority(&["a", "b", "c"]),
+        write: Requirement {
+            groups: vec![
+                Group::majority_of(vec![id("a"), id("b"), id("c")]),
+                Group::majority_of(vec![id("b"), id("d"), id("e")]),
+            ],
+        },
+    };
+    let Step::Ask(asks) = machine.regroup(Some(&id("b")), moved.clone(), &off(&["c"])) else {
+        panic!("the record goes out again");
+    };
+    assert_eq!(asks.len(), 4);
+    for (_, ask) in &asks {
+        let Ask::Store(record) = ask else {
+            panic!("nothing is asked again");
+        };
+        assert!(record.clock.covers(&dot("me", 1)));
+    }
+    for name in ["a", "b"] {
+        assert_eq!(machine.on_said(&id(name), Said::Stored), Step::Wait);
+    }
+    let step = machine.on_said(&id("e"), Said::Stored);
+    assert!(matches!(step, Step::Done(_)));
+
+    // and when it fails there, a may have it from before
+    let mut machine = storing(intent());
+    machine.on_said(&id("a"), Said::Stored);
+    let step = machine.regroup(Some(&id("b")), moved, &off(&["a", "c"]));
+    assert!(matches!(
+        step,
+        Step::Failed(Unmet::Unanswered {
+            may_have_written: true,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_new_topology_restarts_the_query() {
+    let (mut machine, _) = WriteMachine::start(intent(), needs(), &off(&[]));
+    machine.on_said(&id("a"), version("z", 4, 70));
+    let Step::Ask(asks) = machine.regroup(Some(&id("b")), needs(), &off(&[])) else {
+        panic!("asked again");
+    };
+    assert!(asks.len() == 3 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
+    assert_eq!(machine.on_said(&id("a"), Said::Version(None)), Step::Wait);
+}

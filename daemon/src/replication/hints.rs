@@ -1,0 +1,289 @@
+//! Hints: records owed to replicas that missed a write, kept durably here and replayed when the
+//! replica answers again.
+//!
+//! Promises: bounded (the store refuses what is over budget, which is reported and left to
+//! anti-entropy), throttled, and removed only when the target has confirmed them. Replaying is a
+//! join, so a hint that arrives late or twice does no harm.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::Rng;
+use ringmaster_shared::{
+    event::EventCode, id::NodeId, key::Key, topology::Topology, version::Record,
+};
+use tokio::time::Instant;
+
+use super::{
+    frames::{Request, Response},
+    peers::Class,
+    replica::weight,
+    site::Site,
+};
+use crate::storage::StorageError;
+
+/// Hints read from the store at once.
+const BATCH_KEYS: usize = 64;
+/// Most bytes of records in one message.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// Pause between batches, so that replay never crowds out clients.
+const BATCH_PAUSE: Duration = Duration::from_millis(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the worker looks by itself.
+const TICK: Duration = Duration::from_secs(3);
+/// After a failure the next try waits this long, then twice as long, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+#[derive(Clone)]
+pub struct Hints {
+    site: Arc<Site>,
+    /// Targets whose outage has been reported.
+    outages: Arc<Mutex<BTreeSet<NodeId>>>,
+}
+
+/// When a target that failed may be tried again.
+struct Waiting {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Hints {
+    /// Starts the replay worker; it ends with the site's stop token.
+    pub fn start(site: Arc<Site>) -> Self {
+        let hints = Self {
+            site: site.clone(),
+            outages: Arc::default(),
+        };
+        let worker = hints.clone();
+        tokio::spawn(async move {
+            site.stop
+                .run_until_cancelled(worker.replay_for_ever())
+                .await;
+        });
+        hints
+    }
+
+    /// Keeps a record for a replica that is not known to have it.
+    pub async fn keep(&self, target: &NodeId, key: &Key, record: &Record) {
+        let site = &self.site;
+        if target == site.me() {
+            return;
+        }
+        let kept = site
+            .replica
+            .store
+            .hint_add(target, key.clone(), record.clone())
+            .await;
+        match kept {
+            Ok(true) => {
+                if self.outages().insert(target.clone()) {
+                    let what = format!(
+                        "{target} misses writes; they are kept here and handed over when it answers"
+                    );
+                    site.events.info(EventCode::HintsStored, Some(target), what);
+                }
+            }
+            Ok(false) => {
+                if site.worth_reporting(EventCode::HintsDropped, Some(target)) {
+                    let what = format!(
+                        "no more room for writes owed to {target}; comparing partitions will \
+                         bring it up when it returns"
+                    );
+                    site.events
+                        .warn(EventCode::HintsDropped, Some(target), what);
+                }
+            }
+            Err(error) => tracing::debug!(target = %target, "a hint was not kept: {error}"),
+        }
+    }
+
+    fn outages(&self) -> std::sync::MutexGuard<'_, BTreeSet<NodeId>> {
+        self.outages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn replay_for_ever(self) {
+        let mut members = self.site.network.watch();
+        let mut waiting: BTreeMap<NodeId, Waiting> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                changed = members.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(TICK) => {}
+            }
+            for (target, owed) in self.site.replica.store.hints_owed() {
+                let now = Instant::now();
+                if owed == 0 || waiting.get(&target).is_some_and(|w| w.until > now) {
+                    continue;
+                }
+                match self.settle(&target).await {
+                    Ok(()) => drop(waiting.remove(&target)),
+                    Err(why) => {
+                        tracing::debug!(target = %target, "hints wait: {why}");
+                        let pause = waiting.get(&target).map_or(BACKOFF.0, |w| w.pause * 2);
+                        let pause = pause.min(BACKOFF.1);
+                        let jitter = rand::rng().random_range(0.5..1.0);
+                        let until = Instant::now() + pause.mul_f64(jitter);
+                        waiting.insert(target, Waiting { until, pause });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands over, or gives up, what is owed to one target, if it can be reached.
+    async fn settle(&self, target: &NodeId) -> Result<(), String> {
+        let Some(topology) = self.site.replica.topology.current() else {
+            return Ok(());
+        };
+        if topology.contains(target) {
+            if !self.site.is_reachable(target) {
+                return Ok(());
+            }
+            return self.replay(target, &topology).await;
+        }
+        let dropped = self.discard(target).await.map_err(|e| e.to_string())?;
+        tracing::info!(
+            target = %target,
+            hints = dropped,
+            "left the ring; what was owed to it is forgotten"
+        );
+        Ok(())
+    }
+
+    async fn replay(&self, target: &NodeId, topology: &Topology) -> Result<(), String> {
+        let store = &self.site.replica.store;
+        let mut sent = 0;
+        let mut trouble = None;
+        'all: loop {
+            let batch = store
+                .hints_for(target, BATCH_KEYS)
+                .map_err(|e| e.to_string())?;
+            if batch.is_empty() {
+                break;
+            }
+            // a partition may have moved away from the target since
+            let (due, moved): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .partition(|(key, _)| topology.is_replica(topology.partition_of(key), target));
+            self.done(target, &moved).await?;
+            for part in parts(due) {
+                if let Err(why) = self.hand_over(target, &part).await {
+                    trouble = Some(why);
+                    break 'all;
+                }
+                sent += part.len();
+                tokio::time::sleep(BATCH_PAUSE).await;
+            }
+        }
+        if sent > 0 {
+            let what = format!("{sent} writes that {target} had missed were handed over");
+            self.site
+                .events
+                .info(EventCode::HintsReplayed, Some(target), what);
+        }
+        if let Some(why) = trouble {
+            return Err(why);
+        }
+        self.outages().remove(target);
+        Ok(())
+    }
+
+    async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {
+        let request = Request::Merge {
+            entries: part.to_vec(),
+        };
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let ask = self.site.ask(target, Class::Bulk, 0, request, deadline);
+        match ask.await {
+            Ok(Response::Merged { .. }) => self.done(target, part).await,
+            Ok(_) => Err("answered something else than was asked".to_owned()),
+            Err(error) => Err(error.why()),
+        }
+    }
+
+    async fn done(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let delivered = part
+            .iter()
+            .map(|(key, record)| (key.clone(), record.fingerprint()))
+            .collect();
+        let store = &self.site.replica.store;
+        let done = store.hints_done(target, delivered).await;
+        done.map_err(|error| error.to_string())
+    }
+
+    async fn discard(&self, target: &NodeId) -> Result<usize, StorageError> {
+        let store = &self.site.replica.store;
+        let mut dropped = 0;
+        loop {
+            let batch = store.hints_for(target, BATCH_KEYS)?;
+            if batch.is_empty() {
+                return Ok(dropped);
+            }
+            dropped += batch.len();
+            let all = batch.iter().map(|(k, r)| (k.clone(), r.fingerprint()));
+            store.hints_done(target, all.collect()).await?;
+        }
+    }
+}
+
+/// Cuts entries into messages of a bounded size; a single large record makes one of its own.
+pub fn parts(entries: Vec<(Key, Record)>) -> Vec<Vec<(Key, Record)>> {
+    let mut parts: Vec<Vec<(Key, Record)>> = Vec::new();
+    let mut room = 0;
+    for (key, record) in entries {
+        let bytes = key.as_str().len() + weight(&record);
+        match parts.last_mut() {
+            Some(part) if bytes <= room => {
+                room -= bytes;
+                part.push((key, record));
+            }
+            _ => {
+                room = BATCH_BYTES.saturating_sub(bytes);
+                parts.push(vec![(key, record)]);
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use ringmaster_shared::{
+        clock::Hlc,
+        version::{Actor, Dot, Sibling, Value, VersionVector},
+    };
+
+    use super::*;
+
+    fn entry(n: u64, bytes: usize) -> (Key, Record) {
+        let actor = Actor {
+            node: NodeId::new("a").expect("valid"),
+            epoch: 1,
+        };
+        let sibling = Sibling {
+            dot: Dot { actor, counter: n },
+            hlc: Hlc(n),
+            value: Some(Value::Raw(Bytes::from(vec![0; bytes]))),
+        };
+        let key = Key::new(&n.to_string()).expect("valid");
+        let none = VersionVector::default();
+        (key, Record::written(&Record::default(), &none, sibling))
+    }
+
+    #[test]
+    fn messages_are_bounded_and_nothing_is_lost() {
+        let sizes = [10, 900_000, 200_000, 5_000_000, 10, 10];
+        let entries: Vec<_> = (1..).zip(sizes).map(|(n, b)| entry(n, b)).collect();
+        let cut = parts(entries.clone());
+        let lengths: Vec<usize> = cut.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 1, 1, 2]);
+        assert_eq!(cut.concat(), entries);
+        assert!(parts(Vec::new()).is_empty());
+    }
+}

@@ -1,0 +1,388 @@
+//! One pipelined connection, seen from the side that asks.
+//!
+//! A writer task sends what is queued in batches, a reader task hands each answer to the caller
+//! that waits for its id. Promises: a call ends by its deadline; a connection that fails fails
+//! all its callers at once; a peer that falls silent while callers wait is given up after
+//! [`Limits::silence`]. Reconnecting is left to the pool.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Limits, RemotePeer};
+use crate::replication::{
+    codec::{self, WRITE_BATCH_FRAMES},
+    frames::{Request, RequestFrame, Response, ResponseFrame},
+};
+
+/// Id of the keep-alive; callers count from 1.
+const PING_ID: u64 = 0;
+/// Frames that may wait for the writer.
+const QUEUE_FRAMES: usize = 1024;
+
+/// Why a call over this connection has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection was closed before the request was queued; nothing was sent.
+    Closed,
+    /// The connection failed; the request may have been carried out.
+    Lost,
+    /// Too many requests, or too many bytes, are under way.
+    Full,
+    /// No answer by the deadline.
+    Timeout,
+}
+
+/// Cheap handle; the connection closes when the last one is dropped.
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    _close_when_unused: Arc<DropGuard>,
+}
+
+struct Shared {
+    address: String,
+    peer: RemotePeer,
+    limits: Limits,
+    queue: mpsc::Sender<Bytes>,
+    /// Bytes queued and not yet handed to the socket.
+    queued_bytes: AtomicUsize,
+    waiters: Mutex<Waiters>,
+    closed: CancellationToken,
+    opened: Instant,
+    /// Milliseconds after `opened` at which bytes last arrived.
+    heard_ms: AtomicU64,
+}
+
+struct Waiters {
+    /// False once the connection is given up: nobody may be added any more.
+    open: bool,
+    /// Whether it ever answered; one that never did was no better than a refused connection.
+    answered: bool,
+    by_id: HashMap<u64, oneshot::Sender<Response>>,
+    last_used: Instant,
+    /// The oldest request sent since bytes last arrived; a timeout does not clear it, or a dead
+    /// peer that is asked rarely would never be noticed.
+    unanswered_since: Option<Instant>,
+}
+
+impl Connection {
+    /// Takes over an upgraded stream and starts its two tasks.
+    pub fn start<S>(stream: S, address: String, peer: RemotePeer, limits: Limits) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
+        let closed = CancellationToken::new();
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            address,
+            peer,
+            limits,
+            queue,
+            queued_bytes: AtomicUsize::new(0),
+            waiters: Mutex::new(Waiters {
+                open: true,
+                answered: false,
+                by_id: HashMap::new(),
+                last_used: now,
+                unanswered_since: None,
+            }),
+            closed: closed.clone(),
+            opened: now,
+            heard_ms: AtomicU64::new(0),
+        });
+        let (read_half, write_half) = tokio::io::split(stream);
+        tokio::spawn(write_frames(Arc::clone(&shared), write_half, queued));
+        tokio::spawn(read_frames(Arc::clone(&shared), read_half));
+        Self {
+            shared,
+            _close_when_unused: Arc::new(closed.drop_guard()),
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.shared.address
+    }
+
+    pub fn peer(&self) -> &RemotePeer {
+        &self.shared.peer
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.shared.waiters().open
+    }
+
+    /// Whether it ended, idleness apart, without a single answer.
+    pub fn was_useless(&self) -> bool {
+        let waiters = self.shared.waiters();
+        !waiters.open && !waiters.answered
+    }
+
+    /// Ends it now; everybody who waits hears `Lost`.
+    pub fn close(&self) {
+        self.shared.give_up();
+    }
+
+    /// Sends one encoded frame and waits for the answer with its id. The id must be new.
+    pub async fn exchange(
+        &self,
+        id: u64,
+        frame: Bytes,
+        deadline: Instant,
+    ) -> Result<Response, Fault> {
+        let shared = &self.shared;
+        let (waiter, answer) = shared.wait_for(id)?;
+        let _reserved = Reserved::take(shared, frame.len()).ok_or(Fault::Full)?;
+        match timeout_at(deadline, shared.queue.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(Fault::Lost),
+            Err(_) => return Err(Fault::Timeout),
+        }
+        let result = timeout_at(deadline, answer).await;
+        drop(waiter);
+        match result {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(_)) => Err(Fault::Lost),
+            Err(_) => Err(Fault::Timeout),
+        }
+    }
+}
+
+/// Forgets the waiter when the call ends, however it ends.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.waiters().by_id.remove(&self.id);
+    }
+}
+
+/// Bytes of a request that are held in memory while its call lasts.
+struct Reserved<'a> {
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl<'a> Reserved<'a> {
+    fn take(shared: &'a Shared, bytes: usize) -> Option<Self> {
+        let before = shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let reserved = Self { shared, bytes };
+        // one frame always fits, however large
+        (before == 0 || before + bytes <= shared.limits.bytes_in_flight).then_some(reserved)
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.shared
+            .queued_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What the reader's clock found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Fine,
+    /// Silent for half the limit: ask for a sign of life.
+    Ask,
+    /// Silent for the whole limit.
+    Dead,
+    /// Nobody has needed it for a while.
+    Idle,
+}
+
+impl Shared {
+    fn waiters(&self) -> std::sync::MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for(&self, id: u64) -> Result<(Waiting<'_>, oneshot::Receiver<Response>), Fault> {
+        let (sender, receiver) = oneshot::channel();
+        let now = Instant::now();
+        let mut waiters = self.waiters();
+        if !waiters.open {
+            return Err(Fault::Closed);
+        }
+        if waiters.by_id.len() >= self.limits.in_flight {
+            return Err(Fault::Full);
+        }
+        waiters.by_id.insert(id, sender);
+        waiters.last_used = now;
+        waiters.unanswered_since.get_or_insert(now);
+        Ok((Waiting { shared: self, id }, receiver))
+    }
+
+    fn deliver(&self, frame: ResponseFrame) {
+        let waiter = {
+            let mut waiters = self.waiters();
+            let waiter = waiters.by_id.remove(&frame.id);
+            waiters.answered = true;
+            waiters.unanswered_since = (!waiters.by_id.is_empty()).then(Instant::now);
+            waiter
+        };
+        // an answer nobody waits for any more came too late, or is the keep-alive's
+        if let Some(waiter) = waiter {
+            let _ = waiter.send(frame.response);
+        }
+    }
+
+    fn give_up(&self) {
+        let waiters = {
+            let mut waiters = self.waiters();
+            waiters.open = false;
+            std::mem::take(&mut waiters.by_id)
+        };
+        self.closed.cancel();
+        // dropping the senders wakes every caller with `Lost`
+        drop(waiters);
+    }
+
+    fn health(&self, now: Instant) -> Health {
+        let heard = self.opened + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
+        let mut waiters = self.waiters();
+        if waiters.unanswered_since.is_some_and(|since| since <= heard) {
+            // something arrived; what still waits starts to count from there
+            waiters.unanswered_since = (!waiters.by_id.is_empty()).then_some(heard);
+        }
+        let idle = now.saturating_duration_since(waiters.last_used) > self.limits.idle;
+        match waiters.unanswered_since {
+            Some(since) => {
+                let silent = now.saturating_duration_since(since.max(heard));
+                if silent > self.limits.silence {
+                    Health::Dead
+                } else if silent > self.limits.silence / 2 {
+                    Health::Ask
+                } else {
+                    Health::Fine
+                }
+            }
+            None if waiters.by_id.is_empty() && idle => {
+                // under the lock, so that no call slips in between
+                waiters.open = false;
+                waiters.answered = true;
+                Health::Idle
+            }
+            None => Health::Fine,
+        }
+    }
+}
+
+async fn write_frames<W>(shared: Arc<Shared>, io: W, mut queued: mpsc::Receiver<Bytes>)
+where
+    W: AsyncWrite + Unpin,
+{
+    let mut out = codec::writer(io);
+    let mut batch = Vec::with_capacity(WRITE_BATCH_FRAMES);
+    let send_all = async {
+        while queued.recv_many(&mut batch, WRITE_BATCH_FRAMES).await > 0 {
+            for frame in batch.drain(..) {
+                out.feed(frame).await?;
+            }
+            out.flush().await?;
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    tokio::select! {
+        () = shared.closed.cancelled() => {}
+        result = send_all => {
+            if let Err(error) = result {
+                tracing::debug!(address = %shared.address, %error, "peer connection: write failed");
+            }
+        }
+    }
+    shared.give_up();
+}
+
+async fn read_frames<R>(shared: Arc<Shared>, io: R)
+where
+    R: AsyncRead + Unpin,
+{
+    let mut frames = codec::reader(Heard {
+        io,
+        shared: Arc::clone(&shared),
+    });
+    let mut clock = interval(shared.limits.silence / 10);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shared.closed.cancelled() => break,
+            frame = frames.next() => {
+                let Some(Ok(body)) = frame else { break };
+                match codec::decode::<ResponseFrame>(&body) {
+                    Ok(frame) => shared.deliver(frame),
+                    Err(error) => {
+                        tracing::warn!(address = %shared.address, %error, "a peer's answer makes no sense; closing");
+                        break;
+                    }
+                }
+            }
+            now = clock.tick() => match shared.health(now) {
+                Health::Fine => {}
+                Health::Ask => ask_for_a_sign(&shared),
+                Health::Dead => {
+                    tracing::debug!(address = %shared.address, "peer connection: silent while requests wait; closing");
+                    break;
+                }
+                Health::Idle => break,
+            }
+        }
+    }
+    shared.give_up();
+}
+
+fn ask_for_a_sign(shared: &Shared) {
+    let ping = RequestFrame {
+        id: PING_ID,
+        epoch: 0,
+        deadline_ms: u32::try_from(shared.limits.silence.as_millis()).unwrap_or(u32::MAX),
+        request: Request::Ping,
+    };
+    if let Ok(frame) = codec::encode(&ping) {
+        // a full queue means that the peer does not read; the clock will notice
+        let _ = shared.queue.try_send(frame);
+    }
+}
+
+/// Notes when bytes arrive, so that a large answer on its way counts as life.
+struct Heard<R> {
+    io: R,
+    shared: Arc<Shared>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Heard<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            let elapsed = self.shared.opened.elapsed().as_millis();
+            let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+            self.shared.heard_ms.store(elapsed, Ordering::Relaxed);
+        }
+        polled
+    }
+}

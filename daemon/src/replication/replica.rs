@@ -1,0 +1,350 @@
+//! What one replica answers: the same rules whether the question came over the network or from
+//! the coordinator on this very node.
+//!
+//! Promises: epoch-checked operations are refused to callers that go by another epoch, a replica
+//! whose data was lost never answers a read, nothing is acknowledged before it is synced, and
+//! every answer fits into a frame. Leaves connections to `server`, quorums to `coordinator`.
+
+use ringmaster_shared::{
+    id::{Epoch, NodeId, PartitionId},
+    key::Key,
+    version::Record,
+};
+
+use super::frames::{RefusalCode, Request, Response};
+use crate::{
+    identity::IdentityStore,
+    lifecycle::LifecycleHandle,
+    storage::{StorageError, Store},
+    time::unix_ms,
+    topology::{EpochGuard, EpochMismatch, TopologyHandle},
+};
+
+/// Most bytes of records in one answer (a single larger record still goes through).
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most keys in one request or answer that lists keys.
+pub const KEYS_MAX: usize = 10_000;
+/// Most bytes of keys in one answer that lists the versions of a leaf.
+const LEAF_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Everything one replica needs to answer. Cheap to clone.
+#[derive(Clone)]
+pub struct ReplicaContext {
+    pub node_id: NodeId,
+    pub identity: IdentityStore,
+    pub store: Store,
+    pub topology: TopologyHandle,
+    pub lifecycle: LifecycleHandle,
+}
+
+/// A refusal on its way out; `?` keeps the rules below readable.
+struct Refusal(Box<Response>);
+
+impl Refusal {
+    fn with(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        refusal(RefusalCode::Storage, error.to_string())
+    }
+}
+
+impl From<EpochMismatch> for Refusal {
+    fn from(mismatch: EpochMismatch) -> Self {
+        match mismatch {
+            EpochMismatch::CallerBehind(topology) => Self::with(Response::EpochBehind {
+                topology: (*topology).clone(),
+            }),
+            EpochMismatch::CallerAhead { mine, .. } => {
+                Self::with(Response::EpochAhead { epoch: mine })
+            }
+            EpochMismatch::NoTopology => Self::with(Response::EpochAhead { epoch: 0 }),
+        }
+    }
+}
+
+fn refusal(code: RefusalCode, reason: impl Into<String>) -> Refusal {
+    Refusal::with(Response::Refused {
+        code,
+        reason: reason.into(),
+    })
+}
+
+impl ReplicaContext {
+    /// Answers one replica operation; `epoch` is the caller's. Requests that are not replica
+    /// operations (gossip, joining, the register) are refused as bad.
+    pub async fn serve(&self, epoch: Epoch, request: Request) -> Response {
+        match self.answer(epoch, request).await {
+            Ok(response) => response,
+            Err(Refusal(response)) => *response,
+        }
+    }
+
+    async fn answer(&self, epoch: Epoch, request: Request) -> Result<Response, Refusal> {
+        self.must_replicate()?;
+        match request {
+            Request::ReadVersion { key } => {
+                let _guard = self.guard_read(epoch, &key)?;
+                let version = self.store.version(&key)?;
+                Ok(Response::Version { version })
+            }
+            Request::ReadRecord { key } => {
+                let _guard = self.guard_read(epoch, &key)?;
+                let record = self.store.get(&key)?;
+                Ok(Response::Record { record })
+            }
+            Request::Write { key, record } => {
+                // held until the record is synced: the epoch settles only after it
+                let guard = self.topology.guard(epoch)?;
+                self.must_hold(&guard, guard.topology.partition_of(&key))?;
+                if record.max_hlc().is_absurd(unix_ms()) {
+                    return Err(refusal(RefusalCode::BadRequest, SKEWED));
+                }
+                self.store.merge(key, record).await?;
+                drop(guard);
+                Ok(Response::Done)
+            }
+            Request::Merge { entries } => self.merge(entries).await,
+            Request::Scan {
+                partition,
+                after,
+                max_bytes,
+            } => self.scan(epoch, partition, after, max_bytes).await,
+            other => self.compare(epoch, other).await,
+        }
+    }
+
+    /// The questions of anti-entropy and of listings; they have no effect.
+    async fn compare(&self, epoch: Epoch, request: Request) -> Result<Response, Refusal> {
+        match request {
+            Request::DigestRoots { partitions } => {
+                self.off_thread(move |store| {
+                    let roots = partitions.iter().map(|p| store.digest_root(*p)).collect();
+                    Ok(Response::Roots { roots })
+                })
+                .await
+            }
+            Request::DigestLeaves { partition } => {
+                self.off_thread(move |store| {
+                    let leaves = store.digest_leaves(partition);
+                    Ok(Response::Leaves { leaves })
+                })
+                .await
+            }
+            Request::LeafVersions { partition, leaf } => {
+                self.off_thread(move |store| {
+                    let versions = within_bytes(store.leaf_versions(partition, leaf)?);
+                    Ok(Response::Versions { versions })
+                })
+                .await
+            }
+            Request::FetchRecords { keys } => {
+                self.off_thread(move |store| fetch(store, &keys)).await
+            }
+            Request::ListKeys {
+                partitions,
+                prefix,
+                after,
+                limit,
+            } => {
+                // a listing is a read: a replica that gave partitions away or lost its data must
+                // not answer "nothing"
+                let _guard = self.topology.guard(epoch)?;
+                self.must_have_data()?;
+                let limit = (limit as usize).min(KEYS_MAX);
+                self.off_thread(move |store| {
+                    let keys = store.list_keys(&partitions, &prefix, after.as_deref(), limit)?;
+                    Ok(Response::Keys { keys })
+                })
+                .await
+            }
+            _ => Err(refusal(
+                RefusalCode::BadRequest,
+                "this is not a request to a replica",
+            )),
+        }
+    }
+
+    async fn merge(&self, mut entries: Vec<(Key, Record)>) -> Result<Response, Refusal> {
+        let Some(topology) = self.topology.current() else {
+            return Err(refusal(
+                RefusalCode::NotServing,
+                "this node has no topology yet",
+            ));
+        };
+        let foreign = |key: &Key| !topology.is_replica(topology.partition_of(key), &self.node_id);
+        if let Some((key, _)) = entries.iter().find(|(key, _)| foreign(key)) {
+            return Err(not_replica(topology.partition_of(key)));
+        }
+        let now = unix_ms();
+        let offered = entries.len();
+        entries.retain(|(_, record)| !record.max_hlc().is_absurd(now));
+        if entries.len() < offered {
+            tracing::warn!(
+                refused = offered - entries.len(),
+                "records were refused: {SKEWED}"
+            );
+        }
+        let changed = self.store.merge_many(entries).await?;
+        Ok(Response::Merged {
+            changed: u32::try_from(changed).unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn scan(
+        &self,
+        epoch: Epoch,
+        partition: PartitionId,
+        after: Option<Key>,
+        max_bytes: u32,
+    ) -> Result<Response, Refusal> {
+        let guard = self.topology.guard(epoch)?;
+        self.must_hold(&guard, partition)?;
+        self.must_have_data()?;
+        if self.topology.settled_epoch() < epoch {
+            // a write of the epoch before may still be on its way into the store, and its
+            // coordinator does not know of the new replica that asks here
+            return Err(refusal(
+                RefusalCode::TooBusy,
+                "requests of an earlier epoch are still under way",
+            ));
+        }
+        let max_bytes = (max_bytes as usize).min(PAGE_BYTES_MAX);
+        let answer = self
+            .off_thread(move |store| {
+                let page = store.scan_partition(partition, after.as_ref(), max_bytes)?;
+                Ok(Response::Page {
+                    entries: page.entries,
+                    next: page.next,
+                })
+            })
+            .await;
+        drop(guard);
+        answer
+    }
+
+    fn guard_read(&self, epoch: Epoch, key: &Key) -> Result<EpochGuard, Refusal> {
+        let guard = self.topology.guard(epoch)?;
+        self.must_hold(&guard, guard.topology.partition_of(key))?;
+        self.must_have_data()?;
+        Ok(guard)
+    }
+
+    fn must_replicate(&self) -> Result<(), Refusal> {
+        let lifecycle = self.lifecycle.get();
+        if lifecycle.replicates() {
+            return Ok(());
+        }
+        Err(refusal(RefusalCode::NotServing, lifecycle.as_str()))
+    }
+
+    fn must_have_data(&self) -> Result<(), Refusal> {
+        if self.identity.needs_refill() {
+            return Err(refusal(
+                RefusalCode::Recovering,
+                "recovering: its data was lost and is being refilled",
+            ));
+        }
+        Ok(())
+    }
+
+    fn must_hold(&self, guard: &EpochGuard, partition: PartitionId) -> Result<(), Refusal> {
+        if guard.topology.is_replica(partition, &self.node_id) {
+            return Ok(());
+        }
+        Err(not_replica(partition))
+    }
+
+    /// Reads that touch many items, away from the threads that serve the network.
+    async fn off_thread<F>(&self, read: F) -> Result<Response, Refusal>
+    where
+        F: FnOnce(&Store) -> Result<Response, StorageError> + Send + 'static,
+    {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || read(&store)).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(refusal(
+                RefusalCode::Storage,
+                "reading the store was interrupted",
+            )),
+        }
+    }
+}
+
+const SKEWED: &str =
+    "the record is stamped more than a day in the future; set the clock of the node that wrote it";
+
+fn not_replica(partition: PartitionId) -> Refusal {
+    refusal(
+        RefusalCode::NotReplica,
+        format!("not a replica of partition {partition}"),
+    )
+}
+
+/// The records of `keys`, in that order, absent ones left out, until the page is full. A caller
+/// asks again for what follows the last key it got.
+fn fetch(store: &Store, keys: &[Key]) -> Result<Response, StorageError> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for key in keys.iter().take(KEYS_MAX) {
+        let Some(record) = store.get(key)? else {
+            continue;
+        };
+        bytes += key.as_str().len() + weight(&record);
+        if bytes > PAGE_BYTES_MAX && !entries.is_empty() {
+            break;
+        }
+        entries.push((key.clone(), record));
+    }
+    Ok(Response::Records { entries })
+}
+
+/// About how many bytes a record takes in a frame.
+pub fn weight(record: &Record) -> usize {
+    let values: usize = record
+        .siblings
+        .iter()
+        .map(|s| {
+            64 + s
+                .value
+                .as_ref()
+                .map_or(0, ringmaster_shared::version::Value::len)
+        })
+        .sum();
+    values + 64 * record.clock.0.len()
+}
+
+/// The lowest keys of a leaf that fit; what is cut off is found in a later round, when the keys
+/// before it agree.
+fn within_bytes(mut versions: Vec<(Key, u64)>) -> Vec<(Key, u64)> {
+    versions.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut bytes = 0;
+    versions.retain(|(key, _)| {
+        bytes += key.as_str().len() + 16;
+        bytes <= LEAF_BYTES_MAX
+    });
+    versions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_never_outgrows_a_frame() {
+        let many: Vec<(Key, u64)> = (0..20_000)
+            .map(|n| {
+                let text = format!("{n:01024}");
+                (Key::new(&text).expect("valid"), n)
+            })
+            .rev()
+            .collect();
+        let kept = within_bytes(many.clone());
+        assert!(kept.len() < many.len() && kept.len() * 1024 <= LEAF_BYTES_MAX);
+        assert_eq!(kept[0].1, 0, "the lowest keys come first");
+        assert_eq!(within_bytes(many[..10].to_vec()).len(), 10);
+    }
+}

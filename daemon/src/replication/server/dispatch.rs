@@ -1,0 +1,267 @@
+//! Which part of the node answers which request, and who may ask for it.
+
+use std::sync::Arc;
+
+use ringmaster_shared::{
+    id::{ClusterId, Epoch, Generation, NodeId},
+    member::Lifecycle,
+    topology::Topology,
+};
+
+use super::{PeerServer, gate::Caller, session::Handler};
+use crate::{
+    gossip::MemberState,
+    replication::{
+        frames::{RefusalCode, Request, Response},
+        replica::ReplicaContext,
+    },
+};
+
+/// A [`PeerServer`] with what it needs to serve replica requests.
+pub struct Dispatch {
+    node: Arc<PeerServer>,
+    replica: ReplicaContext,
+}
+
+impl Dispatch {
+    pub fn new(node: Arc<PeerServer>) -> Self {
+        let replica = ReplicaContext {
+            node_id: node.node_id.clone(),
+            identity: node.identity.clone(),
+            store: node.store.clone(),
+            topology: node.topology.clone(),
+            lifecycle: node.lifecycle.clone(),
+        };
+        Self { node, replica }
+    }
+}
+
+impl Handler for Dispatch {
+    async fn handle(&self, caller: &Caller, epoch: Epoch, request: Request) -> Response {
+        let ours = self.node.identity.cluster_id();
+        let lifecycle = self.node.lifecycle.get();
+        if let Some(refusal) = refusal(lifecycle, ours.as_ref(), caller, &request) {
+            return refusal;
+        }
+        match request {
+            Request::Ping => Response::Pong,
+            Request::Join { member } => self.node.join(caller, member).await,
+            Request::PushPull { members } => self.node.push_pull(caller, members).await,
+            Request::Members => self.node.members(),
+            Request::FetchTopology => Response::Topology {
+                topology: self.node.topology.current().map(|t| (*t).clone()),
+            },
+            Request::PushTopology { topology } => self.node.adopt(ours.as_ref(), topology).await,
+            Request::TopologyProgress { epoch } => self.node.progress(epoch),
+            Request::Register(request) => {
+                Response::Register(self.node.topology.register(request).await)
+            }
+            request => self.replica.serve(epoch, request).await,
+        }
+    }
+}
+
+impl PeerServer {
+    async fn join(&self, caller: &Caller, member: MemberState) -> Response {
+        let generation = self.identity.generation();
+        if let Some(refusal) = namesake(&self.node_id, generation, &member) {
+            return refusal;
+        }
+        let (Some(cluster_id), Some(topology), Some(gossip)) = (
+            self.identity.cluster_id(),
+            self.topology.current(),
+            self.gossip.get(),
+        ) else {
+            return not_ready();
+        };
+        let members = gossip.exchange(&caller.node_id, vec![member]).await;
+        Response::Welcome {
+            cluster_id,
+            topology: (*topology).clone(),
+            members,
+        }
+    }
+
+    async fn push_pull(&self, caller: &Caller, theirs: Vec<MemberState>) -> Response {
+        match self.gossip.get() {
+            Some(gossip) => Response::Members {
+                members: gossip.exchange(&caller.node_id, theirs).await,
+            },
+            None => not_ready(),
+        }
+    }
+
+    fn members(&self) -> Response {
+        match self.gossip.get() {
+            Some(gossip) => Response::Members {
+                members: gossip.members().iter().map(|m| m.state.clone()).collect(),
+            },
+            None => not_ready(),
+        }
+    }
+
+    async fn adopt(&self, ours: Option<&ClusterId>, topology: Topology) -> Response {
+        if ours != Some(&topology.cluster_id) {
+            let reason = format!("the topology is of cluster {}", topology.cluster_id);
+            return refused(RefusalCode::WrongCluster, reason);
+        }
+        match self.topology.adopt(topology).await {
+            Ok(_) => Response::Done,
+            Err(error) => refused(RefusalCode::Storage, format!("{error:#}")),
+        }
+    }
+
+    fn progress(&self, epoch: Epoch) -> Response {
+        let nothing_gained = || {
+            let current = self.topology.current();
+            current.is_some_and(|t| t.gained_by(&self.node_id).is_empty())
+        };
+        Response::Progress {
+            settled_epoch: self.topology.settled_epoch(),
+            filled: self.identity.filled_epoch() >= epoch || nothing_gained(),
+        }
+    }
+}
+
+/// Why this caller may not ask for this now; `None` when it may.
+fn refusal(
+    lifecycle: Lifecycle,
+    ours: Option<&ClusterId>,
+    caller: &Caller,
+    request: &Request,
+) -> Option<Response> {
+    if matches!(lifecycle, Lifecycle::Standby | Lifecycle::Stopped) {
+        let reason = format!("this node is in {}", lifecycle.as_str());
+        return Some(refused(RefusalCode::NotServing, reason));
+    }
+    // who belongs nowhere yet may look and ask to be let in, nothing else
+    let harmless = matches!(
+        request,
+        Request::Ping | Request::Join { .. } | Request::Members | Request::FetchTopology
+    );
+    match (ours, &caller.cluster) {
+        (Some(ours), Some(theirs)) if ours == theirs => None,
+        (Some(ours), Some(theirs)) => Some(refused(
+            RefusalCode::WrongCluster,
+            format!("this node belongs to cluster {ours}, not {theirs}"),
+        )),
+        _ if harmless => None,
+        (Some(ours), None) => Some(refused(
+            RefusalCode::WrongCluster,
+            format!(
+                "this node belongs to cluster {ours}, {} to none",
+                caller.node_id
+            ),
+        )),
+        (None, _) => Some(refused(
+            RefusalCode::NotServing,
+            "this node has not joined a cluster yet".into(),
+        )),
+    }
+}
+
+/// Refuses a joiner that uses this node's own name. The node itself, met through its own seed
+/// list, is no namesake.
+fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> Option<Response> {
+    (member.id == *node_id && member.generation != generation).then(|| {
+        let reason = format!(
+            "{node_id} is the name of this node; the one at {} needs another --node-id",
+            member.address
+        );
+        refused(RefusalCode::BadRequest, reason)
+    })
+}
+
+fn not_ready() -> Response {
+    Response::NotReady {
+        reason: "this node has not joined a cluster yet".into(),
+    }
+}
+
+fn refused(code: RefusalCode, reason: String) -> Response {
+    Response::Refused { code, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmaster_shared::member::{Load, MemberStatus, RingStamp};
+
+    use super::*;
+
+    const A: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
+    const B: &str = "1b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
+
+    fn cluster(id: &str) -> Option<ClusterId> {
+        (!id.is_empty()).then(|| ClusterId::new(id).expect("valid"))
+    }
+
+    fn refused_with(
+        lifecycle: Lifecycle,
+        ours: &str,
+        theirs: &str,
+        request: &Request,
+    ) -> Option<RefusalCode> {
+        let caller = Caller {
+            node_id: NodeId::new("node-2").expect("valid"),
+            generation: 1,
+            cluster: cluster(theirs),
+        };
+        match refusal(lifecycle, cluster(ours).as_ref(), &caller, request)? {
+            Response::Refused { code, reason } => {
+                assert!(!reason.is_empty());
+                Some(code)
+            }
+            other => panic!("{other:?} is no refusal"),
+        }
+    }
+
+    #[test]
+    fn who_may_ask_for_what() {
+        use Lifecycle::{Draining, Joining, Serving, Standby};
+        use RefusalCode::{NotServing, WrongCluster};
+        let merge = Request::Merge { entries: vec![] };
+        let push_pull = Request::PushPull { members: vec![] };
+        let cases = [
+            (Serving, A, A, &merge, None),
+            (Draining, A, A, &merge, None),
+            (Serving, A, B, &merge, Some(WrongCluster)),
+            (Serving, A, B, &Request::Ping, Some(WrongCluster)),
+            (Serving, A, "", &merge, Some(WrongCluster)),
+            (Serving, A, "", &push_pull, Some(WrongCluster)),
+            (Serving, A, "", &Request::FetchTopology, None),
+            (Joining, "", A, &merge, Some(NotServing)),
+            (Joining, "", A, &Request::Members, None),
+            (Joining, "", "", &Request::Ping, None),
+            (Joining, "", "", &push_pull, Some(NotServing)),
+            (Standby, A, A, &Request::Ping, Some(NotServing)),
+            (Standby, A, A, &push_pull, Some(NotServing)),
+        ];
+        for (lifecycle, ours, theirs, request, want) in cases {
+            assert_eq!(
+                refused_with(lifecycle, ours, theirs, request),
+                want,
+                "{lifecycle:?}, {ours:?} asked by {theirs:?} for {request:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_another_process_with_our_name_is_a_namesake() {
+        let us = NodeId::new("node-1").expect("valid");
+        let member = |name: &str, generation| MemberState {
+            id: NodeId::new(name).expect("valid"),
+            address: "h:1".into(),
+            zone: "z".into(),
+            version: "0".into(),
+            status: MemberStatus::Alive,
+            lifecycle: Lifecycle::Joining,
+            generation,
+            incarnation: 0,
+            ring: RingStamp::default(),
+            load: Load::default(),
+        };
+        assert!(namesake(&us, 5, &member("node-1", 6)).is_some());
+        assert!(namesake(&us, 5, &member("node-1", 5)).is_none());
+        assert!(namesake(&us, 5, &member("node-2", 6)).is_none());
+    }
+}

@@ -1,0 +1,330 @@
+//! What the parts of replication on one node share: the local replica, the way to the others,
+//! and one question to one replica with the rules of epochs and retries.
+//!
+//! Promises: a question to this node itself never touches the network; a replica that is behind
+//! is taught the topology and asked again; every question is idempotent (reads, joins), so a lost
+//! connection is tried again within the deadline.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rand::Rng;
+use ringmaster_shared::{
+    event::EventCode,
+    id::{Epoch, NodeId},
+    topology::Topology,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    coordinator::round::{Failure, FailureKind},
+    frames::{RefusalCode, Request, Response},
+    network::Network,
+    peers::{Class, PeerError},
+    replica::ReplicaContext,
+};
+use crate::{events::Events, gossip::MemberView, time::unix_ms};
+
+/// How often one question is asked again after a lost connection or a stale topology.
+const TRIES: u32 = 3;
+/// First pause between tries; doubles, plus up to as much again at random.
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// The same trouble with the same node is reported at most this often.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+pub struct Site {
+    pub replica: ReplicaContext,
+    pub network: Arc<dyn Network>,
+    pub events: Events,
+    pub stop: CancellationToken,
+    reported: Mutex<HashMap<(EventCode, Option<NodeId>), Instant>>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, Clone)]
+pub enum AskError {
+    /// The replica goes by a later topology: adopt it and start over. `did_nothing` is false
+    /// when an earlier try of the same question may have arrived.
+    Newer {
+        topology: Box<Topology>,
+        did_nothing: bool,
+    },
+    Failed(Failure),
+}
+
+impl AskError {
+    fn failed(kind: FailureKind, why: impl Into<String>) -> Self {
+        Self::Failed(Failure {
+            kind,
+            why: why.into(),
+        })
+    }
+
+    /// The reason in words.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Newer { topology, .. } => format!("goes by the later epoch {}", topology.epoch),
+            Self::Failed(failure) => failure.why.clone(),
+        }
+    }
+}
+
+impl Site {
+    pub fn new(
+        replica: ReplicaContext,
+        network: Arc<dyn Network>,
+        events: Events,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            replica,
+            network,
+            events,
+            stop,
+            reported: Mutex::default(),
+        }
+    }
+
+    pub fn me(&self) -> &NodeId {
+        &self.replica.node_id
+    }
+
+    /// One question to one replica. `epoch` 0 where it does not matter.
+    pub async fn ask(
+        &self,
+        to: &NodeId,
+        class: Class,
+        epoch: Epoch,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, AskError> {
+        if to == self.me() {
+            let response = self.replica.serve(epoch, request).await;
+            return sort(response);
+        }
+        let mut may_have_arrived = false;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let kind = kind_after(may_have_arrived);
+                return Err(AskError::failed(kind, "no answer in time"));
+            }
+            let call = self
+                .network
+                .call(to.clone(), class, epoch, request.clone(), left);
+            match call.await {
+                Ok(Response::EpochAhead { .. }) if tries < TRIES => self.teach(to, left).await,
+                Ok(Response::EpochAhead { epoch: theirs }) => {
+                    let why = format!("still goes by the earlier epoch {theirs}");
+                    return Err(AskError::failed(kind_after(may_have_arrived), why));
+                }
+                Ok(response) => {
+                    return sort(response).map_err(|error| error.after(may_have_arrived));
+                }
+                Err(error) => {
+                    may_have_arrived |= may_arrive(&error);
+                    let again = matches!(
+                        error,
+                        PeerError::Lost { .. } | PeerError::Unreachable { .. }
+                    );
+                    if !again || tries >= TRIES {
+                        let kind = kind_after(may_have_arrived);
+                        return Err(AskError::failed(kind, plain(&error)));
+                    }
+                }
+            }
+            pause(tries, deadline).await;
+        }
+    }
+
+    /// Tells a replica that is behind the topology this node goes by.
+    async fn teach(&self, to: &NodeId, timeout: Duration) {
+        let Some(topology) = self.replica.topology.current() else {
+            return;
+        };
+        let push = Request::PushTopology {
+            topology: (*topology).clone(),
+        };
+        let call = self
+            .network
+            .call(to.clone(), Class::Control, 0, push, timeout);
+        if let Err(error) = call.await {
+            tracing::debug!(node = %to, "could not push the topology: {error}");
+        }
+    }
+
+    /// Takes over what a replica said is newer. `Ok` when this node now goes by it or later.
+    pub async fn adopt(&self, topology: Topology, deadline: Instant) -> Result<(), String> {
+        let known = |epoch| {
+            self.replica
+                .topology
+                .current()
+                .is_some_and(|t| t.epoch >= epoch)
+        };
+        let epoch = topology.epoch;
+        if known(epoch) {
+            return Ok(());
+        }
+        let adopted = self.replica.topology.adopt(topology);
+        match tokio::time::timeout_at(deadline, adopted).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!("cannot take over epoch {epoch}: {error}")),
+            // it is current as soon as it is saved; only earlier requests are still under way
+            Err(_) if known(epoch) => Ok(()),
+            Err(_) => Err(format!("taking over epoch {epoch} did not finish in time")),
+        }
+    }
+
+    /// The member as gossip sees it.
+    pub fn member(&self, id: &NodeId) -> Option<MemberView> {
+        let members = self.network.members();
+        members.iter().find(|m| &m.state.id == id).cloned()
+    }
+
+    /// Whether requests to this other node are worth sending.
+    pub fn is_reachable(&self, id: &NodeId) -> bool {
+        self.member(id)
+            .is_some_and(|m| super::reach::is_reachable(&m))
+    }
+
+    /// `true` at most once a minute for the same trouble with the same node.
+    pub fn worth_reporting(&self, code: EventCode, subject: Option<&NodeId>) -> bool {
+        let now = Instant::now();
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.retain(|_, at| now.duration_since(*at) < REPORT_EVERY);
+        let key = (code, subject.cloned());
+        if reported.contains_key(&key) {
+            return false;
+        }
+        reported.insert(key, now);
+        true
+    }
+
+    /// A stamp of `node` from the far future: reported, and to be refused by the caller.
+    pub fn is_absurd(&self, node: &NodeId, stamp: ringmaster_shared::clock::Hlc) -> bool {
+        if node == self.me() || !stamp.is_absurd(unix_ms()) {
+            return false;
+        }
+        if self.worth_reporting(EventCode::ClockSkew, Some(node)) {
+            let what = format!(
+                "{node} holds a version stamped more than a day in the future, which is refused here; \
+                 set the clocks of the nodes"
+            );
+            self.events.warn(EventCode::ClockSkew, Some(node), what);
+        }
+        true
+    }
+}
+
+impl AskError {
+    /// An answer after an earlier try that may have arrived proves nothing about that try.
+    fn after(self, may_have_arrived: bool) -> Self {
+        match self {
+            Self::Failed(failure) if may_have_arrived && failure.kind == FailureKind::NotDone => {
+                Self::failed(FailureKind::Unknown, failure.why)
+            }
+            Self::Newer { topology, .. } => Self::Newer {
+                topology,
+                did_nothing: !may_have_arrived,
+            },
+            other @ Self::Failed(_) => other,
+        }
+    }
+}
+
+fn sort(response: Response) -> Result<Response, AskError> {
+    match response {
+        Response::EpochBehind { topology } => Err(AskError::Newer {
+            topology: Box::new(topology),
+            did_nothing: true,
+        }),
+        Response::EpochAhead { epoch } => Err(AskError::failed(
+            FailureKind::NotDone,
+            format!("still goes by the earlier epoch {epoch}"),
+        )),
+        Response::Refused { code, reason } => {
+            let kind = match code {
+                RefusalCode::Recovering => FailureKind::Recovering,
+                // the log may have it although the answer could not be given
+                RefusalCode::Storage => FailureKind::Unknown,
+                _ => FailureKind::NotDone,
+            };
+            Err(AskError::failed(kind, reason))
+        }
+        answer => Ok(answer),
+    }
+}
+
+fn kind_after(may_have_arrived: bool) -> FailureKind {
+    if may_have_arrived {
+        FailureKind::Unknown
+    } else {
+        FailureKind::NotDone
+    }
+}
+
+/// Whether the request may have reached the other side.
+fn may_arrive(error: &PeerError) -> bool {
+    match error {
+        PeerError::Timeout { .. } | PeerError::Lost { .. } | PeerError::Protocol { .. } => true,
+        PeerError::UnknownAddress { .. }
+        | PeerError::Unreachable { .. }
+        | PeerError::WrongCluster { .. }
+        | PeerError::WrongNode { .. }
+        | PeerError::Full { .. } => false,
+    }
+}
+
+/// The reason as it follows a node's name.
+fn plain(error: &PeerError) -> String {
+    match error {
+        PeerError::Timeout { waited_ms, .. } => format!("no answer within {waited_ms} ms"),
+        other => other.to_string(),
+    }
+}
+
+async fn pause(tries: u32, deadline: Instant) {
+    let base = RETRY_PAUSE * 2_u32.pow(tries.saturating_sub(1).min(6));
+    let jitter = rand::rng().random_range(0.0..1.0);
+    let until = (Instant::now() + base.mul_f64(1.0 + jitter)).min(deadline);
+    tokio::time::sleep_until(until).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_say_whether_something_may_have_happened() {
+        let cases = [
+            (RefusalCode::Recovering, FailureKind::Recovering),
+            (RefusalCode::Storage, FailureKind::Unknown),
+            (RefusalCode::NotReplica, FailureKind::NotDone),
+            (RefusalCode::NotServing, FailureKind::NotDone),
+        ];
+        for (code, kind) in cases {
+            let response = Response::Refused {
+                code,
+                reason: "x".into(),
+            };
+            let Err(AskError::Failed(failure)) = sort(response) else {
+                panic!("{code:?} is a failure");
+            };
+            assert_eq!(failure.kind, kind, "{code:?}");
+        }
+        let earlier = AskError::failed(FailureKind::NotDone, "x").after(true);
+        assert!(matches!(
+            earlier,
+            AskError::Failed(Failure {
+                kind: FailureKind::Unknown,
+                ..
+            })
+        ));
+    }
+}

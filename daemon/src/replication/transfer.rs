@@ -1,0 +1,389 @@
+//! Moves data when ownership moves: fills partitions this node gains, refills a node that lost
+//! its data, and forgets partitions it no longer holds.
+//!
+//! Promises: a partition counts as filled only after complete scans of enough of the old replicas
+//! that every acknowledged write is among them; nothing is forgotten while a change is under way;
+//! whatever fails is tried again for as long as it is wanted. One task does all of it, one thing
+//! after the other: so a partition that is forgotten and gained again at the same moment is
+//! filled after it was forgotten, not before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use rand::Rng;
+use ringmaster_shared::{
+    event::EventCode,
+    id::{Epoch, NodeId, PartitionId},
+    quorum::{Group, Requirement},
+    topology::{Access, Step, Topology},
+};
+use tokio::time::Instant;
+
+use super::{
+    frames::{Request, Response},
+    peers::Class,
+    replica::ReplicaContext,
+    site::{AskError, Site},
+};
+
+/// Partitions filled at the same time.
+const AT_ONCE: usize = 4;
+/// Bytes of records in one page.
+const PAGE_BYTES: u32 = 1024 * 1024;
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often the worker looks by itself.
+const TICK: Duration = Duration::from_secs(2);
+/// After a failure the next try waits this long, then twice as long, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// A finished change rests this long before partitions are forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+
+/// What the topology and the identity ask of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Task {
+    Nothing,
+    /// Fill the gained partitions of the change that is at this epoch.
+    Fill(Epoch, Vec<PartitionId>),
+    /// Get back what was lost.
+    Refill(Vec<PartitionId>),
+    /// No change is under way: partitions held by others may be forgotten.
+    Forget(Vec<PartitionId>),
+}
+
+fn task(topology: &Topology, me: &NodeId, needs_refill: bool, filled: Epoch) -> Task {
+    let held = |p: &PartitionId| topology.is_replica(*p, me);
+    let all = 0..topology.partition_count();
+    if needs_refill {
+        return Task::Refill(all.filter(held).collect());
+    }
+    match &topology.transition {
+        Some(change) if change.step == Step::Filling && filled < topology.epoch => {
+            Task::Fill(topology.epoch, topology.gained_by(me))
+        }
+        None if topology.contains(me) => Task::Forget(all.filter(|p| !held(p)).collect()),
+        // a change that asks nothing of this node; or this node is outside the ring, where it
+        // holds nothing by right, but may be about to push what it has (adopt)
+        _ => Task::Nothing,
+    }
+}
+
+/// Which replicas of a partition must be scanned.
+#[derive(Debug, Clone)]
+struct Sources {
+    me: NodeId,
+    /// The replicas in force.
+    group: Requirement,
+    /// Whether writes that `me` acknowledged count as lost.
+    refill: bool,
+}
+
+impl Sources {
+    fn of(topology: &Topology, partition: PartitionId, me: &NodeId, refill: bool) -> Self {
+        let group = if refill {
+            Requirement {
+                groups: vec![Group::majority_of(topology.replicas(partition))],
+            }
+        } else {
+            topology.requirement(partition, Access::Read)
+        };
+        Self {
+            me: me.clone(),
+            group,
+            refill,
+        }
+    }
+
+    fn candidates(&self) -> Vec<NodeId> {
+        let mut ids = self.group.replicas();
+        ids.retain(|id| *id != self.me);
+        ids
+    }
+
+    /// Whether these complete scans contain every acknowledged write.
+    ///
+    /// A new replica needs a read quorum of the old ones. A replica that lost its data was itself
+    /// part of write quorums: no quorum may fit into it and the replicas that were not scanned.
+    fn suffice(&self, scanned: &BTreeSet<NodeId>) -> bool {
+        if !self.refill {
+            return self.group.is_met(scanned);
+        }
+        let unseen: BTreeSet<NodeId> = self
+            .group
+            .replicas()
+            .into_iter()
+            .filter(|id| !scanned.contains(id))
+            .chain([self.me.clone()])
+            .collect();
+        !self.group.is_met(&unseen)
+    }
+
+    /// Whether there are enough others at all.
+    fn possible(&self) -> bool {
+        self.suffice(&self.candidates().into_iter().collect())
+    }
+}
+
+/// Starts the worker; it ends with the site's stop token.
+pub fn start(site: Arc<Site>) {
+    tokio::spawn(async move {
+        let stop = site.stop.clone();
+        stop.run_until_cancelled(run(&site)).await;
+    });
+}
+
+async fn run(site: &Site) {
+    let mut topologies = site.replica.topology.watch();
+    let mut pause = BACKOFF.0;
+    let mut settled_since: Option<(Epoch, Instant)> = None;
+    loop {
+        let topology = topologies.borrow_and_update().clone();
+        if let Some(topology) = topology {
+            match perform(site, &topology, &mut settled_since).await {
+                Ok(()) => pause = BACKOFF.0,
+                Err(why) => {
+                    tracing::info!("moving data has to wait: {why}");
+                    let jitter = rand::rng().random_range(0.5..1.0);
+                    tokio::time::sleep(pause.mul_f64(jitter)).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            changed = topologies.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+async fn perform(
+    site: &Site,
+    topology: &Arc<Topology>,
+    settled_since: &mut Option<(Epoch, Instant)>,
+) -> Result<(), String> {
+    let identity = &site.replica.identity;
+    let wanted = task(
+        topology,
+        site.me(),
+        identity.needs_refill(),
+        identity.filled_epoch(),
+    );
+    match wanted {
+        Task::Nothing => Ok(()),
+        Task::Fill(epoch, partitions) => fill(site, topology, epoch, partitions).await,
+        Task::Refill(partitions) => refill(site, topology, partitions).await,
+        Task::Forget(partitions) => {
+            let (epoch, since) = settled_since.get_or_insert((topology.epoch, Instant::now()));
+            if *epoch != topology.epoch {
+                (*epoch, *since) = (topology.epoch, Instant::now());
+            }
+            if since.elapsed() < FORGET_AFTER {
+                return Ok(());
+            }
+            forget(&site.replica, topology, partitions).await
+        }
+    }
+}
+
+async fn fill(
+    site: &Site,
+    topology: &Arc<Topology>,
+    epoch: Epoch,
+    partitions: Vec<PartitionId>,
+) -> Result<(), String> {
+    let gained = partitions.len();
+    let keys = scan_all(site, topology, partitions, false).await?;
+    let identity = site.replica.identity.clone();
+    set_off_thread(move || identity.set_filled_epoch(epoch)).await?;
+    if gained > 0 {
+        let what = format!("{gained} partitions of epoch {epoch} are filled ({keys} keys)");
+        site.events.info(EventCode::PartitionsFilled, None, what);
+    }
+    Ok(())
+}
+
+async fn refill(
+    site: &Site,
+    topology: &Arc<Topology>,
+    partitions: Vec<PartitionId>,
+) -> Result<(), String> {
+    let hopeless = partitions
+        .iter()
+        .filter(|p| !Sources::of(topology, **p, site.me(), true).possible())
+        .count();
+    let wanted = partitions.len();
+    let keys = scan_all(site, topology, partitions, true).await?;
+    if hopeless > 0 {
+        site.events.error(
+            EventCode::StorageRecovered,
+            None,
+            format!(
+                "{hopeless} of {wanted} partitions have too few other replicas to get back all \
+                 that this node lost: writes that only it had are gone"
+            ),
+        );
+    }
+    let identity = site.replica.identity.clone();
+    set_off_thread(move || identity.set_needs_refill(false)).await?;
+    let what = format!("the lost data is back: {keys} keys in {wanted} partitions");
+    site.events.info(EventCode::PartitionsFilled, None, what);
+    Ok(())
+}
+
+/// Scans enough replicas of every partition; returns how many records were new here.
+async fn scan_all(
+    site: &Site,
+    topology: &Arc<Topology>,
+    partitions: Vec<PartitionId>,
+    refill: bool,
+) -> Result<usize, String> {
+    let scans = partitions
+        .into_iter()
+        .map(|partition| scan_enough(site, topology, partition, refill));
+    let mut done = stream::iter(scans).buffer_unordered(AT_ONCE);
+    let mut keys = 0;
+    while let Some(result) = done.next().await {
+        keys += result?;
+    }
+    Ok(keys)
+}
+
+/// Scans replicas of one partition until they suffice.
+async fn scan_enough(
+    site: &Site,
+    topology: &Arc<Topology>,
+    partition: PartitionId,
+    refill: bool,
+) -> Result<usize, String> {
+    let sources = Sources::of(topology, partition, site.me(), refill);
+    let candidates = sources.candidates();
+    let possible = sources.possible();
+    let mut scanned = BTreeSet::new();
+    let mut trouble = BTreeMap::new();
+    let mut keys = 0;
+    // spread the load: each partition starts with another replica
+    let first = usize::from(partition) % candidates.len().max(1);
+    for id in candidates.iter().cycle().skip(first).take(candidates.len()) {
+        if possible && sources.suffice(&scanned) {
+            break;
+        }
+        match scan(site, topology.epoch, partition, id).await {
+            Ok(n) => {
+                keys += n;
+                scanned.insert(id.clone());
+            }
+            Err(why) => {
+                trouble.insert(id.clone(), why);
+            }
+        }
+    }
+    let enough = if possible {
+        sources.suffice(&scanned)
+    } else {
+        scanned.len() == candidates.len()
+    };
+    if enough {
+        return Ok(keys);
+    }
+    let why: Vec<String> = trouble
+        .iter()
+        .map(|(id, why)| format!("{id} ({why})"))
+        .collect();
+    Err(format!(
+        "partition {partition} cannot be filled yet, too few replicas answer: {}",
+        why.join(", ")
+    ))
+}
+
+/// Reads one replica's partition to the end.
+async fn scan(
+    site: &Site,
+    epoch: Epoch,
+    partition: PartitionId,
+    from: &NodeId,
+) -> Result<usize, String> {
+    if !site.is_reachable(from) {
+        return Err("not reachable".to_owned());
+    }
+    let mut after = None;
+    let mut keys = 0;
+    loop {
+        let request = Request::Scan {
+            partition,
+            after: after.clone(),
+            max_bytes: PAGE_BYTES,
+        };
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let ask = site.ask(from, Class::Bulk, epoch, request, deadline).await;
+        let (entries, next) = match ask {
+            Ok(Response::Page { entries, next }) => (entries, next),
+            Ok(_) => return Err("answered something else than was asked".to_owned()),
+            Err(AskError::Newer { topology, .. }) => {
+                let later = topology.epoch;
+                site.adopt(*topology, deadline).await?;
+                return Err(format!("the topology moved on to epoch {later}"));
+            }
+            Err(AskError::Failed(failure)) => return Err(failure.why),
+        };
+        if entries
+            .iter()
+            .any(|(_, record)| site.is_absurd(from, record.max_hlc()))
+        {
+            return Err("holds versions stamped more than a day in the future".to_owned());
+        }
+        if !entries.is_empty() {
+            let merged = site.replica.store.merge_many(entries).await;
+            keys += merged.map_err(|error| error.to_string())?;
+        }
+        match next {
+            // a page that does not go forward would be read for ever
+            Some(next) if after.as_ref().is_some_and(|last| *last >= next) => {
+                return Err("sent pages out of order".to_owned());
+            }
+            Some(next) => after = Some(next),
+            None => return Ok(keys),
+        }
+    }
+}
+
+/// Drops partitions that this node does not hold, as long as the same epoch stands.
+pub(super) async fn forget(
+    replica: &ReplicaContext,
+    topology: &Topology,
+    partitions: Vec<PartitionId>,
+) -> Result<(), String> {
+    let store = replica.store.clone();
+    let candidates = tokio::task::spawn_blocking(move || {
+        let mut kept = partitions;
+        kept.retain(|p| store.digest_root(*p) != 0);
+        kept
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    for partition in candidates {
+        let current = replica.topology.current().map(|t| t.epoch);
+        if current != Some(topology.epoch) || replica.topology.settled_epoch() < topology.epoch {
+            return Ok(());
+        }
+        let dropped = replica.store.drop_partition(partition).await;
+        dropped.map_err(|error| error.to_string())?;
+        tracing::info!(partition, "forgot a partition that other nodes hold now");
+    }
+    Ok(())
+}
+
+async fn set_off_thread<F>(set: F) -> Result<(), String>
+where
+    F: FnOnce() -> anyhow::Result<()> + Send + 'static,
+{
+    let set = tokio::task::spawn_blocking(set).await;
+    set.map_err(|error| error.to_string())?
+        .map_err(|error| format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests;

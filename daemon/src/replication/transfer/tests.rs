@@ -1,0 +1,141 @@
+use ringmaster_shared::{
+    id::ClusterId,
+    topology::{RingMember, Transition},
+};
+
+use super::*;
+
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
+fn set(names: &[&str]) -> BTreeSet<NodeId> {
+    names.iter().map(|n| id(n)).collect()
+}
+
+/// One partition on the first `rf` of five nodes, one on the last two.
+fn topology(rf: u16, transition: Option<Transition>) -> Topology {
+    Topology {
+        cluster_id: ClusterId::new("0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111").expect("valid"),
+        epoch: 9,
+        replication_factor: 5,
+        members: NAMES
+            .map(|n| RingMember {
+                id: id(n),
+                address: format!("{n}:1"),
+                zone: "default".into(),
+            })
+            .to_vec(),
+        table: vec![(0..rf).collect(), vec![3, 4]],
+        transition,
+    }
+}
+
+fn change(step: Step) -> Transition {
+    Transition {
+        step,
+        joining: vec![],
+        target: vec![vec![0, 1, 4], vec![3, 4]],
+    }
+}
+
+#[test]
+fn each_state_has_its_task() {
+    let cases = [
+        (None, "a", false, 0, Task::Forget(vec![1])),
+        (None, "a", true, 0, Task::Refill(vec![0])),
+        (
+            Some(change(Step::Filling)),
+            "e",
+            false,
+            8,
+            Task::Fill(9, vec![0]),
+        ),
+        (Some(change(Step::Filling)), "e", false, 9, Task::Nothing),
+        (
+            Some(change(Step::Filling)),
+            "a",
+            false,
+            8,
+            Task::Fill(9, vec![]),
+        ),
+        (
+            Some(change(Step::Filling)),
+            "e",
+            true,
+            8,
+            Task::Refill(vec![0, 1]),
+        ),
+        (Some(change(Step::Dual)), "e", false, 9, Task::Nothing),
+        (None, "stranger", false, 0, Task::Nothing),
+    ];
+    for (n, (transition, me, needs_refill, filled, want)) in cases.into_iter().enumerate() {
+        let topology = topology(3, transition);
+        assert_eq!(
+            task(&topology, &id(me), needs_refill, filled),
+            want,
+            "case {n}"
+        );
+    }
+}
+
+#[test]
+fn a_new_replica_reads_a_quorum_of_the_old_ones() {
+    let sources = Sources::of(
+        &topology(3, Some(change(Step::Filling))),
+        0,
+        &id("e"),
+        false,
+    );
+    assert_eq!(sources.candidates(), ["a", "b", "c"].map(id));
+    assert!(!sources.suffice(&set(&["a"])));
+    assert!(sources.suffice(&set(&["a", "c"])));
+}
+
+#[test]
+fn a_lost_replica_reads_all_that_could_hide_a_write() {
+    // (replicas, scanned by a, enough)
+    let cases: [(u16, &[&str], bool); 7] = [
+        (3, &["b"], false),
+        (3, &["b", "c"], true),
+        (2, &["b"], true),
+        (4, &["b"], false),
+        (4, &["b", "c"], true),
+        (5, &["b", "c"], false),
+        (5, &["b", "c", "d"], true),
+    ];
+    for (rf, scanned, enough) in cases {
+        let sources = Sources::of(&topology(rf, None), 0, &id("a"), true);
+        assert!(sources.possible());
+        assert_eq!(sources.suffice(&set(scanned)), enough, "{rf} {scanned:?}");
+    }
+    let alone = Sources::of(&topology(1, None), 0, &id("a"), true);
+    assert!(!alone.possible() && alone.candidates().is_empty());
+}
+
+/// The rule, checked against its meaning: every write quorum shares a replica with the scanned.
+#[test]
+fn scanned_replicas_meet_every_quorum_outside_the_lost_one() {
+    for rf in 1..=5_u16 {
+        let sources = Sources::of(&topology(rf, None), 0, &id("a"), true);
+        let others = sources.candidates();
+        for mask in 0_u32..1 << others.len() {
+            let pick = |mask: u32| -> BTreeSet<NodeId> {
+                let chosen = others
+                    .iter()
+                    .enumerate()
+                    .filter(|(i, _)| mask & 1 << i != 0);
+                chosen.map(|(_, id)| id.clone()).collect()
+            };
+            let scanned = pick(mask);
+            let all_seen = (0_u32..1 << others.len()).all(|quorum| {
+                let mut members = pick(quorum);
+                members.insert(id("a"));
+                !sources.group.is_met(&members) || !members.is_disjoint(&scanned)
+            });
+            assert_eq!(sources.suffice(&scanned), all_seen, "{rf} {mask:b}");
+        }
+    }
+}

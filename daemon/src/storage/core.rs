@@ -1,0 +1,249 @@
+//! What the committer and the readers share: the table, and the figures kept beside it.
+//!
+//! **Invariant.** Nothing enters the table that is not synced in the commit log before, so a
+//! reader that goes straight to the table sees only what survives a crash. Only the committer
+//! (and recovery, before there is one) calls what changes state here.
+
+use std::{
+    collections::HashSet,
+    ops::Bound,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ringmaster_shared::{id::PartitionId, key::Key};
+
+use super::{
+    StorageError, StoreStats,
+    commit_log::LogOp,
+    digest::Digests,
+    hints::{self, Ledger},
+    record::Meta,
+    table::{Table, TableError},
+};
+
+/// How long a measured size on disk is good for.
+const SIZE_TTL: Duration = Duration::from_secs(1);
+const PARTITION_BYTES: usize = 2;
+
+pub(super) struct Core {
+    pub table: Table,
+    pub digests: Digests,
+    pub ledger: Ledger,
+    pub partition_count: u16,
+    pub hint_bytes_max: u64,
+    pub log_syncs: AtomicU64,
+    pub log_records: AtomicU64,
+    pub log_bytes: AtomicU64,
+    keys: AtomicU64,
+    tombstones: AtomicU64,
+    poison: OnceLock<String>,
+    table_size: Mutex<Option<(Instant, u64)>>,
+}
+
+/// `partition u16 BE, key`: one partition is one range, in key order.
+pub(super) fn item_key(partition: PartitionId, key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PARTITION_BYTES + key.len());
+    bytes.extend_from_slice(&partition.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
+/// The key in an item key, as bytes.
+pub(super) fn key_part(item: &[u8]) -> &[u8] {
+    item.get(PARTITION_BYTES..).unwrap_or_default()
+}
+
+pub(super) fn split_item_key(item: &[u8]) -> Result<(PartitionId, Key), TableError> {
+    let partition = item.first_chunk().map(|b| PartitionId::from_be_bytes(*b));
+    let key = std::str::from_utf8(key_part(item)).ok();
+    partition
+        .zip(key.and_then(|k| Key::new(k).ok()))
+        .ok_or_else(|| TableError::Damaged("a stored key is not a key".to_owned()))
+}
+
+impl Core {
+    pub fn new(table: Table, partition_count: u16, hint_bytes_max: u64) -> Self {
+        Self {
+            table,
+            digests: Digests::new(partition_count),
+            ledger: Ledger::default(),
+            partition_count,
+            hint_bytes_max,
+            log_syncs: AtomicU64::new(0),
+            log_records: AtomicU64::new(0),
+            log_bytes: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
+            tombstones: AtomicU64::new(0),
+            poison: OnceLock::new(),
+            table_size: Mutex::new(None),
+        }
+    }
+
+    pub fn record_item(&self, key: &Key) -> Vec<u8> {
+        item_key(key.partition(self.partition_count), key.as_str().as_bytes())
+    }
+
+    /// Brings a synced log entry into the table and the figures.
+    pub fn apply(&self, op: &LogOp, lsn: u64) -> Result<(), TableError> {
+        match op {
+            LogOp::Put { key, record } => {
+                let (old, new) = self
+                    .table
+                    .records
+                    .put(&self.record_item(key), record, lsn)?;
+                self.count(key, old.as_ref(), Some(&new));
+            }
+            LogOp::Drop { partition, through } => {
+                let prefix = partition.to_be_bytes();
+                let first = Bound::Included(prefix.to_vec());
+                for row in self.table.records.range(first, &prefix) {
+                    let item = row?.key;
+                    if key_part(item.as_ref()) > through.as_str().as_bytes() {
+                        break;
+                    }
+                    let old = self.table.records.remove(item.as_ref())?;
+                    let (_, key) = split_item_key(item.as_ref())?;
+                    self.count(&key, old.as_ref(), None);
+                }
+            }
+            LogOp::HintPut {
+                target,
+                key,
+                record,
+            } => {
+                let item = hints::item_key(target, key);
+                let (old, new) = self.table.hints.put(&item, record, lsn)?;
+                self.ledger
+                    .change(target, old.map(|o| o.stored_len), Some(new.stored_len));
+            }
+            LogOp::HintRemove { target, key } => {
+                let old = self.table.hints.remove(&hints::item_key(target, key))?;
+                self.ledger.change(target, old.map(|o| o.stored_len), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Self::apply`] for an entry that the table may already hold, or hold something newer of:
+    /// records are merged. What can't be read is replaced; the log has all of it.
+    pub fn replay(&self, op: LogOp, lsn: u64) -> Result<(), TableError> {
+        let op = match op {
+            LogOp::Put { key, record } => match self.table.records.get(&self.record_item(&key)) {
+                Ok(Some(current)) => {
+                    let merged = current.merge(&record);
+                    if merged == current {
+                        return Ok(());
+                    }
+                    let record = merged;
+                    LogOp::Put { key, record }
+                }
+                Ok(None) | Err(TableError::Damaged(_)) => LogOp::Put { key, record },
+                Err(failed) => return Err(failed),
+            },
+            other => other,
+        };
+        self.apply(&op, lsn)
+    }
+
+    fn count(&self, key: &Key, old: Option<&Meta>, new: Option<&Meta>) {
+        let hash = key.hash();
+        self.digests.change(
+            key.partition(self.partition_count),
+            hash,
+            old.map(|m| m.fingerprint),
+            new.map(|m| m.fingerprint),
+        );
+        for (meta, by) in [(old, u64::MAX), (new, 1)] {
+            // adding u64::MAX takes one away
+            let counter = match meta {
+                Some(meta) if meta.present => &self.keys,
+                Some(_) => &self.tombstones,
+                None => continue,
+            };
+            counter.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// Derives all figures anew from the table, and clears what a kill left half done.
+    pub fn recount(&self) -> Result<(), TableError> {
+        self.digests.clear();
+        self.ledger.clear();
+        self.keys.store(0, Ordering::Relaxed);
+        self.tombstones.store(0, Ordering::Relaxed);
+        let mut bodies = HashSet::new();
+        for row in self.table.records.range(Bound::Unbounded, &[]) {
+            let row = row?;
+            let (partition, key) = split_item_key(row.key.as_ref())?;
+            if partition != key.partition(self.partition_count) {
+                let count = self.partition_count;
+                return Err(TableError::Failed(format!(
+                    "its data was not written with {count} partitions; it belongs to another cluster"
+                )));
+            }
+            self.count(&key, None, Some(&row.meta));
+            bodies.extend(row.meta.body.map(|b| b.stamp));
+        }
+        self.table.records.remove_orphans(|s| bodies.contains(&s))?;
+        bodies.clear();
+        for row in self.table.hints.range(Bound::Unbounded, &[]) {
+            let row = row?;
+            let (target, _) = hints::split_item_key(row.key.as_ref())
+                .ok_or_else(|| TableError::Damaged("a stored hint has no key".to_owned()))?;
+            self.ledger.change(&target, None, Some(row.meta.stored_len));
+            bodies.extend(row.meta.body.map(|b| b.stamp));
+        }
+        self.table.hints.remove_orphans(|s| bodies.contains(&s))?;
+        Ok(())
+    }
+
+    /// Stops the engine for good; the first reason stays.
+    pub fn poison(&self, why: &str) -> StorageError {
+        if self.poison.set(why.to_owned()).is_ok() {
+            tracing::error!("storage stopped, nothing more is written: {why}");
+        }
+        self.poison_error()
+    }
+
+    pub fn poisoned(&self) -> Option<&str> {
+        self.poison.get().map(String::as_str)
+    }
+
+    /// The error of a poisoned engine, also for waiters the committer could not answer.
+    pub fn poison_error(&self) -> StorageError {
+        let why = self
+            .poisoned()
+            .unwrap_or("its thread ended without an answer");
+        StorageError::Poisoned(why.to_owned())
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StoreStats {
+            keys: get(&self.keys),
+            tombstones: get(&self.tombstones),
+            bytes_on_disk: get(&self.log_bytes) + self.table_size(),
+            log_syncs: get(&self.log_syncs),
+            log_records: get(&self.log_records),
+        }
+    }
+
+    fn table_size(&self) -> u64 {
+        let mut cached = self
+            .table_size
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match *cached {
+            Some((at, size)) if at.elapsed() < SIZE_TTL => size,
+            stale => {
+                let last = stale.map_or(0, |(_, size)| size);
+                let size = self.table.size_on_disk().unwrap_or(last);
+                *cached = Some((Instant::now(), size));
+                size
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The table: records and hints in sled, fed from the commit log. The only file that names sled.
+//!
+//! sled 0.34.7 is kept away from what it does badly (found in its source): its flush is not an
+//! fsync, so [`Table::checkpoint`] syncs the file itself; a kill while it opens can leave a
+//! snapshot it then refuses, so half-made ones are set aside first; large pages go to files it
+//! never syncs, so everything is stored in small items; it reports a held lock as an odd error
+//! for a moment after another handle was dropped, so opening is tried again; and it may panic on
+//! damaged files, so opening is fenced.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ringmaster_shared::version::{Record, RecordVersion};
+use sled::{Db, IVec, Tree};
+
+use super::{
+    checkpoint::sync_dir,
+    record::{self, BodyRef, Meta},
+};
+
+/// Bytes of a body in one item; with [`record::INLINE_MAX`], what keeps items small.
+const CHUNK_BYTES: usize = 6 * 1024;
+/// A checkpoint keeps the log number it vouches for under this name.
+const MARKER: &[u8] = b"checkpoint-lsn";
+const FLUSH_EVERY_MS: u64 = 500;
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// A reader that finds its body replaced looks again, this often at most.
+const READ_ATTEMPTS: usize = 100;
+
+/// Why the table could not be opened or used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TableError {
+    /// The files are there but wrong; another try will not help.
+    Damaged(String),
+    /// The system said no: permissions, space, a held lock.
+    Failed(String),
+}
+
+impl TableError {
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Damaged(why) | Self::Failed(why) => why,
+        }
+    }
+}
+
+impl From<sled::Error> for TableError {
+    fn from(e: sled::Error) -> Self {
+        match &e {
+            sled::Error::Io(io) if io.kind() != io::ErrorKind::UnexpectedEof => {
+                Self::Failed(io.to_string())
+            }
+            _ => Self::Damaged(e.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for TableError {
+    fn from(e: io::Error) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+/// The open table.
+pub(super) struct Table {
+    pub records: Space,
+    pub hints: Space,
+    db: Db,
+    /// A second descriptor of sled's file: fsync works on the file, whoever wrote it.
+    file: File,
+    dir: PathBuf,
+}
+
+impl Table {
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, TableError> {
+        let db = open_patiently(dir, cache_bytes)?;
+        let space = |name: &str| {
+            Ok::<_, TableError>(Space {
+                heads: db.open_tree(name)?,
+                bodies: db.open_tree(format!("{name}-bodies"))?,
+            })
+        };
+        Ok(Self {
+            records: space("records")?,
+            hints: space("hints")?,
+            file: File::open(dir.join("db"))?,
+            dir: dir.to_owned(),
+            db,
+        })
+    }
+
+    /// The log number of the last checkpoint this table has in it.
+    pub fn marker(&self) -> Result<Option<u64>, TableError> {
+        let Some(bytes) = self.db.get(MARKER)? else {
+            return Ok(None);
+        };
+        let bytes = bytes.as_ref().try_into();
+        let bytes = bytes.map_err(|_| TableError::Damaged("its marker is cut".to_owned()))?;
+        Ok(Some(u64::from_le_bytes(bytes)))
+    }
+
+    /// Puts everything written so far, and the marker `lsn`, on stable storage.
+    pub fn checkpoint(&self, lsn: u64) -> Result<(), TableError> {
+        self.db.insert(MARKER, &lsn.to_le_bytes())?;
+        self.db.flush()?;
+        self.file.sync_all()?;
+        sync_dir(&self.dir)?;
+        Ok(())
+    }
+
+    pub fn size_on_disk(&self) -> Option<u64> {
+        self.db.size_on_disk().ok()
+    }
+}
+
+/// Moves snapshots that a kill left half made out of sled's sight. Returns where they went.
+pub(super) fn set_aside_half_made_snapshots(dir: &Path, aside: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut moved = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("snap.") && text.ends_with(".generating") {
+            fs::create_dir_all(aside)?;
+            let to = aside.join(&name);
+            fs::rename(entry.path(), &to)?;
+            moved.push(to);
+        }
+    }
+    if !moved.is_empty() {
+        sync_dir(dir)?;
+    }
+    Ok(moved)
+}
+
+fn open_patiently(dir: &Path, cache_bytes: u64) -> Result<Db, TableError> {
+    let config = sled::Config::new()
+        .path(dir)
+        .cache_capacity(cache_bytes)
+        .flush_every_ms(Some(FLUSH_EVERY_MS));
+    let started = Instant::now();
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| TableError::Damaged("sled panicked while it opened".to_owned()))?;
+        match opened {
+            Ok(db) => return Ok(db),
+            Err(sled::Error::Io(e)) if is_lock(&e) && started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_RETRY);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn is_lock(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("could not acquire lock")
+}
+
+/// Records by item key: heads in one tree, the chunks of large bodies in another.
+///
+/// Chunks are named by the log number of the write that made them, so a new version never
+/// touches the chunks of the old one: they are written before the head that points to them and
+/// removed after it was replaced, and a reader that comes in between looks again.
+pub(super) struct Space {
+    heads: Tree,
+    bodies: Tree,
+}
+
+/// One item of a range: a checked head, from which the rest can be had.
+pub(super) struct Row {
+    pub key: IVecKey,
+    pub meta: Meta,
+    head: IVec,
+}
+
+/// An item key as it came out of the table.
+pub(super) struct IVecKey(IVec);
+
+impl AsRef<[u8]> for IVecKey {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn chunk_key(stamp: u64, index: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&stamp.to_be_bytes());
+    key[8..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn chunk_count(body: BodyRef) -> u32 {
+    body.len.div_ceil(CHUNK_BYTES as u32)
+}
+
+fn checked(key: &[u8], head: &[u8]) -> Result<Meta, TableError> {
+    record::meta(key, head).map_err(|why| TableError::Damaged(format!("a stored record: {why}")))
+}
+
+impl Space {
+    pub fn get(&self, key: &[u8]) -> Result<Option<Record>, TableError> {
+        match self.row(key)? {
+            Some(row) => self.load(row),
+            None => Ok(None),
+        }
+    }
+
+    pub fn meta(&self, key: &[u8]) -> Result<Option<Meta>, TableError> {
+        Ok(self.row(key)?.map(|row| row.meta))
+    }
+
+    pub fn version(&self, key: &[u8]) -> Result<Option<RecordVersion>, TableError> {
+        let Some(row) = self.row(key)? else {
+            return Ok(None);
+        };
+        match record::version(&row.head, &row.meta).map_err(TableError::Damaged)? {
+            Some(version) => Ok(Some(version)),
+            None => Ok(self.load(row)?.map(|record| record.version())),
+        }
+    }
+
+    fn row(&self, key: &[u8]) -> Result<Option<Row>, TableError> {
+        let Some(head) = self.heads.get(key)? else {
+            return Ok(None);
+        };
+        let meta = checked(key, &head)?;
+        let key = IVecKey(IVec::from(key));
+        Ok(Some(Row { key, meta, head }))
+    }
+
+    /// The whole record of a row, or of what has replaced it since; `None` when it is gone.
+    pub fn load(&self, mut row: Row) -> Result<Option<Record>, TableError> {
+        for _ in 0..READ_ATTEMPTS {
+            let body = match row.meta.body {
+                None => None,
+                Some(at) => self.body(at)?,
+            };
+            if row.meta.body.is_none() || body.is_some() {
+                let record = record::decode(&row.head, &row.meta, body.as_deref());
+                return record
+                    .map(Some)
+                    .map_err(|why| TableError::Damaged(format!("a stored record: {why}")));
+            }
+            match self.row(row.key.as_ref())? {
+                None => return Ok(None),
+                Some(now) if now.head == row.head => {
+                    let why = "a stored record: its body is missing".to_owned();
+                    return Err(TableError::Damaged(why));
+                }
+                Some(now) => row = now,
+            }
+        }
+        Err(TableError::Failed(
+            "a record changed faster than it could be read".to_owned(),
+        ))
+    }
+
+    /// `None`: at least one chunk is not there (any more).
+    fn body(&self, at: BodyRef) -> Result<Option<Vec<u8>>, TableError> {
+        let mut body = Vec::with_capacity(at.len as usize);
+        for index in 0..chunk_count(at) {
+            match self.bodies.get(chunk_key(at.stamp, index))? {
+                Some(chunk) => body.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(body))
+    }
+
+    /// Stores a record as the write with log number `stamp`. Returns what it replaced and what
+    /// stands there now.
+    pub fn put(
+        &self,
+        key: &[u8],
+        record: &Record,
+        stamp: u64,
+    ) -> Result<(Option<Meta>, Meta), TableError> {
+        let encoded = record::encode(key, record, stamp).map_err(TableError::Failed)?;
+        if let Some(body) = &encoded.body {
+            for (index, chunk) in (0..).zip(body.chunks(CHUNK_BYTES)) {
+                self.bodies.insert(chunk_key(stamp, index), chunk)?;
+            }
+        }
+        let new = checked(key, &encoded.head)?;
+        let old = self.heads.insert(key, encoded.head)?;
+        let old = old.map(|head| checked(key, &head)).transpose()?;
+        self.remove_body(old.and_then(|o| o.body).filter(|b| b.stamp != stamp))?;
+        Ok((old, new))
+    }
+
+    /// Returns what was removed.
+    pub fn remove(&self, key: &[u8]) -> Result<Option<Meta>, TableError> {
+        let old = self.heads.remove(key)?;
+        let old = old.map(|head| checked(key, &head)).transpose()?;
+        self.remove_body(old.and_then(|o| o.body))?;
+        Ok(old)
+    }
+
+    fn remove_body(&self, body: Option<BodyRef>) -> Result<(), TableError> {
+        if let Some(body) = body {
+            for index in 0..chunk_count(body) {
+                self.bodies.remove(chunk_key(body.stamp, index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Heads from `from` on, in key order, for as long as keys start with `prefix`.
+    pub fn range<'a>(
+        &self,
+        from: Bound<Vec<u8>>,
+        prefix: &'a [u8],
+    ) -> impl Iterator<Item = Result<Row, TableError>> + use<'a> {
+        self.heads
+            .range::<Vec<u8>, _>((from, Bound::Unbounded))
+            .map(|item| {
+                let (key, head) = item?;
+                let meta = checked(&key, &head)?;
+                let key = IVecKey(key);
+                Ok(Row { key, meta, head })
+            })
+            .take_while(move |row| {
+                row.as_ref()
+                    .map_or(true, |row| row.key.as_ref().starts_with(prefix))
+            })
+    }
+
+    /// Removes chunks that no head points to: what a kill between two steps of [`Self::put`]
+    /// leaves. `is_live` knows the stamps of all heads with a body.
+    pub fn remove_orphans(&self, is_live: impl Fn(u64) -> bool) -> Result<usize, TableError> {
+        let mut removed = 0;
+        for item in self.bodies.iter().keys() {
+            let key = item?;
+            let stamp = key.get(..8).and_then(|s| s.try_into().ok());
+            if !stamp.is_some_and(|s| is_live(u64::from_be_bytes(s))) {
+                self.bodies.remove(key)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::testing::record;
+
+    fn chunks(space: &Space) -> usize {
+        space.bodies.iter().count()
+    }
+
+    #[test]
+    fn a_small_record_over_a_large_one_leaves_no_chunks() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let space = &table.records;
+        let large = record("a", 1, 1, 100_000);
+        let (old, _) = space.put(b"k", &large, 1).expect("stored");
+        assert_eq!(old, None);
+        assert_eq!(chunks(space), 100_000_usize.div_ceil(CHUNK_BYTES));
+        assert_eq!(space.get(b"k").expect("readable"), Some(large.clone()));
+
+        space
+            .put(b"k", &record("a", 2, 2, 20_000), 2)
+            .expect("stored");
+        assert_eq!(chunks(space), 4);
+        space.put(b"k", &record("a", 3, 3, 10), 3).expect("stored");
+        assert_eq!(chunks(space), 0);
+
+        space.put(b"k", &large, 4).expect("stored");
+        space
+            .put(b"k", &large, 4)
+            .expect("a replayed write is the same write");
+        assert_eq!(space.get(b"k").expect("readable"), Some(large));
+        assert!(space.remove(b"k").expect("removed").is_some());
+        assert_eq!((chunks(space), space.get(b"k")), (0, Ok(None)));
+    }
+
+    #[test]
+    fn orphans_go_and_missing_chunks_are_damage() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let space = &table.records;
+        space
+            .put(b"k", &record("a", 1, 1, 30_000), 1)
+            .expect("stored");
+        space
+            .bodies
+            .insert(chunk_key(9, 0), b"left over")
+            .expect("stored");
+        assert_eq!(space.remove_orphans(|stamp| stamp == 1), Ok(1));
+        assert!(space.get(b"k").expect("readable").is_some());
+        space.bodies.remove(chunk_key(1, 2)).expect("removed");
+        assert!(matches!(space.get(b"k"), Err(TableError::Damaged(_))));
+    }
+
+    #[test]
+    fn items_stay_out_of_the_files_that_are_never_synced() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let long = "k".repeat(1000);
+        for round in 1..4_u64 {
+            for i in 0..120_u64 {
+                let key = format!("{long}{i:03}");
+                let stamp = round * 1000 + i;
+                let value = record("a", round, stamp, 4000);
+                table
+                    .records
+                    .put(key.as_bytes(), &value, stamp)
+                    .expect("stored");
+            }
+            let stamp = round * 1000 + 900;
+            let big = record("a", round, stamp, 1 << 20);
+            table.records.put(b"big", &big, stamp).expect("stored");
+        }
+        table.checkpoint(1).expect("flushed");
+        let blobs = fs::read_dir(dir.path().join("blobs")).expect("sled's folder");
+        assert_eq!(blobs.count(), 0);
+    }
+}

@@ -1,0 +1,58 @@
+//! Records for the tests of this room.
+
+use bytes::Bytes;
+use ringmaster_shared::{
+    clock::Hlc,
+    id::NodeId,
+    key::Key,
+    version::{Actor, Dot, Record, Sibling, Value, VersionVector},
+};
+
+pub(super) fn node(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
+pub(super) fn key(name: &str) -> Key {
+    Key::new(name).expect("valid")
+}
+
+fn written(name: &str, counter: u64, hlc: u64, value: Option<Value>) -> Record {
+    let actor = Actor {
+        node: node(name),
+        epoch: 1,
+    };
+    let covered = VersionVector([(actor.clone(), counter.saturating_sub(1))].into());
+    let dot = Dot { actor, counter };
+    let hlc = Hlc(hlc);
+    Record::written(&Record::default(), &covered, Sibling { dot, hlc, value })
+}
+
+/// The `counter`-th write of actor `name`, superseding the earlier ones, `len` bytes.
+pub(super) fn record(name: &str, counter: u64, hlc: u64, len: usize) -> Record {
+    let fill = (counter as u8).wrapping_mul(31).wrapping_add(len as u8);
+    let value = Value::Raw(Bytes::from(vec![fill; len]));
+    written(name, counter, hlc, Some(value))
+}
+
+pub(super) fn tombstone(name: &str, counter: u64, hlc: u64) -> Record {
+    written(name, counter, hlc, None)
+}
+
+/// A record whose version vector knows `actors` actors.
+pub(super) fn wide_clock(actors: u64) -> Record {
+    (0..actors).fold(record("a", 1, 10, 10), |wide, n| {
+        wide.merge(&Record {
+            clock: VersionVector(
+                [(
+                    Actor {
+                        node: node(&format!("some-node-{n}")),
+                        epoch: n,
+                    },
+                    n,
+                )]
+                .into(),
+            ),
+            siblings: Vec::new(),
+        })
+    })
+}

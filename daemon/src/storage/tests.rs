@@ -1,0 +1,70 @@
+//! The engine as a whole, on real files.
+
+mod basics;
+mod bench;
+mod commit_order;
+mod crash;
+mod kill;
+mod model;
+
+use std::{fs, path::Path};
+
+use super::{RecoveryReport, Store, StoreConfig, testing::key};
+
+pub(super) const PARTITIONS: u16 = 8;
+
+pub(super) fn config(dir: &Path) -> StoreConfig {
+    StoreConfig {
+        dir: dir.join("store"),
+        partition_count: PARTITIONS,
+        segment_bytes: 1 << 20,
+        cache_bytes: 16 << 20,
+        hint_bytes_max: 1 << 20,
+    }
+}
+
+pub(super) fn open(dir: &Path) -> (Store, RecoveryReport) {
+    Store::open(config(dir)).expect("opens")
+}
+
+/// Opens, and insists that nothing was lost or set aside.
+pub(super) fn reopen(dir: &Path) -> (Store, RecoveryReport) {
+    let (store, report) = open(dir);
+    assert!(
+        !report.lost_data && report.set_aside.is_empty(),
+        "{report:?}"
+    );
+    (store, report)
+}
+
+/// The one segment file of a small store.
+pub(super) fn only_segment(dir: &Path) -> std::path::PathBuf {
+    let log = dir.join("store/log");
+    let mut files = fs::read_dir(log)
+        .expect("readable")
+        .map(|e| e.expect("readable").path());
+    let only = files.next().expect("a segment");
+    assert!(files.next().is_none(), "more than one segment");
+    only
+}
+
+pub(super) fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("readable").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
+/// A key of the given partition, different for each `n`.
+pub(super) fn key_in(partition: u16, n: usize) -> ringmaster_shared::key::Key {
+    (0..10_000)
+        .map(|i| key(&format!("p{partition}-{n:05}-{i}")))
+        .find(|k| k.partition(PARTITIONS) == partition)
+        .expect("one in eight fits")
+}

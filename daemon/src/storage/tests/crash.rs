@@ -1,0 +1,313 @@
+//! Starting from what crashes, torn writes and bad disks leave.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::Path,
+};
+
+use super::{config, copy_dir, key_in, only_segment, open, reopen};
+use crate::storage::{
+    StorageError, Store,
+    testing::{key, node, record, tombstone},
+};
+
+async fn fill(store: &Store, keys: u64) {
+    for n in 0..keys {
+        let r = record("a", 1, n, 50);
+        store.merge(key(&format!("k{n}")), r).await.expect("stored");
+    }
+}
+
+fn holds(store: &Store, keys: u64) -> bool {
+    let whole = |n| store.get(&key(&format!("k{n}"))) == Ok(Some(record("a", 1, n, 50)));
+    (0..keys).all(whole)
+}
+
+/// What the store makes of its whole content, to compare before and after.
+fn picture(store: &Store) -> (Vec<Vec<u64>>, u64, u64) {
+    let leaves = (0..super::PARTITIONS)
+        .map(|p| store.digest_leaves(p))
+        .collect();
+    let stats = store.stats();
+    (leaves, stats.keys, stats.tombstones)
+}
+
+impl PartialEq for StorageError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+#[tokio::test]
+async fn a_crash_image_of_a_running_store_has_all_that_was_answered() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    fill(&store, 300).await;
+    store
+        .merge(key("k5"), tombstone("a", 2, 999))
+        .await
+        .expect("stored");
+    store
+        .merge(key("large"), record("a", 1, 1, 300_000))
+        .await
+        .expect("stored");
+    store
+        .merge(key("large"), record("a", 2, 2, 200_000))
+        .await
+        .expect("stored");
+    store
+        .hint_add(&node("n"), key("h"), record("a", 1, 1, 9))
+        .await
+        .expect("kept");
+    let image = tempfile::tempdir().expect("temp dir");
+    copy_dir(dir.path(), image.path());
+    let (copy, report) = reopen(image.path());
+    assert_eq!(report.torn_bytes, 0);
+    assert_eq!(picture(&copy), picture(&store));
+    assert_eq!(
+        copy.get(&key("large")),
+        Ok(Some(record("a", 2, 2, 200_000)))
+    );
+    assert_eq!(copy.hints_owed(), store.hints_owed());
+    // again, from what the replay left behind without a checkpoint
+    drop(copy);
+    let (copy, _) = reopen(image.path());
+    assert_eq!(picture(&copy), picture(&store));
+}
+
+#[tokio::test]
+async fn a_torn_end_is_cut_at_every_byte_and_the_store_goes_on() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    fill(&store, 3).await;
+    let before = fs::metadata(only_segment(dir.path())).expect("there").len();
+    store
+        .merge(key("last"), record("a", 1, 9, 4))
+        .await
+        .expect("stored");
+    drop(store);
+    let segment = only_segment(dir.path());
+    let whole = fs::read(&segment).expect("readable");
+    // without the table, so that only the log speaks
+    fs::remove_dir_all(dir.path().join("store/table")).expect("removed");
+    for end in before as usize..whole.len() {
+        fs::write(&segment, &whole[..end]).expect("written");
+        let (store, report) = reopen(dir.path());
+        assert_eq!(report.torn_bytes, end as u64 - before, "cut at {end}");
+        assert!(holds(&store, 3));
+        assert_eq!(store.get(&key("last")), Ok(None));
+        if end % 16 == 0 {
+            store
+                .merge(key("next"), record("a", 1, 9, 4))
+                .await
+                .expect("stored");
+            drop(store);
+            let (store, report) = reopen(dir.path());
+            assert_eq!(report.torn_bytes, 0);
+            assert!(store.get(&key("next")).expect("readable").is_some());
+            drop(store);
+            fs::remove_dir_all(dir.path().join("store/table")).expect("removed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_before_the_end_sets_everything_aside() {
+    for at in [3, 20, 60, 400] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        fill(&store, 20).await;
+        drop(store);
+        let segment = only_segment(dir.path());
+        let mut bytes = fs::read(&segment).expect("readable");
+        bytes[at] ^= 1;
+        fs::write(&segment, &bytes).expect("written");
+        let (store, report) = open(dir.path());
+        assert!(report.lost_data && report.empty, "byte {at}: {report:?}");
+        assert_eq!(report.set_aside.len(), 2, "table and log: {report:?}");
+        let kept = Path::new(&report.set_aside[1]).join(segment.file_name().expect("named"));
+        assert_eq!(fs::read(kept).expect("kept"), bytes, "kept as it was");
+        assert_eq!(store.stats().keys, 0);
+        // nothing written yet: a start after another crash still knows
+        drop(store);
+        let (store, report) = reopen(dir.path());
+        assert!(report.empty);
+        fill(&store, 5).await;
+        drop(store);
+        let (store, report) = reopen(dir.path());
+        assert!(holds(&store, 5) && !report.empty);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_log_is_a_loss_not_a_fresh_start() {
+    for checkpointed in [false, true] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        fill(&store, 5).await;
+        if checkpointed {
+            store.close().await.expect("closed");
+        }
+        drop(store);
+        fs::remove_dir_all(dir.path().join("store/log")).expect("removed");
+        let (store, report) = open(dir.path());
+        assert!(report.lost_data && store.stats().keys == 0, "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_table_is_rebuilt_while_the_log_reaches_back() {
+    let ruin: [fn(&Path); 4] = [
+        |table| fs::remove_dir_all(table).expect("removed"),
+        |table| {
+            let db = table.join("db");
+            let len = fs::metadata(&db).expect("there").len() as usize;
+            fs::write(db, vec![0xa5; len]).expect("written");
+        },
+        |table| fs::write(table.join("conf"), b"not a configuration of sled").expect("written"),
+        |table| fs::write(table.join("../checkpoint"), b"short").expect("written"),
+    ];
+    for (n, ruin) in ruin.into_iter().enumerate() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        fill(&store, 50).await;
+        let before = picture(&store);
+        store.close().await.expect("closed");
+        drop(store);
+        ruin(&dir.path().join("store/table"));
+        let (store, report) = open(dir.path());
+        assert!(!report.lost_data, "ruin {n}: {report:?}");
+        assert_eq!(report.replayed, 50, "ruin {n}");
+        assert_eq!(picture(&store), before, "ruin {n}");
+        assert!(holds(&store, 50));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_table_is_a_loss_when_the_log_was_let_go() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    for n in 0..100 {
+        store
+            .merge(key("k"), record("a", n + 1, n, 64 * 1024))
+            .await
+            .expect("stored");
+    }
+    store.close().await.expect("closed");
+    drop(store);
+    fs::remove_dir_all(dir.path().join("store/table")).expect("removed");
+    let (store, report) = open(dir.path());
+    assert!(report.lost_data && report.empty, "{report:?}");
+    fill(&store, 3).await;
+    drop(store);
+    let (store, _) = reopen(dir.path());
+    assert!(holds(&store, 3));
+}
+
+#[tokio::test]
+async fn half_made_snapshots_are_set_aside_before_sled_sees_them() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    fill(&store, 30).await;
+    store.close().await.expect("closed");
+    drop(store);
+    let bad = dir
+        .path()
+        .join("store/table/snap.00000000000FFFFF.generating");
+    fs::write(&bad, b"half").expect("written");
+    let (store, report) = open(dir.path());
+    assert!(
+        !report.lost_data && report.set_aside.len() == 1,
+        "{report:?}"
+    );
+    assert!(holds(&store, 30) && !bad.exists());
+    assert!(Path::new(&report.set_aside[0]).exists());
+}
+
+#[tokio::test]
+async fn a_segment_that_was_never_finished_is_started_again() {
+    for content in [&b""[..], &b"RINGLOG"[..], &[0; 28][..]] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        fill(&store, 4).await;
+        drop(store);
+        let next = dir.path().join("store/log/00000000000000000005.log");
+        fs::write(&next, content).expect("written");
+        let (store, report) = reopen(dir.path());
+        assert_eq!(report.torn_bytes, content.len() as u64);
+        fill(&store, 6).await;
+        drop(store);
+        let (store, _) = reopen(dir.path());
+        assert!(holds(&store, 6));
+    }
+}
+
+#[tokio::test]
+async fn a_drop_cut_short_is_finished_by_whoever_asks_again() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    let entries = (0..1000)
+        .map(|n| (key_in(2, n), record("a", 1, 1, 10)))
+        .collect();
+    store.merge_many(entries).await.expect("stored");
+    let dropping = store.clone();
+    let job = tokio::spawn(async move { dropping.drop_partition(2).await });
+    while store.stats().log_records < 1001 {
+        tokio::task::yield_now().await;
+    }
+    job.abort();
+    drop(job.await);
+    let image = tempfile::tempdir().expect("temp dir");
+    drop(store);
+    copy_dir(dir.path(), image.path());
+    let (store, _) = reopen(image.path());
+    assert!(store.stats().keys < 1000);
+    store
+        .merge(key_in(2, 0), record("b", 1, 1, 10))
+        .await
+        .expect("stored");
+    store.drop_partition(2).await.expect("dropped");
+    assert_eq!((store.stats().keys, store.digest_root(2)), (0, 0));
+    store
+        .merge(key_in(2, 0), record("b", 2, 2, 10))
+        .await
+        .expect("stored");
+    drop(store);
+    let (store, _) = reopen(image.path());
+    assert_eq!(store.get(&key_in(2, 0)), Ok(Some(record("b", 2, 2, 10))));
+    assert_eq!(store.stats().keys, 1);
+}
+
+#[tokio::test]
+async fn another_partition_count_is_refused_and_nothing_is_touched() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    fill(&store, 50).await;
+    store.close().await.expect("closed");
+    drop(store);
+    let mut other = config(dir.path());
+    other.partition_count = 4;
+    let Err(StorageError::Open { why, .. }) = Store::open(other) else {
+        panic!("opened with another partition count");
+    };
+    assert!(why.contains("partitions"), "{why}");
+    let (store, _) = reopen(dir.path());
+    assert!(holds(&store, 50));
+}
+
+#[tokio::test]
+async fn an_unwritable_place_is_an_error_in_words() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(dir.path().join("store"))
+        .expect("created");
+    file.write_all(b"a file where the folder belongs")
+        .expect("written");
+    let Err(StorageError::Open { path, why }) = Store::open(config(dir.path())) else {
+        panic!("opened on a file");
+    };
+    assert!(path.ends_with("store") && !why.is_empty());
+}

@@ -1,0 +1,7 @@
+//! The contract on the wire: every answer in its format, every mistake told, nothing broken by it.
+
+mod bad_input;
+mod command_line;
+mod data;
+mod feed;
+mod transport;

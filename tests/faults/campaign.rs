@@ -1,0 +1,223 @@
+//! Many clients on few keys through all nodes, while nodes are killed and paused; everything
+//! they do and see goes into a history.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use ringmaster_shared::{
+    api::data::ReadResponse,
+    error::{ErrorBody, ErrorCode},
+};
+use serde_json::json;
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::support::{
+    client::{Api, Reply},
+    cluster::Cluster,
+    history::{Action, Operation, Recorder},
+};
+
+/// What disturbs the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// Nodes join, one after the other, and the ring rebalances under the clients.
+    Joins,
+    /// One node at a time is killed or paused for a while.
+    KillsAndPauses,
+    /// Nodes are paused for moments, often, so that replicas lag behind one another.
+    Stutter,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub keys: usize,
+    pub writers: usize,
+    pub readers: usize,
+    pub length: Duration,
+    pub faults: Faults,
+    pub seed: u64,
+}
+
+/// Faults that really happened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Injected {
+    pub kills: usize,
+    pub pauses: usize,
+    pub joins: usize,
+}
+
+/// Nodes beyond which nobody joins any more.
+const NODES_MAX: usize = 5;
+
+/// Values are never written twice, not even in two campaigns on one cluster.
+static NEXT_VALUE: AtomicU64 = AtomicU64::new(1);
+
+/// Runs the plan; the keys must not have been used before.
+pub async fn run(cluster: &mut Cluster, prefix: &str, plan: Plan) -> (Recorder, Injected) {
+    let recorder = Arc::new(Recorder::new());
+    let over = Arc::new(AtomicBool::new(false));
+    let nodes: Vec<(String, Api)> = (0..cluster.nodes.len())
+        .map(|i| (cluster.nodes[i].id.clone(), cluster.api(i)))
+        .collect();
+    let mut clients = JoinSet::new();
+    for number in 0..plan.writers + plan.readers {
+        let client = Client {
+            number,
+            writes: number < plan.writers,
+            nodes: nodes.clone(),
+            keys: (0..plan.keys).map(|k| format!("{prefix}-{k}")).collect(),
+            recorder: Arc::clone(&recorder),
+            random: StdRng::seed_from_u64(plan.seed * 1000 + number as u64),
+        };
+        clients.spawn(client.run(Arc::clone(&over)));
+    }
+    let injected = disturb(cluster, plan).await;
+    over.store(true, Ordering::Relaxed);
+    clients.join_all().await;
+    let recorder = Arc::into_inner(recorder).expect("all clients have ended");
+    (recorder, injected)
+}
+
+/// Injects faults for the length of the plan; leaves all nodes running.
+async fn disturb(cluster: &mut Cluster, plan: Plan) -> Injected {
+    let mut random = StdRng::seed_from_u64(plan.seed);
+    let mut injected = Injected::default();
+    let end = tokio::time::Instant::now() + plan.length;
+    let between = match plan.faults {
+        Faults::Joins => 200..1500,
+        Faults::KillsAndPauses => 500..2000,
+        Faults::Stutter => 5..60,
+    };
+    while tokio::time::Instant::now() < end {
+        sleep(Duration::from_millis(random.random_range(between.clone()))).await;
+        if plan.faults == Faults::Joins {
+            if cluster.nodes.len() < NODES_MAX {
+                let seeds = cluster.seed(random.random_range(0..cluster.nodes.len()));
+                cluster.add(&seeds).await;
+                cluster.agree().await;
+                injected.joins += 1;
+            }
+            continue;
+        }
+        let victim = random.random_range(0..cluster.nodes.len());
+        let kill = plan.faults == Faults::KillsAndPauses && random.random_bool(0.5);
+        let down = match plan.faults {
+            Faults::Stutter => random.random_range(5..80),
+            _ => random.random_range(500..6000),
+        };
+        if kill {
+            injected.kills += 1;
+            cluster.nodes[victim].kill9();
+            sleep(Duration::from_millis(down)).await;
+            let seeds = cluster.seed((victim + 1) % cluster.nodes.len());
+            cluster.nodes[victim].start(&seeds);
+        } else {
+            injected.pauses += 1;
+            cluster.nodes[victim].pause();
+            sleep(Duration::from_millis(down)).await;
+            cluster.nodes[victim].resume();
+        }
+    }
+    injected
+}
+
+struct Client {
+    number: usize,
+    writes: bool,
+    nodes: Vec<(String, Api)>,
+    keys: Vec<String>,
+    recorder: Arc<Recorder>,
+    random: StdRng,
+}
+
+/// What an answer says about a write.
+enum Fate {
+    Done,
+    /// Refused before anything was done.
+    NotDone,
+    Unknown,
+}
+
+impl Client {
+    async fn run(mut self, over: Arc<AtomicBool>) {
+        while !over.load(Ordering::Relaxed) {
+            let (node, api) = self.nodes[self.random.random_range(0..self.nodes.len())].clone();
+            let key = self.keys[self.random.random_range(0..self.keys.len())].clone();
+            let answered = if self.writes {
+                self.write(node, &api, key).await
+            } else {
+                self.read(node, &api, key).await
+            };
+            if !answered {
+                sleep(Duration::from_millis(self.random.random_range(5..50))).await;
+            }
+        }
+    }
+
+    fn record(&self, node: String, key: String, action: Action, called: u64, answered: bool) {
+        self.recorder.add(Operation {
+            client: self.number,
+            node,
+            key,
+            action,
+            called,
+            returned: answered.then(|| self.recorder.now()),
+        });
+    }
+
+    async fn write(&self, node: String, api: &Api, key: String) -> bool {
+        let value = NEXT_VALUE.fetch_add(1, Ordering::Relaxed);
+        let called = self.recorder.now();
+        let result = api.put(&key, &json!(value)).await;
+        let action = Action::Write(value);
+        match fate(&result) {
+            Fate::Done => self.record(node, key, action, called, true),
+            Fate::Unknown => self.record(node, key, action, called, false),
+            Fate::NotDone => return false,
+        }
+        result.is_ok()
+    }
+
+    async fn read(&self, node: String, api: &Api, key: String) -> bool {
+        let called = self.recorder.now();
+        let Ok(reply) = api.read(&key).await else {
+            return false;
+        };
+        let found = match reply.status {
+            200 => {
+                let read: ReadResponse = reply.json().expect("the published shape");
+                let siblings = read.siblings.unwrap_or_default();
+                let values = siblings.iter().filter_map(|s| s.value.as_ref()?.as_u64());
+                let values: Vec<u64> = values.collect();
+                if values.len() > 1 {
+                    self.recorder.add_siblings(&key, values);
+                }
+                Some(read.value.as_u64().expect("only numbers were written"))
+            }
+            404 => None,
+            _ => return false,
+        };
+        self.record(node, key, Action::Read(found), called, true);
+        true
+    }
+}
+
+fn fate(result: &reqwest::Result<Reply>) -> Fate {
+    match result {
+        Ok(reply) if reply.status == 200 => Fate::Done,
+        Ok(reply) => match reply.json::<ErrorBody>().map(|error| error.code) {
+            Ok(ErrorCode::QuorumNotMet | ErrorCode::NotServing | ErrorCode::TooBusy) => {
+                Fate::NotDone
+            }
+            _ => Fate::Unknown,
+        },
+        Err(error) if error.is_connect() => Fate::NotDone,
+        Err(_) => Fate::Unknown,
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tests stand on: real nodes, clients that measure, faults, and judges of histories.
+
+pub mod binaries;
+pub mod client;
+pub mod cluster;
+pub mod history;
+pub mod linearizability;
+pub mod node;
+pub mod proxy;
+pub mod raw;
+pub mod wait;
