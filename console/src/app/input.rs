@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tui_input::{Input, InputRequest};
 
-use super::{App, Prompt, PromptKind, ScreenId, Tone, act};
+use super::{App, Prompt, PromptKind, ScreenId, Tone, act, write};
 use crate::{command, message::Effect};
 
 /// Longest line that can be typed or pasted, characters.
@@ -163,7 +163,7 @@ pub(super) fn confirm_key(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
         return Vec::new();
     }
     let action = confirm.action.clone();
-    match act::confirmed(app, &action) {
+    match write::confirmed(app, &action) {
         Ok(effects) => {
             app.confirm = None;
             effects

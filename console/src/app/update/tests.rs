@@ -216,7 +216,7 @@ fn a_write_says_where_it_is() {
         replication_nodes: vec![id("node-1"), id("node-2"), id("node-3")],
         replication_result: ReplicationResult {
             successful_nodes: vec![id("node-1"), id("node-2")],
-            failed_nodes: vec![id("node-3")],
+            failed_nodes: vec![],
             quorum_achieved: true,
         },
         timestamp: 0,
@@ -231,7 +231,7 @@ fn a_write_says_where_it_is() {
     };
     update(&mut app, Msg::Answer(Box::new(answer)));
     let line = app.data.log.back().expect("a line");
-    assert_eq!(line.summary, "on 2 of 3 replicas");
+    assert_eq!(line.summary, "synced on 2 of 3 when answered");
 }
 
 #[test]
