@@ -9,6 +9,7 @@ mod input;
 pub mod rows;
 pub mod screens;
 mod update;
+mod write;
 
 use std::collections::VecDeque;
 

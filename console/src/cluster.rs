@@ -76,13 +76,6 @@ pub struct NodeError {
     pub since_ms: u64,
 }
 
-impl NodeKnowledge {
-    /// The membership digest of its last answer.
-    pub fn digest(&self) -> Option<&str> {
-        Some(&self.status.as_ref()?.value.cluster.membership_digest)
-    }
-}
-
 /// One load sample a second, oldest first; `None` where nothing fresh was known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {

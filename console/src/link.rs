@@ -14,6 +14,7 @@ pub mod driver;
 mod endpoints;
 mod race;
 pub mod rest;
+mod view;
 mod websocket;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use ringmaster_shared::feed::HEARTBEAT_MS;
 use endpoints::Endpoints;
 pub use endpoints::same_place;
 use race::{Race, RaceStep};
+pub use view::{EndpointView, LinkState, LinkView, Way};
 
 /// Two heartbeats: without a frame for so long the feed is not believed any more.
 pub const FRAME_DEADLINE_MS: u64 = 2 * HEARTBEAT_MS;
@@ -43,75 +45,6 @@ pub const BACKOFF_MAX_MS: u64 = 5_000;
 
 /// Names one try of the feed or one poll.
 pub type TryId = u64;
-
-/// The three words of the product.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LinkState {
-    /// The feed's handshake is done and a frame came within two heartbeats.
-    Connected,
-    /// REST polls succeed while the feed keeps being tried.
-    Fallback,
-    #[default]
-    Disconnected,
-}
-
-impl LinkState {
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Connected => "Connected",
-            Self::Fallback => "Fallback Mode",
-            Self::Disconnected => "Disconnected",
-        }
-    }
-}
-
-/// How one way to one endpoint is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Way {
-    #[default]
-    Untried,
-    Trying,
-    Up,
-    Down,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointView {
-    /// `host:port`.
-    pub address: String,
-    /// Learned from the members, not configured.
-    pub learned: bool,
-    pub ws: Way,
-    pub rest: Way,
-    pub last_error: Option<String>,
-}
-
-/// What the header shows of the connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LinkView {
-    pub state: LinkState,
-    /// Console clock when this state began.
-    pub since_ms: u64,
-    /// Where the data comes from; the last one when disconnected.
-    pub endpoint: Option<String>,
-    pub rtt_ms: Option<u64>,
-    /// Console clock of the last frame or poll answer.
-    pub last_data_ms: Option<u64>,
-    /// Tries of the feed since it was last up.
-    pub attempt: u32,
-    /// Console clock of the next try of the feed; absent while one is under way or it is up.
-    pub next_retry_ms: Option<u64>,
-    /// Milliseconds between REST polls in Fallback Mode.
-    pub poll_ms: u64,
-    pub endpoints: Vec<EndpointView>,
-}
-
-impl LinkView {
-    /// Age of the newest data, milliseconds.
-    pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
-        self.last_data_ms.map(|t| now_ms.saturating_sub(t))
-    }
-}
 
 /// What the drivers saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -301,6 +234,7 @@ impl Link {
         self.poll.as_ref().is_some_and(|p| p.is_running(id))
     }
 
+    #[cfg(test)]
     pub fn state(&self) -> LinkState {
         self.state
     }
@@ -557,6 +491,7 @@ fn backoff_ms(rounds: u32, roll: f64) -> u64 {
     let ceiling = BACKOFF_MIN_MS
         .saturating_mul(2u64.saturating_pow(rounds.min(16).saturating_add(1)))
         .min(BACKOFF_MAX_MS);
-    let span = (ceiling - BACKOFF_MIN_MS) as f64;
-    BACKOFF_MIN_MS + (span * roll.clamp(0.0, 1.0)) as u64
+    let per_mille = (roll.clamp(0.0, 1.0) * 1000.0).round();
+    let per_mille = per_mille as i64;
+    BACKOFF_MIN_MS + (ceiling - BACKOFF_MIN_MS) * per_mille.cast_unsigned() / 1000
 }

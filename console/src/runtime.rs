@@ -57,7 +57,7 @@ pub async fn run(settings: Settings) -> ExitCode {
             return exit::FAILED.into();
         }
     };
-    let code = Loop::new(settings, &screen);
+    let code = Loop::new(&settings, &screen);
     let ended = match code {
         Ok(mut it) => it.run(&mut screen).await,
         Err(error) => Err(error),
@@ -92,7 +92,7 @@ struct Loop {
 type Step = Option<exit::Exit>;
 
 impl Loop {
-    fn new(settings: Settings, screen: &Screen) -> anyhow::Result<Self> {
+    fn new(settings: &Settings, screen: &Screen) -> anyhow::Result<Self> {
         let epoch = Instant::now();
         let (sender, messages) = mpsc::channel(QUEUE);
         let rest = Rest::new()?;

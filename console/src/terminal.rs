@@ -69,9 +69,9 @@ impl Screen {
     /// Hands text to the terminal's clipboard (OSC 52), which works over ssh as well.
     pub fn yank(&mut self, text: &str) -> io::Result<()> {
         let encoded = BASE64_STANDARD.encode(text);
-        let mut out = stdout();
+        let out = self.terminal.backend_mut();
         write!(out, "\x1b]52;c;{encoded}\x07")?;
-        out.flush()
+        Write::flush(out)
     }
 
     /// Gives the terminal back and stops this process, until the shell continues it.
@@ -79,8 +79,9 @@ impl Screen {
         leave();
         let stopped = stop_self();
         take()?;
-        // Whatever the shell wrote meanwhile has to be drawn over.
-        self.terminal.clear()?;
+        // A new one draws everything. Clearing the old one would ask the terminal where its
+        // cursor is, and the answer would go to whoever waits for keys.
+        self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
         stopped
     }
 }

@@ -1,20 +1,16 @@
-//! What each action of the keymap and each typed command does to the state.
+//! What each action of the keymap and each typed command does to the state. What changes the
+//! cluster is next door, in `write.rs`.
 
 use ringmaster_shared::{event::Severity, id::NodeId, key::Key, member::MemberStatus};
 use tui_input::Input;
 
 use super::{
-    App, Confirm, ConfirmAction, Prompt, PromptKind, ScreenId, Tone,
+    App, Prompt, PromptKind, ScreenId, Tone,
     rows::{self, MemberColumn},
-    screens::{InFlight, Located, Scroll, partitions_per_row},
+    screens::{Located, Scroll, partitions_per_row},
+    write,
 };
-use crate::{
-    command::Command,
-    keymap::Action,
-    message::{DataOp, DataRequest, Effect},
-    procedure,
-    progress::{ProcedureCommand, ProcedureKind, Target},
-};
+use crate::{command::Command, keymap::Action, message::Effect, progress::ProcedureKind};
 
 /// Screens one can go back through.
 const TRAIL_MAX: usize = 16;
@@ -51,7 +47,7 @@ pub(super) fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::GetKey => app.ask_with_key("get"),
         Action::PutKey => app.ask_with_key("put"),
         Action::DeleteKey => app.ask_with_key("del"),
-        Action::Cancel => return cancel(app),
+        Action::Cancel => return write::cancel(app),
         Action::ToggleLog => {
             app.procedures.show_log = !app.procedures.show_log;
             app.procedures.scroll = Scroll::default();
@@ -65,7 +61,7 @@ pub(super) fn run(app: &mut App, command: Command) -> Result<Vec<Effect>, String
     match command {
         Command::Open(screen) => app.open(screen),
         Command::Quit => return Ok(quit(app)),
-        Command::Data(op) => return data(app, op),
+        Command::Data(op) => return write::data(app, op),
         Command::Locate(key) => {
             app.locate(&key)?;
             app.open(ScreenId::Ring);
@@ -85,7 +81,7 @@ pub(super) fn run(app: &mut App, command: Command) -> Result<Vec<Effect>, String
         },
         Command::Restart(kind) => {
             app.open(ScreenId::Procedures);
-            preview(app, kind);
+            write::preview(app, kind);
         }
         Command::RetryNow => return Ok(retry(app)),
         Command::Freeze => app.toggle_freeze(),
@@ -201,7 +197,7 @@ impl App {
         };
         let last = self.partitions().saturating_sub(1);
         let to = if bottom { last } else { 0 };
-        let scroll = |s: &mut Scroll| if bottom { s.to_bottom() } else { s.to_top() };
+        let scroll = |s: &mut Scroll| if bottom { s.last() } else { s.first() };
         match self.screen {
             ScreenId::Overview | ScreenId::Members => self.select(far),
             ScreenId::Quorum => self.quorum.cursor = to,
@@ -225,8 +221,10 @@ impl App {
         self.ring.located = None;
         let count = self.partitions();
         if count > 0 {
-            let at = (i64::from(self.ring.cursor) + by as i64).rem_euclid(i64::from(count));
-            self.ring.cursor = at as u16;
+            // Round the ring: one step before the first is the last.
+            let count = usize::from(count);
+            let step = by.rem_euclid(count.cast_signed()).cast_unsigned();
+            self.ring.cursor = ((usize::from(self.ring.cursor) + step) % count) as u16;
         }
     }
 
@@ -316,7 +314,8 @@ fn next_node(app: &mut App) {
 fn back(app: &mut App) {
     let on_table = matches!(app.screen, ScreenId::Overview | ScreenId::Members);
     let procedures = app.screen == ScreenId::Procedures;
-    if app.screen == ScreenId::Members && app.members.open.take().is_some() {
+    if app.screen == ScreenId::Members && app.members.open.is_some() {
+        app.members.open = None;
     } else if on_table && !app.members.filter.is_empty() {
         app.members.filter.clear();
     } else if app.screen == ScreenId::Events && !app.events.filter.is_empty() {
@@ -326,8 +325,10 @@ fn back(app: &mut App) {
     } else if procedures && app.procedures.show_log {
         app.procedures.show_log = false;
         app.procedures.scroll = Scroll::default();
-    } else if app.screen == ScreenId::Ring && app.ring.located.take().is_some() {
-    } else if app.frozen.take().is_some() {
+    } else if app.screen == ScreenId::Ring && app.ring.located.is_some() {
+        app.ring.located = None;
+    } else if app.frozen.is_some() {
+        app.toggle_freeze();
     } else if let Some(screen) = app.trail.pop() {
         app.screen = screen;
     } else if app.screen != ScreenId::Overview {
@@ -367,8 +368,8 @@ fn enter(app: &mut App) {
             app.open(ScreenId::Members);
         }
         ScreenId::Procedures => match &app.procedures.preview {
-            None => preview(app, app.procedures.kind()),
-            Some(_) => confirm_procedure(app),
+            None => write::preview(app, app.procedures.kind()),
+            Some(_) => write::confirm_procedure(app),
         },
         ScreenId::Quorum
         | ScreenId::Ring
@@ -377,150 +378,6 @@ fn enter(app: &mut App) {
         | ScreenId::Doctor
         | ScreenId::Help => {}
     }
-}
-
-fn preview(app: &mut App, kind: ProcedureKind) {
-    let at = ProcedureKind::ALL.iter().position(|k| *k == kind);
-    app.procedures.selected = at.unwrap_or(0);
-    app.procedures.scroll = Scroll::default();
-    app.procedures.preview = Some(procedure::preview(kind, &app.cluster, app.now_ms));
-}
-
-fn is_running(app: &App) -> bool {
-    let progress = app.procedures.progress.as_ref();
-    progress.is_some_and(crate::progress::Progress::is_running)
-}
-
-fn confirm_procedure(app: &mut App) {
-    let Some(preview) = app.procedures.preview.clone() else {
-        return;
-    };
-    if let Err(why) = may_start(app) {
-        app.notify(Tone::Warning, why);
-        return;
-    }
-    if let Some(why) = preview.blocked.first() {
-        app.notify(Tone::Warning, format!("not now: {why}"));
-        return;
-    }
-    let count = preview.nodes.len();
-    app.confirm = Some(Confirm {
-        title: format!("{} of {count} nodes", preview.kind.title()),
-        effects: preview.effects.clone(),
-        expected: format!("restart {count} nodes"),
-        input: Input::default(),
-        error: None,
-        action: ConfirmAction::Procedure {
-            kind: preview.kind,
-            targets: targets(app, &preview.nodes),
-        },
-    });
-}
-
-fn targets(app: &App, nodes: &[NodeId]) -> Vec<Target> {
-    let members = app.cluster.members.as_ref();
-    let target = |id: &NodeId| {
-        Some(Target {
-            id: id.clone(),
-            address: members?.value.cluster_members.get(id)?.address.clone(),
-        })
-    };
-    nodes.iter().filter_map(target).collect()
-}
-
-fn may_start(app: &App) -> Result<(), String> {
-    if is_running(app) {
-        return Err("refused: another procedure is running".to_owned());
-    }
-    app.may_write()
-}
-
-/// Carries out what was confirmed, if it still holds; an error stays in the dialog.
-pub(super) fn confirmed(app: &mut App, action: &ConfirmAction) -> Result<Vec<Effect>, String> {
-    match action {
-        ConfirmAction::Delete { key } => {
-            app.may_write()?;
-            let op = DataOp::Delete { key: key.clone() };
-            Ok(vec![send(app, op)?])
-        }
-        ConfirmAction::Procedure {
-            kind,
-            targets: agreed,
-        } => {
-            may_start(app)?;
-            let now = procedure::preview(*kind, &app.cluster, app.now_ms);
-            if let Some(why) = now.blocked.first() {
-                return Err(format!("not any more: {why}"));
-            }
-            if &targets(app, &now.nodes) != agreed {
-                return Err("the members changed since the preview; look again".to_owned());
-            }
-            app.procedures.preview = None;
-            app.procedures.scroll = Scroll::default();
-            let command = ProcedureCommand::Start(*kind, agreed.clone());
-            Ok(vec![Effect::Procedure(command)])
-        }
-    }
-}
-
-fn cancel(app: &mut App) -> Vec<Effect> {
-    if is_running(app) {
-        app.notify(Tone::Warning, "cancelling at the next safe point");
-        vec![Effect::Procedure(ProcedureCommand::Cancel)]
-    } else {
-        app.notify(Tone::Info, "nothing is running");
-        Vec::new()
-    }
-}
-
-fn data(app: &mut App, op: DataOp) -> Result<Vec<Effect>, String> {
-    if let DataOp::Put { .. } | DataOp::Delete { .. } = op {
-        app.may_write()?;
-    }
-    if let Some(flight) = &app.data.in_flight {
-        return Err(format!("still waiting for {}", flight.request.op.verb()));
-    }
-    app.open(ScreenId::Data);
-    if let DataOp::Delete { key } = op {
-        let replicas = key_replicas(app, &key);
-        app.confirm = Some(Confirm {
-            title: format!("Delete {key}"),
-            effects: vec![
-                format!("removes the key and every version of it from {replicas}"),
-                "cannot be taken back".to_owned(),
-            ],
-            expected: "delete".to_owned(),
-            input: Input::default(),
-            error: None,
-            action: ConfirmAction::Delete { key },
-        });
-        return Ok(Vec::new());
-    }
-    Ok(vec![send(app, op)?])
-}
-
-fn key_replicas(app: &App, key: &str) -> String {
-    let topology = app.cluster.topology.as_ref();
-    let names = topology.zip(Key::new(key).ok()).map(|(topology, key)| {
-        let replicas = topology.all_replicas(topology.partition_of(&key));
-        let names: Vec<&str> = replicas.iter().map(|r| r.as_str()).collect();
-        names.join(", ")
-    });
-    names.unwrap_or_else(|| "all its replicas".to_owned())
-}
-
-fn send(app: &mut App, op: DataOp) -> Result<Effect, String> {
-    let endpoint = app.link.endpoint.clone();
-    let endpoint = endpoint.ok_or("no endpoint has answered yet; r tries now")?;
-    let id = app.next_request;
-    app.next_request += 1;
-    op.key().clone_into(&mut app.data.key);
-    let request = DataRequest { id, op };
-    app.data.in_flight = Some(InFlight {
-        request: request.clone(),
-        since_ms: app.now_ms,
-    });
-    Ok(Effect::Data { endpoint, request })
 }
 
 fn yank(app: &mut App) -> Vec<Effect> {

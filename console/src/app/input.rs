@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tui_input::{Input, InputRequest};
 
-use super::{App, Prompt, PromptKind, ScreenId, Tone, act};
+use super::{App, Prompt, PromptKind, ScreenId, Tone, act, write};
 use crate::{command, message::Effect};
 
 /// Longest line that can be typed or pasted, characters.
@@ -88,10 +88,9 @@ fn recall(app: &mut App, older: bool) {
     let last = app.history.len() - 1;
     let at = match (app.recalled, older) {
         (None, true) => Some(last),
-        (None, false) => None,
         (Some(at), true) => Some(at.saturating_sub(1)),
         (Some(at), false) if at < last => Some(at + 1),
-        (Some(_), false) => None,
+        (None | Some(_), false) => None,
     };
     app.recalled = at;
     let line = at.and_then(|at| app.history.get(at)).cloned();
@@ -164,7 +163,7 @@ pub(super) fn confirm_key(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
         return Vec::new();
     }
     let action = confirm.action.clone();
-    match act::confirmed(app, &action) {
+    match write::confirmed(app, &action) {
         Ok(effects) => {
             app.confirm = None;
             effects

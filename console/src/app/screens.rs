@@ -45,11 +45,11 @@ impl Scroll {
         self.top = self.top.min(limit).saturating_add_signed(lines).min(limit);
     }
 
-    pub(super) fn to_top(&mut self) {
+    pub(super) fn first(&mut self) {
         self.top = 0;
     }
 
-    pub(super) fn to_bottom(&mut self) {
+    pub(super) fn last(&mut self) {
         // A view that never said how long it is stays where it is.
         let limit = self.limit.get();
         if limit != usize::MAX {

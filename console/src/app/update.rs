@@ -132,9 +132,9 @@ fn answered(app: &mut App, answer: DataAnswer) {
             }
         }
         Ok(DataOutcome::Written(written)) => {
-            let result = &written.replication_result;
-            let all = result.successful_nodes.len() + result.failed_nodes.len();
-            format!("on {} of {all} replicas", result.successful_nodes.len())
+            let synced = written.replication_result.successful_nodes.len();
+            let all = written.replication_nodes.len();
+            format!("synced on {synced} of {all} when answered")
         }
         Err(failure) => failure.message.clone(),
     };
@@ -149,7 +149,7 @@ fn answered(app: &mut App, answer: DataAnswer) {
         summary,
         took_ms: answer.took_ms,
     });
-    app.data.scroll.to_top();
+    app.data.scroll.first();
     app.data.answer = Some(Answered {
         answer,
         at: app.utc,
@@ -190,26 +190,6 @@ impl App {
                 held: 0,
             })),
         };
-    }
-
-    /// Why nothing may be changed now; `Ok` when it may. Nothing dangerous runs on stale data.
-    pub fn may_write(&self) -> Result<(), String> {
-        if self.read_only {
-            return Err("refused: this console was started with --read-only".to_owned());
-        }
-        if self.frozen.is_some() {
-            return Err("refused: the view is frozen; Space unfreezes it".to_owned());
-        }
-        if self.link.state == LinkState::Disconnected {
-            return Err("refused: disconnected from every endpoint".to_owned());
-        }
-        if self.cluster.is_stale(self.now_ms) {
-            return Err(match self.cluster.age_ms(self.now_ms) {
-                Some(age) => format!("refused: what is shown is {} s old", age / 1000),
-                None => "refused: nothing is known of the cluster yet".to_owned(),
-            });
-        }
-        Ok(())
     }
 }
 

@@ -154,13 +154,6 @@ impl Cluster {
         self.observations = Some(known.of(observations));
     }
 
-    /// Whether the ring is known by name only: its table has still to be fetched.
-    pub fn lacks_table(&self) -> bool {
-        self.ring
-            .as_ref()
-            .is_some_and(|r| r.value.table.is_empty() && r.value.ring.partitions > 0)
-    }
-
     fn absorb_node(&mut self, report: NodeReport, at: Arrival) {
         let NodeReport {
             address,

@@ -77,11 +77,7 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
         None => (theme.glyphs.pending, "no ring known", Tone::Quiet),
     };
     let (glyph, word, tone) = if stale {
-        (
-            theme.glyphs.pending,
-            format!("was {word}"),
-            Tone::Quiet,
-        )
+        (theme.glyphs.pending, format!("was {word}"), Tone::Quiet)
     } else {
         (glyph, word.to_owned(), tone)
     };

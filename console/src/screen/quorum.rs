@@ -294,10 +294,7 @@ fn verdict(now: PartitionCounts, then: PartitionCounts) -> (String, Tone) {
         );
         (text, Tone::Good)
     } else if now.unavailable > 0 {
-        let text = format!(
-            "{} closed already",
-            partitions(now.unavailable)
-        );
+        let text = format!("{} closed already", partitions(now.unavailable));
         (text, Tone::Warn)
     } else {
         ("nothing changes".to_owned(), Tone::Good)

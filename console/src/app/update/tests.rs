@@ -122,13 +122,15 @@ fn escape_backs_out_one_layer_at_a_time_and_never_quits() {
     assert_eq!(typed(&mut app, "Q"), [Effect::Quit]);
 }
 
+type Spoil = fn(&mut App);
+
 #[test]
 fn writes_are_refused_on_stale_data_and_say_why() {
     let stale = |app: &mut App| later(app, 60_000);
     let read_only = |app: &mut App| app.read_only = true;
     let frozen = |app: &mut App| app.toggle_freeze();
     let gone = |app: &mut App| app.link.state = LinkState::Disconnected;
-    let cases: [(fn(&mut App), &str); 4] = [
+    let cases: [(Spoil, &str); 4] = [
         (stale, "s old"),
         (read_only, "--read-only"),
         (frozen, "frozen"),
@@ -214,7 +216,7 @@ fn a_write_says_where_it_is() {
         replication_nodes: vec![id("node-1"), id("node-2"), id("node-3")],
         replication_result: ReplicationResult {
             successful_nodes: vec![id("node-1"), id("node-2")],
-            failed_nodes: vec![id("node-3")],
+            failed_nodes: vec![],
             quorum_achieved: true,
         },
         timestamp: 0,
@@ -229,7 +231,7 @@ fn a_write_says_where_it_is() {
     };
     update(&mut app, Msg::Answer(Box::new(answer)));
     let line = app.data.log.back().expect("a line");
-    assert_eq!(line.summary, "on 2 of 3 replicas");
+    assert_eq!(line.summary, "synced on 2 of 3 when answered");
 }
 
 #[test]
