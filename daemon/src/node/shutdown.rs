@@ -41,7 +41,7 @@ fn stop_taking(node: &SharedNode, why: &str) {
     let message = format!("stopping: {why}; new requests are refused");
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;
-        facts.waiting_for = Some("nothing: this node is stopping".to_owned());
+        facts.waiting_for = Some("it is about to stop".to_owned());
     });
     node.events
         .info(EventCode::NodeStopping, Some(&node.facts.id), message);
@@ -66,9 +66,10 @@ async fn farewell(node: &SharedNode) {
     let Some(gossip) = node.gossip.get() else {
         return;
     };
-    match timeout(FAREWELL, gossip.announce_stopped()).await {
-        Ok(()) => tracing::info!("stopping: told the other nodes"),
-        Err(_) => tracing::warn!("stopping: could not tell the other nodes in time"),
+    if timeout(FAREWELL, gossip.announce_stopped()).await.is_ok() {
+        tracing::info!("stopping: told the other nodes");
+    } else {
+        tracing::warn!("stopping: could not tell the other nodes in time");
     }
 }
 
