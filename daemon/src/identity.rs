@@ -1,6 +1,24 @@
-//! Who this node is, across restarts: a small synced file beside the store. (Interface first.)
+//! Who this node is, across restarts: a small synced file beside the store.
+//!
+//! Promises: what a setter stored survives a crash at any moment, whole; one process at a time
+//! uses the folder; a generation and a dot are never given twice, not even by an earlier life of
+//! this data. A file that cannot be trusted is refused with a sentence, never guessed at.
+//! Leaves to others: what a topology or an acceptor's promise means.
+//!
+//! Dot counters are leased: the file holds a mark that no counter has passed, so that giving a
+//! dot costs no write, and a crash costs only the rest of the lease.
 
-use std::path::Path;
+mod error;
+mod file;
+mod folder;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use ringmaster_shared::{
     id::{ClusterId, Generation, NodeId},
@@ -9,7 +27,15 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::topology::Ballot;
+use crate::{time::unix_ms, topology::Ballot};
+
+pub use error::IdentityError;
+use file::{IdentityFile, Persisted};
+
+/// Dots leased at a time; a crash burns at most as many.
+const DOT_LEASE: u64 = 1_000_000;
+/// Members remembered at most; what comes later in a list is dropped.
+pub const REMEMBERED_MAX: usize = 1000;
 
 /// A member seen in an earlier life, to be tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,83 +54,240 @@ pub struct AcceptorState {
 }
 
 /// Cheap handle of the identity file; every setter returns after the file is synced
-/// (written beside, fsync, rename, fsync of the folder). Blocking, but small.
+/// (written beside, fsync, rename, fsync of the folder). Blocking, but small. A setter that
+/// changes nothing writes nothing.
 #[derive(Clone)]
-pub struct IdentityStore {}
+pub struct IdentityStore {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables)]
+struct Inner {
+    node_id: NodeId,
+    generation: Generation,
+    file: IdentityFile,
+    // taken before `state` where both are needed
+    dots: Mutex<Dots>,
+    state: Mutex<Persisted>,
+    /// Held, not read: the lock goes with the process.
+    _lock: File,
+}
+
+/// Counters not yet given, of one actor.
+struct Dots {
+    actor: Actor,
+    next: u64,
+    /// The last counter that may be given before the file is written again.
+    leased_to: u64,
+}
+
 impl IdentityStore {
     /// Opens or creates `identity.json` in the data dir for `node_id`; takes the folder's lock;
     /// bumps the generation; leases dot counters. Errors are sentences for a person.
-    pub fn open(data_dir: &Path, node_id: &NodeId) -> anyhow::Result<Self> {
-        todo!()
+    pub fn open(data_dir: &Path, node_id: &NodeId) -> Result<Self, IdentityError> {
+        folder::prepare(data_dir)?;
+        let lock = folder::lock(data_dir)?;
+        let file = IdentityFile::in_folder(data_dir);
+        let now = unix_ms();
+        let mut state = match file.read()? {
+            Some(found) if &found.node_id != node_id => {
+                return Err(IdentityError::OtherNode {
+                    dir: data_dir.to_owned(),
+                    found: found.node_id,
+                    wanted: node_id.clone(),
+                });
+            }
+            Some(found) => found,
+            None => Persisted::first(node_id.clone(), now),
+        };
+        state.generation = now.max(state.generation.saturating_add(1));
+        let next = state.dots_leased_to.saturating_add(1);
+        state.dots_leased_to = state.dots_leased_to.saturating_add(DOT_LEASE);
+        file.write(&state)?;
+
+        let dots = Dots {
+            actor: Actor {
+                node: node_id.clone(),
+                epoch: state.actor_epoch,
+            },
+            next,
+            leased_to: state.dots_leased_to,
+        };
+        let inner = Inner {
+            node_id: node_id.clone(),
+            generation: state.generation,
+            file,
+            dots: Mutex::new(dots),
+            state: Mutex::new(state),
+            _lock: lock,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     pub fn node_id(&self) -> &NodeId {
-        todo!()
+        &self.inner.node_id
     }
 
     pub fn generation(&self) -> Generation {
-        todo!()
+        self.inner.generation
     }
 
     pub fn cluster_id(&self) -> Option<ClusterId> {
-        todo!()
+        self.state().cluster_id.clone()
     }
 
+    /// Makes this the data of one cluster. Giving up a cluster for another also drops what the
+    /// old one decided: its topology and what was promised about it.
     pub fn set_cluster(&self, id: ClusterId) -> anyhow::Result<()> {
-        todo!()
+        self.update(|state| {
+            if state.cluster_id.as_ref() != Some(&id) {
+                state.topology = None;
+                state.acceptor = None;
+                state.filled_epoch = 0;
+                state.cluster_id = Some(id);
+            }
+        })
     }
 
     pub fn topology(&self) -> Option<Topology> {
-        todo!()
+        self.state().topology.clone()
     }
 
+    /// Stores a decided topology; promises about earlier epochs are dropped with the same write,
+    /// for they can decide nothing any more.
     pub fn save_topology(&self, topology: &Topology) -> anyhow::Result<()> {
-        todo!()
+        let mut refused = None;
+        self.update(|state| {
+            if state.cluster_id.as_ref() != Some(&topology.cluster_id) || !topology.is_well_formed()
+            {
+                refused = Some(IdentityError::NotOurTopology {
+                    ours: state.cluster_id.clone(),
+                    theirs: topology.cluster_id.clone(),
+                    epoch: topology.epoch,
+                });
+                return;
+            }
+            state.topology = Some(topology.clone());
+            if state
+                .acceptor
+                .as_ref()
+                .is_some_and(|a| a.base_epoch < topology.epoch)
+            {
+                state.acceptor = None;
+            }
+        })?;
+        refused.map_or(Ok(()), |why| Err(why.into()))
     }
 
     pub fn acceptor(&self) -> Option<AcceptorState> {
-        todo!()
+        self.state().acceptor.clone()
     }
 
-    pub fn save_acceptor(&self, state: &AcceptorState) -> anyhow::Result<()> {
-        todo!()
+    pub fn save_acceptor(&self, acceptor: &AcceptorState) -> anyhow::Result<()> {
+        self.update(|state| state.acceptor = Some(acceptor.clone()))
     }
 
     pub fn remembered(&self) -> Vec<RememberedMember> {
-        todo!()
+        self.state().remembered.clone()
     }
 
-    pub fn remember(&self, members: Vec<RememberedMember>) -> anyhow::Result<()> {
-        todo!()
+    /// Replaces the list; at most [`REMEMBERED_MAX`] are kept.
+    pub fn remember(&self, mut members: Vec<RememberedMember>) -> anyhow::Result<()> {
+        members.truncate(REMEMBERED_MAX);
+        self.update(|state| state.remembered = members)
+    }
+
+    /// Forgets the members of earlier lives; returns how many there were. When the disk refuses,
+    /// nothing is forgotten, the log says so and the answer is 0.
+    pub fn clear_remembered(&self) -> usize {
+        let mut count = 0;
+        let written = self.update(|state| {
+            count = state.remembered.len();
+            state.remembered.clear();
+        });
+        if let Err(why) = written {
+            tracing::error!("the remembered members were not cleared: {why:#}");
+            return 0;
+        }
+        count
     }
 
     /// The data was lost (fresh folder of a known member, quarantine): a new actor, and reads
     /// do not count here until refilled.
     pub fn set_needs_refill(&self, needs: bool) -> anyhow::Result<()> {
-        todo!()
+        if !needs {
+            return self.update(|state| state.needs_refill = false);
+        }
+        // what was given since the last sync may be lost: no counter of the old actor is safe
+        let mut dots = self.dots();
+        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        self.update(|state| {
+            state.needs_refill = true;
+            state.filled_epoch = 0;
+            state.actor_epoch = epoch;
+            state.dots_leased_to = DOT_LEASE;
+        })?;
+        dots.actor.epoch = epoch;
+        dots.next = 1;
+        dots.leased_to = DOT_LEASE;
+        Ok(())
     }
 
     pub fn needs_refill(&self) -> bool {
-        todo!()
+        self.state().needs_refill
     }
 
     /// Partitions of the change at `epoch` that have been filled from a quorum of the old replicas.
+    /// Never goes back.
     pub fn set_filled_epoch(&self, epoch: u64) -> anyhow::Result<()> {
-        todo!()
+        self.update(|state| state.filled_epoch = state.filled_epoch.max(epoch))
     }
 
     pub fn filled_epoch(&self) -> u64 {
-        todo!()
+        self.state().filled_epoch
     }
 
     pub fn actor(&self) -> Actor {
-        todo!()
+        self.dots().actor.clone()
     }
 
-    /// A dot never given before, not even by an earlier life of this data.
+    /// A dot never given before, not even by an earlier life of this data. Writes the file once
+    /// in a million calls; fails only when that write does.
     pub fn next_dot(&self) -> anyhow::Result<Dot> {
-        todo!()
+        let mut dots = self.dots();
+        if dots.next > dots.leased_to {
+            let to = dots.leased_to.saturating_add(DOT_LEASE);
+            self.update(|state| state.dots_leased_to = to)?;
+            dots.leased_to = to;
+        }
+        let counter = dots.next;
+        dots.next += 1;
+        Ok(Dot {
+            actor: dots.actor.clone(),
+            counter,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, Persisted> {
+        let state = self.inner.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dots(&self) -> MutexGuard<'_, Dots> {
+        let dots = self.inner.dots.lock();
+        dots.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state on disk, then in memory; nothing when the write fails.
+    fn update(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
+        let mut state = self.state();
+        let mut next = state.clone();
+        change(&mut next);
+        if next != *state {
+            self.inner.file.write(&next)?;
+            *state = next;
+        }
+        Ok(())
     }
 }

@@ -1,19 +1,45 @@
-//! The decided topology of this node, and how the next one is decided. (Interface first.)
+//! The decided topology of this node, and how the next one is decided.
+//!
+//! Promises: what is current here is on the disk; epochs only rise; two nodes never go by
+//! different topologies of one epoch; what the acceptor promised is synced before it is said.
+//! Leaves to others: filling the partitions a node gains (replication), telling who answers
+//! (gossip).
+//!
+//! `register` is the pure register that decides, `handover` the pure rules of what to propose,
+//! `epoch_gate` the book of which epochs are in use, `driver` the task that acts.
+
+mod driver;
+mod epoch_gate;
+#[cfg(test)]
+mod fixture;
+mod handover;
+mod news;
+mod register;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use ringmaster_shared::{
+    event::EventCode,
     id::{Epoch, NodeId},
     topology::Topology,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    events::Events, gossip::GossipHandle, identity::IdentityStore, replication::peers::Peers,
+    events::Events,
+    gossip::GossipHandle,
+    identity::{AcceptorState, IdentityStore},
+    replication::peers::Peers,
 };
+
+use epoch_gate::EpochGate;
+pub use epoch_gate::EpochGuard;
 
 /// A proposer's number; ordered by round, ties by node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,56 +89,221 @@ pub enum EpochMismatch {
     NoTopology,
 }
 
-/// Held while one replica request is served; a topology counts as settled here only when all
-/// guards of earlier epochs are gone.
-pub struct EpochGuard {
-    pub topology: Arc<Topology>,
-}
-
 /// Cheap handle.
 #[derive(Clone)]
-pub struct TopologyHandle {}
+pub struct TopologyHandle {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables)]
+struct Inner {
+    identity: IdentityStore,
+    events: Events,
+    gate: EpochGate,
+    current: watch::Sender<Option<Arc<Topology>>>,
+    /// One at a time judges proposals or moves to another epoch. Whoever writes takes the lock
+    /// along to the blocking thread, so that a caller that gives up cannot let a later write
+    /// overtake an earlier one.
+    acceptor: Arc<Mutex<Option<AcceptorState>>>,
+}
+
 impl TopologyHandle {
     /// Starts from what the identity file remembers (topology and acceptor state).
     pub fn new(identity: IdentityStore, events: Events) -> anyhow::Result<Self> {
-        todo!()
+        let topology = identity.topology().map(Arc::new);
+        if let Some(topology) = &topology {
+            anyhow::ensure!(
+                topology.is_well_formed()
+                    && identity.cluster_id().as_ref() == Some(&topology.cluster_id),
+                "the topology of epoch {} in the identity file is malformed or of another cluster",
+                topology.epoch
+            );
+        }
+        let epoch = topology.as_ref().map_or(0, |t| t.epoch);
+        let acceptor = identity.acceptor().filter(|a| a.base_epoch == epoch);
+        let inner = Inner {
+            gate: EpochGate::new(topology.clone()),
+            current: watch::Sender::new(topology),
+            acceptor: Arc::new(Mutex::new(acceptor)),
+            identity,
+            events,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     pub fn current(&self) -> Option<Arc<Topology>> {
-        todo!()
+        self.inner.gate.current()
     }
 
     pub fn watch(&self) -> watch::Receiver<Option<Arc<Topology>>> {
-        todo!()
+        self.inner.current.subscribe()
     }
 
     /// Checks the epoch of a request and holds it.
     pub fn guard(&self, epoch: Epoch) -> Result<EpochGuard, EpochMismatch> {
-        todo!()
+        self.inner.gate.guard(epoch)
     }
 
     /// Takes over a decided topology if it is newer: persists it, makes it current, waits until
     /// no request of an earlier epoch is in flight. Returns whether it was newer.
+    ///
+    /// Whoever calls this must not hold a guard. The node's cluster must be known before.
     pub async fn adopt(&self, topology: Topology) -> anyhow::Result<bool> {
-        todo!()
+        let epoch = topology.epoch;
+        if !self.install(topology).await? {
+            return Ok(false);
+        }
+        let mut settled = self.inner.gate.watch_settled();
+        // the sender lives as long as this handle does
+        let _ = settled.wait_for(|settled| *settled >= epoch).await;
+        Ok(true)
     }
 
     /// The highest epoch that is current *and* settled (no earlier request in flight).
     pub fn settled_epoch(&self) -> Epoch {
-        todo!()
+        self.inner.gate.settled()
+    }
+
+    /// What `Request::TopologyProgress { epoch }` is answered with: the settled epoch, and
+    /// whether the partitions that this node gains in the change at `epoch` are filled.
+    pub fn progress(&self, epoch: Epoch) -> (Epoch, bool) {
+        let gains_nothing = self.current().is_some_and(|t| {
+            t.epoch == epoch && t.gained_by(self.inner.identity.node_id()).is_empty()
+        });
+        let filled = gains_nothing || self.inner.identity.filled_epoch() >= epoch;
+        (self.settled_epoch(), filled)
     }
 
     /// Acceptor half of the register; what it promises is synced before it answers.
     pub async fn register(&self, request: RegisterRequest) -> RegisterReply {
-        todo!()
+        if let RegisterRequest::Prepare { base, .. } = &request
+            && self.epoch() < base.epoch
+            && let Err(why) = self.install(base.clone()).await
+        {
+            tracing::warn!(
+                "epoch {} came with a proposal and was refused: {why:#}",
+                base.epoch
+            );
+        }
+        let mut slot = Arc::clone(&self.inner.acceptor).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        let judged = tokio::task::spawn_blocking(move || inner.judge(&mut slot, request));
+        judged.await.unwrap_or_else(|why| {
+            tracing::error!("a proposal could not be judged: {why}");
+            RegisterReply::Behind {
+                epoch: self.epoch(),
+            }
+        })
+    }
+
+    /// The highest ballot promised here for the successor of the current topology.
+    async fn promised(&self) -> Option<Ballot> {
+        let slot = self.inner.acceptor.lock().await;
+        slot.as_ref().and_then(|a| a.promised.clone())
     }
 
     /// Drives changes: proposes joins, takes the steps, aborts what cannot finish, catches up
     /// with later epochs seen in gossip. Runs until `stop`.
     pub fn spawn_driver(&self, parts: DriverParts) {
-        todo!()
+        let around = driver::Live {
+            gossip: parts.gossip,
+            peers: parts.peers,
+        };
+        tokio::spawn(driver::Driver::new(self.clone(), around, parts.stop).run());
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.current().map_or(0, |t| t.epoch)
+    }
+
+    /// Persists and makes current, without waiting for earlier requests.
+    async fn install(&self, topology: Topology) -> anyhow::Result<bool> {
+        let mut slot = Arc::clone(&self.inner.acceptor).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || inner.take_over(&mut slot, topology))
+            .await
+            .context("the thread that stores topologies failed")?
+    }
+}
+
+impl Inner {
+    /// Under the acceptor's lock.
+    fn take_over(
+        &self,
+        acceptor: &mut Option<AcceptorState>,
+        topology: Topology,
+    ) -> anyhow::Result<bool> {
+        let current = self.gate.current();
+        if current.as_ref().is_some_and(|c| c.epoch > topology.epoch) {
+            return Ok(false);
+        }
+        if let Some(current) = current.filter(|c| c.epoch == topology.epoch) {
+            if *current != topology {
+                self.report_fork(&topology);
+            }
+            return Ok(false);
+        }
+        // refuses another cluster's and malformed ones
+        self.identity.save_topology(&topology)?;
+        *acceptor = None;
+        let topology = Arc::new(topology);
+        self.gate.enter(Arc::clone(&topology));
+        self.current.send_replace(Some(topology));
+        Ok(true)
+    }
+
+    /// Two decided topologies of one epoch cannot be; keeping ours is the least harm.
+    fn report_fork(&self, theirs: &Topology) {
+        self.events.error(
+            EventCode::Other,
+            None,
+            format!(
+                "epoch {} was sent with a content that differs from what this node goes by; \
+                 this is a bug or a mixed-up data dir: compare the ring digests of all nodes",
+                theirs.epoch
+            ),
+        );
+    }
+
+    /// Under the acceptor's lock.
+    fn judge(&self, slot: &mut Option<AcceptorState>, request: RegisterRequest) -> RegisterReply {
+        let current = self.gate.current();
+        let epoch = current.as_ref().map_or(0, |c| c.epoch);
+        let Some(current) = current else {
+            return RegisterReply::Behind { epoch };
+        };
+        let (base_epoch, sound) = match &request {
+            RegisterRequest::Prepare { base, .. } => (base.epoch, *base == *current),
+            RegisterRequest::Accept {
+                base_epoch, value, ..
+            } => {
+                let follows = value.epoch == base_epoch + 1;
+                let ours = value.cluster_id == current.cluster_id && value.is_well_formed();
+                (*base_epoch, follows && ours)
+            }
+        };
+        if epoch > base_epoch {
+            return RegisterReply::Newer((*current).clone());
+        }
+        if epoch < base_epoch || !sound {
+            return RegisterReply::Behind { epoch };
+        }
+
+        let before = slot.clone().unwrap_or_else(|| AcceptorState::fresh(epoch));
+        let mut state = before.clone();
+        let reply = match request {
+            RegisterRequest::Prepare { ballot, .. } => state.prepare(ballot),
+            RegisterRequest::Accept { ballot, value, .. } => state.accept(ballot, value),
+        };
+        if state != before {
+            if let Err(why) = self.identity.save_acceptor(&state) {
+                tracing::error!("a vote could not be synced and is not given: {why:#}");
+                return RegisterReply::Behind { epoch };
+            }
+            *slot = Some(state);
+        }
+        reply
     }
 }
 

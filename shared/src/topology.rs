@@ -239,7 +239,16 @@ impl Topology {
                 && row.iter().all(|i| usize::from(*i) < members)
                 && row.iter().enumerate().all(|(at, i)| !row[..at].contains(i))
         });
+        // who joins is a member, holds nothing yet, and is not alone
+        let joiners_ok = self.transition.iter().all(|t| {
+            let in_force = |id: &NodeId| {
+                let at = self.members.iter().position(|m| &m.id == id);
+                at.is_none_or(|at| self.table.iter().flatten().any(|i| usize::from(*i) == at))
+            };
+            t.joining.len() < members && !t.joining.iter().any(in_force)
+        });
         self.epoch >= 1
+            && joiners_ok
             && members > 0
             && sorted
             && self.replication_factor >= 1
@@ -337,6 +346,23 @@ mod tests {
             let mut bad = good.clone();
             edit(&mut bad);
             assert!(!bad.is_well_formed(), "edit {n}");
+        }
+
+        let joining = |names: &[&str]| Topology {
+            table: vec![vec![0], vec![0]],
+            transition: Some(Transition {
+                step: Step::Filling,
+                joining: names
+                    .iter()
+                    .map(|n| NodeId::new(n).expect("valid"))
+                    .collect(),
+                target: good.table.clone(),
+            }),
+            ..good.clone()
+        };
+        assert!(joining(&["b"]).is_well_formed());
+        for bad in [&["a"][..], &["x"], &["a", "b"]] {
+            assert!(!joining(bad).is_well_formed(), "{bad:?} cannot be joining");
         }
     }
 }

@@ -1,0 +1,214 @@
+//! The form of `identity.json`, and how it gets to the disk whole.
+//!
+//! An envelope of format and checksum around a body that a person can read. It is written beside
+//! the old one, synced, renamed over it, and the folder is synced: a crash leaves the old file or
+//! the new one.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use ringmaster_shared::{
+    id::{ClusterId, Epoch, Generation, NodeId},
+    topology::Topology,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{AcceptorState, IdentityError, REMEMBERED_MAX, RememberedMember};
+
+pub(super) const FILE_NAME: &str = "identity.json";
+pub(super) const TEMP_NAME: &str = "identity.json.tmp";
+const FORMAT: u32 = 1;
+/// A file larger than this is not ours; two topologies of 32768 partitions stay below.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Everything that outlives the process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Persisted {
+    pub node_id: NodeId,
+    pub generation: Generation,
+    pub cluster_id: Option<ClusterId>,
+    pub actor_epoch: u64,
+    /// No dot counter of this actor above this mark was ever given.
+    pub dots_leased_to: u64,
+    pub needs_refill: bool,
+    pub filled_epoch: Epoch,
+    pub remembered: Vec<RememberedMember>,
+    #[serde(with = "one_line")]
+    pub topology: Option<Topology>,
+    #[serde(with = "one_line")]
+    pub acceptor: Option<AcceptorState>,
+}
+
+impl Persisted {
+    pub(super) fn first(node_id: NodeId, now_ms: u64) -> Self {
+        Self {
+            node_id,
+            generation: 0,
+            cluster_id: None,
+            actor_epoch: now_ms,
+            dots_leased_to: 0,
+            needs_refill: false,
+            filled_epoch: 0,
+            remembered: Vec::new(),
+            topology: None,
+            acceptor: None,
+        }
+    }
+
+    /// What a checksum cannot tell: whether the parts belong together.
+    fn contradiction(&self) -> Option<String> {
+        let accepted = self.acceptor.as_ref().and_then(|a| a.accepted.as_ref());
+        let topologies = self.topology.iter().chain(accepted.map(|(_, t)| t));
+        for t in topologies {
+            if !t.is_well_formed() {
+                return Some(format!("its topology of epoch {} is malformed", t.epoch));
+            }
+            if self.cluster_id.as_ref() != Some(&t.cluster_id) {
+                return Some(format!(
+                    "its topology is of another cluster, {}",
+                    t.cluster_id
+                ));
+            }
+        }
+        if self.remembered.len() > REMEMBERED_MAX {
+            return Some("it remembers too many members".into());
+        }
+        None
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    format: u32,
+    /// CRC-32 of the text of `identity`, hex.
+    #[serde(default)]
+    checksum: String,
+    identity: Box<RawValue>,
+}
+
+/// Reads only what every format has.
+#[derive(Deserialize)]
+struct FormatOnly {
+    format: u32,
+}
+
+pub(super) struct IdentityFile {
+    dir: PathBuf,
+    path: PathBuf,
+}
+
+impl IdentityFile {
+    pub(super) fn in_folder(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            path: dir.join(FILE_NAME),
+        }
+    }
+
+    /// `None` when there is no file yet.
+    pub(super) fn read(&self) -> Result<Option<Persisted>, IdentityError> {
+        let bytes = match fs::metadata(&self.path) {
+            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
+                return Err(self.damaged(format!("it is {} bytes long", meta.len())));
+            }
+            Ok(_) => fs::read(&self.path),
+            Err(why) => Err(why),
+        };
+        match bytes {
+            Ok(bytes) => self.decode(&bytes).map(Some),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(IdentityError::Read {
+                file: self.path.clone(),
+                why,
+            }),
+        }
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Persisted, IdentityError> {
+        let not_json = |why: serde_json::Error| self.damaged(why.to_string());
+        let FormatOnly { format } = serde_json::from_slice(bytes).map_err(not_json)?;
+        if format > FORMAT {
+            return Err(IdentityError::NewerFormat {
+                file: self.path.clone(),
+                found: format,
+                known: FORMAT,
+            });
+        }
+        let envelope: Envelope = serde_json::from_slice(bytes).map_err(not_json)?;
+        let body = envelope.identity.get();
+        if checksum(body) != envelope.checksum {
+            return Err(self.damaged("its checksum does not match, it was damaged or edited"));
+        }
+        let persisted: Persisted = serde_json::from_str(body).map_err(not_json)?;
+        match persisted.contradiction() {
+            Some(why) => Err(self.damaged(why)),
+            None => Ok(persisted),
+        }
+    }
+
+    fn damaged(&self, why: impl Into<String>) -> IdentityError {
+        IdentityError::Damaged {
+            file: self.path.clone(),
+            why: why.into(),
+        }
+    }
+
+    /// Returns once the new content is on the disk under its name.
+    pub(super) fn write(&self, persisted: &Persisted) -> Result<(), IdentityError> {
+        let failed = |why: io::Error| IdentityError::Write {
+            file: self.path.clone(),
+            why,
+        };
+        let text = encode(persisted).map_err(|why| failed(why.into()))?;
+        self.replace(text.as_bytes()).map_err(failed)
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
+        let beside = self.dir.join(TEMP_NAME);
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn encode(persisted: &Persisted) -> Result<String, serde_json::Error> {
+    let body = serde_json::to_string_pretty(persisted)?;
+    let envelope = Envelope {
+        format: FORMAT,
+        checksum: checksum(&body),
+        identity: RawValue::from_string(body)?,
+    };
+    let mut text = serde_json::to_string_pretty(&envelope)?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn checksum(body: &str) -> String {
+    format!("{:08x}", crc32fast::hash(body.as_bytes()))
+}
+
+/// Tables on one line: thousands of rows of one number each would bury what a person looks for.
+mod one_line {
+    use serde::{Deserializer, Serialize, Serializer, de::DeserializeOwned, ser};
+    use serde_json::value::to_raw_value;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &T,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let raw = to_raw_value(value).map_err(ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        T::deserialize(deserializer)
+    }
+}

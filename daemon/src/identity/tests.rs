@@ -1,0 +1,321 @@
+//! What survives, what is refused, and that nothing is given twice.
+
+use std::{collections::BTreeSet, fs};
+
+use ringmaster_shared::topology::RingMember;
+use tempfile::TempDir;
+
+use super::*;
+
+fn id(name: &str) -> NodeId {
+    NodeId::new(name).expect("valid")
+}
+
+fn cluster(digit: char) -> ClusterId {
+    ClusterId::new(&"0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a11x".replace('x', &digit.to_string()))
+        .expect("valid")
+}
+
+fn topology(epoch: u64) -> Topology {
+    let founder = RingMember {
+        id: id("node-1"),
+        address: "localhost:8081".into(),
+        zone: "default".into(),
+    };
+    let mut topology = Topology::founded(cluster('1'), founder, 3, 256);
+    topology.epoch = epoch;
+    topology
+}
+
+fn open(dir: &TempDir) -> IdentityStore {
+    IdentityStore::open(dir.path(), &id("node-1")).expect("opens")
+}
+
+fn refusal(dir: &Path, node: &str) -> IdentityError {
+    match IdentityStore::open(dir, &id(node)) {
+        Ok(_) => panic!("must be refused"),
+        Err(why) => why,
+    }
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot {
+        round,
+        node: id("node-2"),
+    }
+}
+
+#[test]
+fn everything_survives_a_restart() {
+    let dir = TempDir::new().expect("temp dir");
+    let acceptor = AcceptorState {
+        base_epoch: 4,
+        promised: Some(ballot(7)),
+        accepted: Some((ballot(6), topology(5))),
+    };
+    let members = vec![RememberedMember {
+        id: id("node-2"),
+        address: "localhost:8082".into(),
+    }];
+    let first = open(&dir);
+    let (generation, actor) = (first.generation(), first.actor());
+    assert!(first.cluster_id().is_none() && first.topology().is_none());
+    first.set_cluster(cluster('1')).expect("writes");
+    first.save_topology(&topology(4)).expect("writes");
+    first.save_acceptor(&acceptor).expect("writes");
+    first.remember(members.clone()).expect("writes");
+    first.set_filled_epoch(3).expect("writes");
+    first.set_filled_epoch(2).expect("writes");
+    drop(first);
+
+    let second = open(&dir);
+    assert!(second.generation() > generation);
+    assert_eq!(second.actor(), actor);
+    assert_eq!(second.cluster_id(), Some(cluster('1')));
+    assert_eq!(second.topology(), Some(topology(4)));
+    assert_eq!(second.acceptor(), Some(acceptor));
+    assert_eq!(second.remembered(), members);
+    assert_eq!(second.filled_epoch(), 3);
+    assert_eq!(second.clear_remembered(), 1);
+    assert_eq!(second.clear_remembered(), 0);
+}
+
+#[test]
+fn a_generation_grows_even_when_the_clock_was_ahead() {
+    let dir = TempDir::new().expect("temp dir");
+    let first = open(&dir);
+    let ahead = unix_ms() + 1_000_000_000;
+    first.update(|s| s.generation = ahead).expect("writes");
+    drop(first);
+    assert_eq!(open(&dir).generation(), ahead + 1);
+}
+
+#[test]
+fn later_topologies_drop_old_promises_only() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store.set_cluster(cluster('1')).expect("writes");
+    let promise = |base_epoch| AcceptorState {
+        base_epoch,
+        promised: Some(ballot(1)),
+        accepted: None,
+    };
+    store.save_acceptor(&promise(4)).expect("writes");
+    store.save_topology(&topology(4)).expect("writes");
+    assert_eq!(
+        store.acceptor(),
+        Some(promise(4)),
+        "epoch 4 is still its base"
+    );
+    store.save_topology(&topology(5)).expect("writes");
+    assert_eq!(store.acceptor(), None);
+}
+
+#[test]
+fn topologies_of_others_and_malformed_ones_are_refused() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    assert!(store.save_topology(&topology(1)).is_err(), "no cluster yet");
+    store.set_cluster(cluster('2')).expect("writes");
+    let why = store
+        .save_topology(&topology(1))
+        .expect_err("foreign")
+        .to_string();
+    assert!(
+        why.contains(cluster('1').as_str()) && why.contains(cluster('2').as_str()),
+        "{why}"
+    );
+    let mut malformed = topology(1);
+    malformed.cluster_id = cluster('2');
+    malformed.table[3] = vec![9];
+    assert!(store.save_topology(&malformed).is_err());
+    assert_eq!(store.topology(), None);
+}
+
+#[test]
+fn another_cluster_starts_without_the_old_decisions() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store.set_cluster(cluster('1')).expect("writes");
+    store.save_topology(&topology(4)).expect("writes");
+    store.set_cluster(cluster('1')).expect("writes");
+    assert!(store.topology().is_some());
+    store.set_cluster(cluster('2')).expect("writes");
+    assert!(store.topology().is_none());
+}
+
+#[test]
+fn dots_never_repeat() {
+    let dir = TempDir::new().expect("temp dir");
+    let mut given = BTreeSet::new();
+    for life in 0..3 {
+        let store = open(&dir);
+        for _ in 0..3 {
+            assert!(
+                given.insert(store.next_dot().expect("a dot")),
+                "life {life}"
+            );
+        }
+        let last_leased = store.dots().leased_to;
+        store.dots().next = last_leased;
+        for _ in 0..3 {
+            assert!(
+                given.insert(store.next_dot().expect("a dot")),
+                "over a lease's end"
+            );
+        }
+        let old = store.actor();
+        store.set_needs_refill(true).expect("writes");
+        assert!(store.needs_refill() && store.actor().epoch > old.epoch);
+        assert!(
+            given.insert(store.next_dot().expect("a dot")),
+            "a new actor"
+        );
+        store.set_needs_refill(false).expect("writes");
+        assert!(!store.needs_refill());
+    }
+    assert_eq!(given.len(), 21);
+}
+
+#[test]
+fn dots_are_distinct_across_threads() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    let takers: Vec<_> = (0..4)
+        .map(|_| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                (0..500)
+                    .map(|_| store.next_dot().expect("a dot"))
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let all: Vec<Dot> = takers
+        .into_iter()
+        .flat_map(|t| t.join().expect("no panic"))
+        .collect();
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 2000);
+}
+
+#[test]
+fn unchanged_means_unwritten() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    let members = vec![RememberedMember {
+        id: id("node-2"),
+        address: "a:1".into(),
+    }];
+    store.remember(members.clone()).expect("writes");
+    fs::remove_file(dir.path().join("identity.json")).expect("there");
+    store.remember(members).expect("needs no write");
+    assert!(!dir.path().join("identity.json").exists());
+}
+
+#[test]
+fn a_second_process_is_told_who_is_there() {
+    let dir = TempDir::new().expect("temp dir");
+    let first = open(&dir);
+    let why = refusal(dir.path(), "node-1");
+    assert!(
+        matches!(why, IdentityError::Locked { pid: Some(pid), .. } if pid == std::process::id())
+    );
+    assert!(why.is_usage());
+    assert!(why.to_string().contains(&dir.path().display().to_string()));
+    drop(first);
+    open(&dir);
+}
+
+#[test]
+fn foreign_folders_are_refused_and_left_alone() {
+    let dir = TempDir::new().expect("temp dir");
+    drop(open(&dir));
+    let why = refusal(dir.path(), "node-9");
+    assert!(matches!(why, IdentityError::OtherNode { .. }) && why.is_usage());
+    assert!(why.to_string().contains("node-1") && why.to_string().contains("node-9"));
+
+    let photos = TempDir::new().expect("temp dir");
+    fs::write(photos.path().join("cat.jpg"), b"meow").expect("writes");
+    let why = refusal(photos.path(), "node-1");
+    assert!(matches!(why, IdentityError::NotADataDir { .. }) && why.is_usage());
+    assert_eq!(
+        fs::read_dir(photos.path()).expect("lists").count(),
+        1,
+        "nothing was added"
+    );
+
+    let own = TempDir::new().expect("temp dir");
+    fs::create_dir_all(own.path().join("store")).expect("makes");
+    open(&own);
+}
+
+#[test]
+fn a_missing_folder_is_made_and_an_impossible_one_is_named() {
+    let dir = TempDir::new().expect("temp dir");
+    let deep = dir.path().join("a/b");
+    IdentityStore::open(&deep, &id("node-1")).expect("made");
+    let file = dir.path().join("file");
+    fs::write(&file, b"").expect("writes");
+    let why = refusal(&file, "node-1");
+    assert!(
+        matches!(why, IdentityError::Unusable { .. }) && why.is_usage(),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_damaged_file_is_never_guessed_at() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store.set_cluster(cluster('1')).expect("writes");
+    store.save_topology(&topology(4)).expect("writes");
+    drop(store);
+    let path = dir.path().join("identity.json");
+    let good = fs::read_to_string(&path).expect("reads");
+    assert!(good.lines().count() < 40, "tables are on one line:\n{good}");
+    let cases = [
+        ("empty", String::new()),
+        ("cut", good[..good.len() / 2].to_owned()),
+        (
+            "edited",
+            good.replace("\"needs_refill\": false", "\"needs_refill\": true"),
+        ),
+        ("another node's table", good.replace("node-1", "node-7")),
+        ("not json", "hello".into()),
+    ];
+    for (what, text) in cases {
+        fs::write(&path, text).expect("writes");
+        let why = refusal(dir.path(), "node-1");
+        assert!(
+            matches!(why, IdentityError::Damaged { .. }) && !why.is_usage(),
+            "{what}: {why}"
+        );
+    }
+    fs::write(&path, good.replacen("\"format\": 1", "\"format\": 2", 1)).expect("writes");
+    assert!(matches!(
+        refusal(dir.path(), "node-1"),
+        IdentityError::NewerFormat { found: 2, .. }
+    ));
+    fs::write(&path, &good).expect("writes");
+    assert_eq!(open(&dir).topology(), Some(topology(4)));
+}
+
+#[test]
+fn consistent_checksums_do_not_excuse_contradictions() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store
+        .update(|s| s.topology = Some(topology(4)))
+        .expect("writes");
+    drop(store);
+    let why = refusal(dir.path(), "node-1");
+    assert!(why.to_string().contains("another cluster"), "{why}");
+}
+
+#[test]
+fn what_a_crash_left_beside_the_file_is_ignored() {
+    let dir = TempDir::new().expect("temp dir");
+    let actor = open(&dir).actor();
+    fs::write(dir.path().join("identity.json.tmp"), b"half").expect("writes");
+    assert_eq!(open(&dir).actor(), actor);
+}
