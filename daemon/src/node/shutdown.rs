@@ -50,7 +50,8 @@ fn stop_taking(node: &SharedNode, why: &str) {
 async fn finish_requests(node: &SharedNode) {
     let until = Instant::now() + node.config.limits.drain_timeout;
     let under_way = || {
-        let coordinated = node.coordinator.get().map_or(0, |c| c.in_flight() as i64);
+        let coordinated = node.coordinator.get().map_or(0, |c| c.in_flight());
+        let coordinated = i64::try_from(coordinated).unwrap_or(i64::MAX);
         coordinated.max(node.metrics.requests_in_flight())
     };
     while under_way() > 0 && Instant::now() < until {
