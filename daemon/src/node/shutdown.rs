@@ -6,7 +6,10 @@ use ringmaster_shared::event::EventCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cause, End, SharedNode};
-use crate::{api::server::Server, cli::Failure, lifecycle::facts::Phase};
+use crate::{
+    api::server::Server, cli::Failure, lifecycle::facts::Phase,
+    replication::coordinator::Coordinator,
+};
 
 /// Telling the others; they notice by themselves if it takes longer.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -50,7 +53,7 @@ fn stop_taking(node: &SharedNode, why: &str) {
 async fn finish_requests(node: &SharedNode) {
     let until = Instant::now() + node.config.limits.drain_timeout;
     let under_way = || {
-        let coordinated = node.coordinator.get().map_or(0, |c| c.in_flight());
+        let coordinated = node.coordinator.get().map_or(0, Coordinator::in_flight);
         let coordinated = i64::try_from(coordinated).unwrap_or(i64::MAX);
         coordinated.max(node.metrics.requests_in_flight())
     };
