@@ -114,17 +114,15 @@ async fn peer(State(node): State<SharedNode>, request: Request) -> Response {
 /// Why this node does not do it now.
 fn not_serving(node: &Node) -> ApiError {
     let state = node.lifecycle.state();
-    let name = state.lifecycle.as_str();
-    let why = state.waiting_for.map(|w| format!(": {w}"));
+    let sentence = state.sentence(&node.facts.id);
+    let details = serde_json::json!({
+        "node_id": node.facts.id, "lifecycle": state.lifecycle,
+    });
     ApiError::new(
         ErrorCode::NotServing,
-        format!(
-            "{} is {name}{}; ask another node or try again",
-            node.facts.id,
-            why.unwrap_or_default()
-        ),
+        format!("{sentence}; ask another node or try again"),
     )
-    .details(serde_json::json!({"node_id": node.facts.id, "lifecycle": name}))
+    .details(details)
     .retry_after(1)
 }
 

@@ -95,7 +95,6 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
             format!("storage of {} stopped: {why}", picture.node_id),
         ));
     }
-    let waits = picture.lifecycle.waiting_for.as_deref();
     let (code, severity) = match picture.lifecycle.lifecycle {
         Lifecycle::Serving => return found,
         Lifecycle::Joining => ("NODE_JOINING", Severity::Warning),
@@ -104,11 +103,7 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
         Lifecycle::Standby => ("NODE_STANDBY", Severity::Warning),
         Lifecycle::Stopped => ("NODE_STOPPED", Severity::Warning),
     };
-    let state = picture.lifecycle.lifecycle.as_str();
-    let message = match waits {
-        Some(waits) => format!("{} is {state}: {waits}", picture.node_id),
-        None => format!("{} is {state}", picture.node_id),
-    };
+    let message = picture.lifecycle.sentence(picture.node_id);
     found.push(Finding {
         subject: Some(picture.node_id.clone()),
         ..finding(code, severity, message)

@@ -13,7 +13,7 @@ mod standby;
 
 use std::sync::Arc;
 
-use ringmaster_shared::member::Lifecycle;
+use ringmaster_shared::{id::NodeId, member::Lifecycle};
 use tokio::sync::watch;
 
 pub use control::Control;
@@ -29,8 +29,22 @@ pub struct LifecycleHandle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifecycleState {
     pub lifecycle: Lifecycle,
-    /// What the node waits for while it is not serving, in a sentence.
+    /// What the node waits for while it is not serving; while it drains, why it does.
     pub waiting_for: Option<String>,
+}
+
+impl LifecycleState {
+    /// `node-1 is joining, waiting for a seed`; no full stop.
+    pub fn sentence(&self, node: &NodeId) -> String {
+        let state = self.lifecycle.as_str();
+        match &self.waiting_for {
+            None => format!("{node} is {state}"),
+            Some(why) if self.lifecycle == Lifecycle::Draining => {
+                format!("{node} is {state}: {why}")
+            }
+            Some(wait) => format!("{node} is {state}, waiting for {wait}"),
+        }
+    }
 }
 
 impl LifecycleHandle {

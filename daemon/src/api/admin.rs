@@ -44,7 +44,7 @@ pub async fn drain(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bod
     let why = format!("drained by an operator ({reason}) until resumed");
     node.control.update(|facts| facts.drained = Some(why));
     let message = "takes no more requests of clients until it is resumed; replicas are served";
-    done(&node, StatusCode::OK, message)
+    Ok(done(&node, StatusCode::OK, message))
 }
 
 /// Takes requests of clients again.
@@ -58,7 +58,11 @@ pub async fn resume(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bo
         &format!("resume ({})", reason(order.reason.as_deref())),
     );
     node.control.update(|facts| facts.drained = None);
-    done(&node, StatusCode::OK, "takes requests of clients again")
+    Ok(done(
+        &node,
+        StatusCode::OK,
+        "takes requests of clients again",
+    ))
 }
 
 /// Drains, flushes, and replaces the process by the binary on disk.
@@ -69,11 +73,11 @@ pub async fn restart(State(node): State<SharedNode>, _: None, h: HeaderMap, b: B
     let why = reason(order.reason.as_deref());
     heard(&node, &format!("restart ({why})"));
     give(&node, Order::Restart { why })?;
-    done(
+    Ok(done(
         &node,
         StatusCode::ACCEPTED,
         "stops and starts again as the binary on disk",
-    )
+    ))
 }
 
 /// The same, but comes back holding; in standby, holds on.
@@ -92,7 +96,7 @@ pub async fn standby(State(node): State<SharedNode>, _: None, h: HeaderMap, b: B
     heard(&node, &format!("standby for {seconds} s ({why})"));
     give(&node, Order::Standby(ticket))?;
     let message = format!("holds for {seconds} s, or until it is told to start");
-    done(&node, StatusCode::ACCEPTED, &message)
+    Ok(done(&node, StatusCode::ACCEPTED, &message))
 }
 
 /// Ends standby.
@@ -112,7 +116,7 @@ pub async fn start(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bod
     };
     heard(&node, &format!("start {how}"));
     give(&node, Order::Start { seeds: order.seeds })?;
-    done(&node, StatusCode::ACCEPTED, &format!("starts {how}"))
+    Ok(done(&node, StatusCode::ACCEPTED, &format!("starts {how}")))
 }
 
 /// Forgets remembered members and nothing else.
@@ -213,12 +217,12 @@ fn conflict(node: &Node, what: &str) -> ApiError {
         .details(serde_json::json!({"lifecycle": lifecycle}))
 }
 
-fn done(node: &Node, status: StatusCode, what: &str) -> Accepted {
+fn done(node: &Node, status: StatusCode, what: &str) -> (StatusCode, Json<OrderResponse>) {
     let body = OrderResponse {
         node_id: node.facts.id.clone(),
         accepted: true,
         lifecycle: node.lifecycle.get(),
         message: format!("{} {what}", node.facts.id),
     };
-    Ok((status, Json(body)))
+    (status, Json(body))
 }

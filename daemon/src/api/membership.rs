@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::{in_words, seeds},
-    gossip::{GossipConfig, MemberState},
+    gossip::{GossipConfig, GossipHandle, MemberState},
     node::{Node, SharedNode},
     replication::{
         frames::{Request as PeerRequest, Response as PeerResponse},
@@ -96,7 +96,11 @@ fn config_info(config: &GossipConfig) -> GossipConfigInfo {
 pub async fn rumors(State(node): State<SharedNode>, _: None) -> Json<RumorsResponse> {
     Json(RumorsResponse {
         current_node: node.facts.id.clone(),
-        rumors: node.gossip.get().map(|g| g.rumors()).unwrap_or_default(),
+        rumors: node
+            .gossip
+            .get()
+            .map(GossipHandle::rumors)
+            .unwrap_or_default(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the types and the notes beside the handlers.
+//! The `OpenAPI` document, generated from the types and the notes beside the handlers.
 
 use axum::Json;
 use ringmaster_shared::{api::data::Consistency, error::ErrorBody};

@@ -15,7 +15,7 @@ use super::{
     Answer, not_serving,
     query::{NoParameters, Query},
 };
-use crate::node::SharedNode;
+use crate::{gossip::GossipHandle, node::SharedNode, storage::Store};
 
 type None = Query<NoParameters>;
 
@@ -42,8 +42,8 @@ pub async fn readyz(State(node): State<SharedNode>, _: None) -> Answer<&'static 
     responses((status = 200, description = "OpenMetrics text", body = String)))]
 pub async fn metrics(State(node): State<SharedNode>, _: None) -> Response {
     let views = node.views();
-    let store = node.store.get().map(|s| s.stats()).unwrap_or_default();
-    let gossip = node.gossip.get().map(|g| g.status());
+    let store = node.store.get().map(Store::stats).unwrap_or_default();
+    let gossip = node.gossip.get().map(GossipHandle::status);
     let text = node.metrics.render(&views.status, &store, gossip.as_ref());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -25,8 +25,8 @@ pub struct Program {
 impl Program {
     /// To be called at the very start, before anything changes directory or replaces files.
     pub fn of_this_process() -> Self {
-        let mut args = env::args_os();
-        let arg0 = args.next().unwrap_or_else(|| "ringd".into());
+        let mut words = env::args_os();
+        let arg0 = words.next().unwrap_or_else(|| "ringd".into());
         let here = env::current_dir().unwrap_or_default();
         let path = locate(&arg0, &here, env::var_os("PATH").as_deref(), Path::is_file)
             .or_else(|| env::current_exe().ok())
@@ -34,7 +34,7 @@ impl Program {
         Self {
             path,
             arg0,
-            args: args.collect(),
+            args: words.collect(),
         }
     }
 

@@ -112,8 +112,8 @@ fn band_of(took: Duration) -> usize {
 /// Upper edge of a band, microseconds.
 fn edge_of(band: usize) -> u32 {
     let (doubling, step) = (band as u32 / STEPS, band as u32 % STEPS);
-    let width = f64::from(1_u32 << doubling);
-    (width * (1.0 + f64::from(step + 1) / f64::from(STEPS))) as u32
+    let width = 1_u64 << doubling;
+    (width + width * u64::from(step + 1) / u64::from(STEPS)) as u32
 }
 
 fn percentile_99(bands: &[u64; BANDS]) -> u32 {

@@ -80,12 +80,13 @@ fn judge(seed: &str, answer: Result<Response, PeerError>) -> Result<Welcome, Clo
             topology,
             members,
         }),
-        Ok(Response::NotReady { reason }) => Err(Closed::Later(format!("{seed}: {reason}"))),
         Ok(Response::Refused {
             code: RefusalCode::WrongCluster,
             reason,
         }) => Err(Closed::Never(refused(&format!("{seed}: {reason}")))),
-        Ok(Response::Refused { reason, .. }) => Err(Closed::Later(format!("{seed}: {reason}"))),
+        Ok(Response::NotReady { reason } | Response::Refused { reason, .. }) => {
+            Err(Closed::Later(format!("{seed}: {reason}")))
+        }
         Ok(_) => Err(Closed::Later(format!(
             "{seed}: gave an answer that makes no sense"
         ))),

@@ -6,7 +6,10 @@ use ringmaster_shared::event::EventCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Cause, End, SharedNode};
-use crate::{api::server::Server, cli::Failure, lifecycle::facts::Phase};
+use crate::{
+    api::server::Server, cli::Failure, lifecycle::facts::Phase,
+    replication::coordinator::Coordinator,
+};
 
 /// Telling the others; they notice by themselves if it takes longer.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -41,7 +44,7 @@ fn stop_taking(node: &SharedNode, why: &str) {
     let message = format!("stopping: {why}; new requests are refused");
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;
-        facts.waiting_for = Some("nothing: this node is stopping".to_owned());
+        facts.waiting_for = Some("it is about to stop".to_owned());
     });
     node.events
         .info(EventCode::NodeStopping, Some(&node.facts.id), message);
@@ -50,7 +53,8 @@ fn stop_taking(node: &SharedNode, why: &str) {
 async fn finish_requests(node: &SharedNode) {
     let until = Instant::now() + node.config.limits.drain_timeout;
     let under_way = || {
-        let coordinated = node.coordinator.get().map_or(0, |c| c.in_flight() as i64);
+        let coordinated = node.coordinator.get().map_or(0, Coordinator::in_flight);
+        let coordinated = i64::try_from(coordinated).unwrap_or(i64::MAX);
         coordinated.max(node.metrics.requests_in_flight())
     };
     while under_way() > 0 && Instant::now() < until {
@@ -66,9 +70,10 @@ async fn farewell(node: &SharedNode) {
     let Some(gossip) = node.gossip.get() else {
         return;
     };
-    match timeout(FAREWELL, gossip.announce_stopped()).await {
-        Ok(()) => tracing::info!("stopping: told the other nodes"),
-        Err(_) => tracing::warn!("stopping: could not tell the other nodes in time"),
+    if timeout(FAREWELL, gossip.announce_stopped()).await.is_ok() {
+        tracing::info!("stopping: told the other nodes");
+    } else {
+        tracing::warn!("stopping: could not tell the other nodes in time");
     }
 }
 

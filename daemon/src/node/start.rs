@@ -114,7 +114,7 @@ pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Res
     let members = match &way {
         Way::Found => found(node).await?,
         Way::Join(through) => join(node, &peers, through).await?,
-        Way::Return => come_back(node).await?,
+        Way::Return => come_back(node)?,
     };
     let cluster_id = node
         .identity
@@ -309,7 +309,7 @@ fn addresses(members: &[RememberedMember]) -> Vec<String> {
     members.iter().map(|m| m.address.clone()).collect()
 }
 
-async fn come_back(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
+fn come_back(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
     let Some(topology) = node.topology.current() else {
         let why = "the identity file names a ring that cannot be used; start with a seed on an empty --data-dir";
         return Err(Failure::Failed(why.into()));

@@ -19,6 +19,7 @@ use crate::{
     health::{QuorumChange, QuorumWatch},
     identity::RememberedMember,
     lifecycle::{facts::Place, orders::Order},
+    storage::Store,
     time,
     view::{Views, same_members, same_status},
 };
@@ -98,13 +99,7 @@ pub fn spawn_lifecycle(node: &SharedNode) {
                 if let Some(gossip) = node.gossip.get() {
                     gossip.set_lifecycle(state.lifecycle);
                 }
-                let waits = state.waiting_for.map(|w| format!(", waiting for {w}"));
-                let message = format!(
-                    "{} is {}{}",
-                    node.facts.id,
-                    state.lifecycle.as_str(),
-                    waits.unwrap_or_default()
-                );
+                let message = state.sentence(&node.facts.id);
                 node.events
                     .info(EventCode::LifecycleChanged, Some(&node.facts.id), message);
                 before = Some(state.lifecycle);
@@ -163,7 +158,6 @@ fn spawn_ring(node: &SharedNode, gossip: &GossipHandle) {
                 // the refill has no bell of its own
                 () = sleep(LOOK_EVERY) => {}
             }
-            rings.mark_unchanged();
         }
     });
 }
@@ -173,7 +167,7 @@ fn spawn_storage(node: &SharedNode) {
     let watched = node.clone();
     let mut told = false;
     every(node, LOOK_EVERY, move || {
-        let Some(why) = watched.store.get().and_then(|s| s.poisoned()) else {
+        let Some(why) = watched.store.get().and_then(Store::poisoned) else {
             return;
         };
         if std::mem::replace(&mut told, true) {
@@ -196,11 +190,11 @@ fn spawn_storage(node: &SharedNode) {
 }
 
 fn spawn_notices(node: &SharedNode, gossip: &GossipHandle) {
-    let (node, mut notices) = (node.clone(), gossip.notices());
+    let (node, mut told) = (node.clone(), gossip.notices());
     tokio::spawn(async move {
-        let noticed = tokio::select! {
+        let notice = tokio::select! {
             () = node.stop.cancelled() => return,
-            noticed = notices.wait_for(Option::is_some) => match noticed {
+            heard = told.wait_for(Option::is_some) => match heard {
                 Ok(notice) => notice.clone(),
                 Err(_) => return,
             },
@@ -208,7 +202,7 @@ fn spawn_notices(node: &SharedNode, gossip: &GossipHandle) {
         if let Some(GossipNotice::Superseded {
             address,
             generation,
-        }) = noticed
+        }) = notice
         {
             let message = format!(
                 "another ringd at {address} runs as {} since later than this one (generation {generation}); two nodes may not share an id, so this one stops",
