@@ -67,17 +67,18 @@ pub fn accept<H: Handler>(
     stop: CancellationToken,
 ) -> HttpResponse {
     if stop.is_cancelled() {
-        return door.refuse(Refusal::stopping());
+        return door.refuse(Refusal::stopping(), request.headers());
     }
     let caller = match door.check(request.method(), request.headers()) {
         Ok(caller) => caller,
         Err(refusal) => {
             tracing::debug!(reason = %refusal.sentence, "a peer connection was refused");
-            return door.refuse(refusal);
+            return door.refuse(refusal, request.headers());
         }
     };
     let Ok(place) = CONNECTIONS.try_acquire() else {
-        return door.refuse(Refusal::busy("too many nodes are connected"));
+        let full = Refusal::busy("too many nodes are connected");
+        return door.refuse(full, request.headers());
     };
     let handler = Arc::new(handler());
     let upgrade = hyper::upgrade::on(request);
