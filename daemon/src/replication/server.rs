@@ -5,7 +5,7 @@
 //! answers are is decided by gossip, topology and replica.
 
 mod dispatch;
-mod gate;
+pub mod gate;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -16,10 +16,10 @@ use ringmaster_shared::id::NodeId;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{dispatch::Dispatch, gate::Refusal};
-pub use self::{
-    gate::{Caller, Doorkeeper},
-    session::Handler,
+pub use self::session::Handler;
+use self::{
+    dispatch::Dispatch,
+    gate::{Doorkeeper, Refusal},
 };
 use crate::{
     gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle, storage::Store,
