@@ -1,13 +1,29 @@
-//! The console's state.
+//! The console's state, and the pure function that changes it.
+//!
+//! [`update`] takes one message and returns what is to be done; it awaits nothing, reads no
+//! clock and touches no terminal. The screens draw from [`App`] and change nothing.
 
+mod act;
 pub mod filter;
+mod input;
 pub mod rows;
 pub mod screens;
+mod update;
+mod write;
+
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use tui_input::Input;
 
-use crate::{cluster::Cluster, config::Display, link::LinkView, progress::ProcedureKind};
+pub use update::update;
+
+use crate::{
+    cluster::Cluster,
+    config::Display,
+    link::{LinkState, LinkView},
+    progress::{ProcedureKind, Target},
+};
 use screens::{
     DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
 };
@@ -111,8 +127,14 @@ pub struct Toast {
 /// What a confirmation is for; frozen when it opens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ConfirmAction {
-    Procedure(ProcedureKind),
-    Delete { key: String },
+    Procedure {
+        kind: ProcedureKind,
+        /// The nodes of the preview that was agreed to.
+        targets: Vec<Target>,
+    },
+    Delete {
+        key: String,
+    },
 }
 
 /// A question that only the typed word answers.
@@ -139,9 +161,25 @@ pub struct Frozen {
     pub held: u64,
 }
 
+/// One change of the connection, for the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkChange {
+    pub at: Timestamp,
+    pub from: LinkState,
+    pub to: LinkState,
+    /// How long the state before had lasted.
+    pub lasted_ms: u64,
+    pub endpoint: Option<String>,
+}
+
+/// Changes of the connection kept.
+const LINK_LOG_MAX: usize = 100;
+
 #[derive(Debug, Clone)]
 pub struct App {
     pub link: LinkView,
+    /// Every change of the connection, newest last, bounded.
+    pub link_log: VecDeque<LinkChange>,
     pub cluster: Cluster,
     pub screen: ScreenId,
     /// Rows, columns and selection of the member table; Overview and Members share them.
@@ -159,14 +197,64 @@ pub struct App {
     pub read_only: bool,
     pub frozen: Option<Box<Frozen>>,
     pub display: Display,
+    /// Columns and rows of the terminal.
+    pub size: (u16, u16),
     /// This console's monotonic clock.
     pub now_ms: u64,
     pub utc: Timestamp,
+    /// Screens to go back to.
+    pub(crate) trail: Vec<ScreenId>,
+    /// The first half of a double letter.
+    pub(crate) half: Option<char>,
+    /// Typed commands, oldest first, bounded, and which of them the prompt shows.
+    pub(crate) history: VecDeque<String>,
+    pub(crate) recalled: Option<usize>,
+    pub(crate) next_request: u64,
+    /// Until when a second `Q` quits although a procedure runs.
+    pub(crate) quit_armed_ms: Option<u64>,
 }
 
 impl App {
+    pub fn new(display: Display, read_only: bool, utc: Timestamp) -> Self {
+        Self {
+            link: LinkView::default(),
+            link_log: VecDeque::new(),
+            cluster: Cluster::default(),
+            screen: ScreenId::default(),
+            members: MembersState::default(),
+            quorum: QuorumState::default(),
+            ring: RingState::default(),
+            data: DataState::default(),
+            events: EventsState::default(),
+            procedures: ProceduresState::default(),
+            doctor: Scroll::default(),
+            help: Scroll::default(),
+            prompt: None,
+            confirm: None,
+            toast: None,
+            read_only,
+            frozen: None,
+            display,
+            size: (80, 24),
+            now_ms: 0,
+            utc,
+            trail: Vec::new(),
+            half: None,
+            history: VecDeque::new(),
+            recalled: None,
+            next_request: 1,
+            quit_armed_ms: None,
+        }
+    }
+
     /// What the screens show: the frozen picture, or the live one.
     pub fn shown(&self) -> &Cluster {
         self.frozen.as_ref().map_or(&self.cluster, |f| &f.cluster)
+    }
+
+    /// Sets the clocks; before each message.
+    pub fn set_time(&mut self, now_ms: u64, utc: Timestamp) {
+        self.now_ms = now_ms;
+        self.utc = utc;
     }
 }

@@ -4,6 +4,11 @@
 //! when the daemon made it and when it was last confirmed here, so that nothing is shown without
 //! its age. A snapshot replaces, a delta replaces the parts it carries, and nothing is merged.
 
+mod absorb;
+mod events;
+
+pub use absorb::Arrival;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use jiff::Timestamp;
@@ -11,9 +16,10 @@ use ringmaster_shared::{
     api::{
         health::StatusResponse,
         membership::{MembersResponse, ObservationsResponse},
-        ring::RingResponse,
+        ring::{ClusterResponse, RingResponse},
     },
     event::Event,
+    feed::Frame,
     id::{NodeId, PartitionId},
     member::{Load, MemberStatus},
     quorum::{PartitionCounts, PartitionHealth, partition_counts, partition_health},
@@ -70,13 +76,6 @@ pub struct NodeError {
     pub since_ms: u64,
 }
 
-impl NodeKnowledge {
-    /// The membership digest of its last answer.
-    pub fn digest(&self) -> Option<&str> {
-        Some(&self.status.as_ref()?.value.cluster.membership_digest)
-    }
-}
-
 /// One load sample a second, oldest first; `None` where nothing fresh was known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
@@ -95,6 +94,36 @@ impl History {
     pub fn series(&self, read: impl Fn(&Load) -> u64) -> Vec<Option<u64>> {
         self.samples.iter().map(|s| s.as_ref().map(&read)).collect()
     }
+}
+
+/// Something that reached the console from a node.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// From the live feed.
+    Frame(Box<Frame>),
+    /// The whole picture through REST, with the interval of the polls.
+    Picture {
+        picture: Box<ClusterResponse>,
+        interval_ms: u64,
+    },
+    /// The ring with its table, which the feed's first snapshot leaves out.
+    Ring(Box<RingResponse>),
+    Observations {
+        observations: Box<ObservationsResponse>,
+        interval_ms: u64,
+    },
+    Events(Vec<Event>),
+    /// What came of asking one node directly.
+    Node(Box<NodeReport>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeReport {
+    pub address: String,
+    pub result: Result<StatusResponse, String>,
+    pub rtt_ms: u64,
+    /// How often it is asked.
+    pub interval_ms: u64,
 }
 
 /// Everything known.
@@ -121,6 +150,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether the picture is too old to act on.
+    pub fn is_stale(&self, now_ms: u64) -> bool {
+        self.members.as_ref().is_none_or(|m| m.is_stale(now_ms))
+            || self.status.as_ref().is_none_or(|s| s.is_stale(now_ms))
+    }
+
+    /// Age of the picture, milliseconds; `None` when nothing ever arrived.
+    pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
+        self.members.as_ref().map(|m| m.age_ms(now_ms))
+    }
+
     /// The nodes that count as answering: reachable by gossip and taking part.
     pub fn available(&self) -> BTreeSet<NodeId> {
         let Some(members) = &self.members else {

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -19,12 +19,14 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::{
+    batch::print_lines,
+    cli::{Common, DemoArgs},
     client::Client,
-    procedure::{
-        Gate,
-        clean::agreed,
-        survey::{Target, members},
-    },
+    config::Settings,
+    exit,
+    procedure::{Gate, clean::agreed, survey::members},
+    progress::Target,
+    runtime,
 };
 
 /// Ports that are used when they are free, as in the operations guide.
@@ -35,14 +37,60 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
 
-#[derive(Debug, Clone)]
-pub struct DemoArgs {
-    /// 1 to 9.
-    pub nodes: u8,
-    /// Kept afterwards; a temporary folder, removed at the end, when absent.
-    pub data_dir: Option<PathBuf>,
-    /// The daemon's binary; beside this program, or on the PATH, when absent.
-    pub ringd: Option<PathBuf>,
+/// Starts the daemons, opens the console on them (or waits), stops them.
+pub async fn run(common: &Common, args: DemoArgs) -> ExitCode {
+    eprintln!("starting {} local nodes ...", args.nodes);
+    let start = DemoCluster::start(&args);
+    let started = tokio::select! {
+        started = start => started,
+        _ = tokio::signal::ctrl_c() => {
+            // the half-started cluster is killed when it is dropped
+            eprintln!("ringmaster: interrupted");
+            return exit::INTERRUPTED.into();
+        }
+    };
+    let mut cluster = match started {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            eprintln!("ringmaster: {error:#}");
+            return exit::FAILED.into();
+        }
+    };
+    let code = if args.no_console {
+        wait(&cluster).await
+    } else {
+        let mut common = common.clone();
+        common.endpoints = cluster.endpoints();
+        runtime::run(Settings::new(&common)).await
+    };
+    eprintln!("stopping the nodes ...");
+    cluster.stop().await;
+    code
+}
+
+/// Prints where the nodes answer and waits for an interrupt.
+async fn wait(cluster: &DemoCluster) -> ExitCode {
+    let endpoints = cluster.endpoints();
+    print_lines([
+        format!("ready: {}", endpoints.join(" ")),
+        format!("data and logs: {}", cluster.dir().display()),
+        format!(
+            "console: ringmaster --endpoint {}",
+            endpoints.join(" --endpoint ")
+        ),
+        "Ctrl+C stops the nodes".to_owned(),
+    ]);
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+    exit::OK.into()
 }
 
 /// A running local cluster.
@@ -290,6 +338,7 @@ mod tests {
             nodes: 1,
             data_dir: Some(dir.path().to_owned()),
             ringd: Some(ringd.into()),
+            no_console: true,
         };
         let Err(missing) = DemoCluster::start(&args("/no/such/ringd")).await else {
             panic!("there is no such daemon")

@@ -46,13 +46,6 @@ pub struct Finding {
     pub since: Option<Timestamp>,
 }
 
-impl Finding {
-    /// The first thing to do, for a one-line summary.
-    pub fn first_fix(&self) -> Option<&str> {
-        self.fix.first().map(String::as_str)
-    }
-}
-
 /// What a rule looks at.
 pub(crate) struct Case<'a> {
     pub cluster: &'a Cluster,

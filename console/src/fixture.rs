@@ -1,6 +1,8 @@
 //! Ready-made states of the console for tests: what a console would know of small clusters that
 //! are well, hurt, gone, never seen, or being restarted. Only tests use it.
 
+pub mod overlays;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,13 +21,7 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
-    app::{
-        App, ScreenId,
-        rows::MemberColumn,
-        screens::{
-            DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
-        },
-    },
+    app::{App, LinkChange, ScreenId},
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
     link::{EndpointView, LinkState, LinkView, Way},
@@ -334,36 +330,15 @@ pub fn link() -> LinkView {
 }
 
 fn app(link: LinkView, cluster: Cluster) -> App {
-    App {
-        link,
-        cluster,
-        screen: ScreenId::Overview,
-        members: MembersState {
-            selected: None,
-            sort: MemberColumn::Node,
-            descending: false,
-            filter: String::new(),
-            open: None,
-        },
-        quorum: QuorumState::default(),
-        ring: RingState::default(),
-        data: DataState::default(),
-        events: EventsState::default(),
-        procedures: ProceduresState::default(),
-        doctor: Scroll::default(),
-        help: Scroll::default(),
-        prompt: None,
-        confirm: None,
-        toast: None,
-        read_only: true,
-        frozen: None,
-        display: Display {
-            tier: ColorTier::None,
-            ascii: false,
-        },
-        now_ms: NOW_MS,
-        utc: utc(),
-    }
+    let display = Display {
+        tier: ColorTier::None,
+        ascii: false,
+    };
+    let mut app = App::new(display, true, utc());
+    app.set_time(NOW_MS, utc());
+    app.link = link;
+    app.cluster = cluster;
+    app
 }
 
 pub fn healthy() -> App {
@@ -428,6 +403,13 @@ pub fn disconnected() -> App {
         .utc
         .checked_add(SignedDuration::from_secs(12))
         .expect("in range");
+    app.link_log.push_back(LinkChange {
+        at: before(-1),
+        from: LinkState::Connected,
+        to: LinkState::Disconnected,
+        lasted_ms: 601_000,
+        endpoint: None,
+    });
     app.link = LinkView {
         state: LinkState::Disconnected,
         since_ms: NOW_MS + 1_000,
@@ -488,6 +470,12 @@ pub fn clean_restart() -> App {
         info.status_since = before(1);
     }
     settle(&mut app.cluster);
+    for node in ["node-2", "node-3"] {
+        let node = app.cluster.nodes.get_mut(&id(node)).expect("a node");
+        let status = &mut node.status.as_mut().expect("answered").value;
+        status.node.start_time = before(1);
+        status.node.uptime_seconds = 1;
+    }
     let step = |title: &str, state, detail: &str, elapsed_ms| StepView {
         title: title.to_owned(),
         state,
@@ -535,16 +523,36 @@ pub fn clean_restart() -> App {
     app
 }
 
-/// All of them by name, for sweeps and snapshots.
+/// Two nodes see two alive, one sees three, long after the last change.
+pub fn disagreeing() -> App {
+    let mut app = healthy();
+    let node = app.cluster.nodes.get_mut(&id("node-2")).expect("a node");
+    let status = &mut node.status.as_mut().expect("answered").value;
+    status.replication.alive_nodes = 2;
+    status.cluster.membership_digest = "77aa001122334455".to_owned();
+    let seen = &mut app.cluster.observations.as_mut().expect("seen").value;
+    let observer = seen
+        .observers
+        .iter_mut()
+        .find(|o| o.node_id == id("node-2"));
+    let observer = observer.expect("an observer");
+    observer.sees.insert(id("node-3"), MemberStatus::Dead);
+    app
+}
+
+/// All of them by name, for sweeps.
 pub fn all() -> Vec<(&'static str, App)> {
-    vec![
+    let mut all = vec![
         ("healthy", healthy()),
         ("one_dead", one_dead()),
         ("five_one_dead", five_one_dead()),
         ("two_dead", two_dead()),
+        ("disagreeing", disagreeing()),
         ("disconnected", disconnected()),
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
-    ]
+    ];
+    all.extend(overlays::overlays());
+    all
 }

@@ -70,6 +70,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// The nearest whole number; 0 for what is negative or no number.
+#[allow(clippy::cast_sign_loss)] // `as` saturates, and that is what is wanted
+pub fn whole(v: f64) -> u64 {
+    v.round() as u64
+}
+
 /// `33.2 %`.
 pub fn percent(p: f64) -> String {
     if p.is_finite() {
@@ -86,16 +92,6 @@ pub fn ms_from_us(us: u32) -> String {
         0..=999 => format!("{ms:.2}"),
         1_000..=99_999 => format!("{ms:.1}"),
         _ => format!("{ms:.0}"),
-    }
-}
-
-/// A round trip: `0.8 ms`, `14 ms`, `2.1 s`.
-pub fn round_trip(rtt: Duration) -> String {
-    let us = rtt.as_micros();
-    match us {
-        0..=9_949 => format!("{:.1} ms", us as f64 / 1000.0),
-        9_950..=999_499 => format!("{} ms", (us + 500) / 1000),
-        _ => format!("{:.1} s", rtt.as_secs_f64()),
     }
 }
 
@@ -189,6 +185,32 @@ pub fn wrap(text: &str, max: usize, indent: usize, lines_max: usize) -> Vec<Stri
     lines
 }
 
+/// A command broken before its flags, with the shell's `\` at the ends of lines, so that what is
+/// on the screen can be copied and run.
+pub fn wrap_command(command: &str, max: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = String::new();
+    for (i, part) in command.split(" --").enumerate() {
+        let part = if i == 0 {
+            part.to_owned()
+        } else {
+            format!("--{part}")
+        };
+        // two cells for the space and the backslash of a broken line
+        if !line.is_empty() && line.width() + 1 + part.width() + 2 > max {
+            lines.push(format!("{line} \\"));
+            line = format!("  {part}");
+        } else {
+            if i > 0 {
+                line.push(' ');
+            }
+            line.push_str(&part);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// Control characters made visible, so that a stored value cannot drive the terminal.
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -241,8 +263,6 @@ mod tests {
         assert_eq!(ms_from_us(3_140), "3.1");
         assert_eq!(plural(1, "node"), "1 node");
         assert_eq!(plural(3, "node"), "3 nodes");
-        assert_eq!(round_trip(Duration::from_micros(830)), "0.8 ms");
-        assert_eq!(round_trip(Duration::from_millis(2100)), "2.1 s");
     }
 
     #[test]
@@ -260,6 +280,19 @@ mod tests {
         assert_eq!(got, ["one two", "  three", "  four"]);
         assert_eq!(wrap("one two three four", 9, 2, 1), ["one two"]);
         assert!(wrap("   ", 9, 0, 9).is_empty());
+    }
+
+    #[test]
+    fn commands_break_before_flags() {
+        let command = "ringd --node-id=node-1 --port=8081 --data-dir=<its data dir>";
+        assert_eq!(wrap_command(command, 80), [command]);
+        assert_eq!(
+            wrap_command(command, 40),
+            [
+                "ringd --node-id=node-1 --port=8081 \\",
+                "  --data-dir=<its data dir>"
+            ]
+        );
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! What reaches the console's state, and what it asks for in return.
 
-use jiff::Timestamp;
+use crossterm::event::KeyEvent;
 use ringmaster_shared::{
     api::data::{ReadResponse, ReplicasResponse, WriteResponse},
     error::ErrorCode,
@@ -8,17 +8,26 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
+    cluster::Report,
     link::LinkView,
     progress::{ProcedureCommand, Progress},
 };
 
-/// Everything that can happen to the console.
+/// Everything that can happen to the console. Time is set on the state before each of them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Msg {
-    Clock { now_ms: u64, utc: Timestamp },
-    Link(LinkView),
-    Answer(DataAnswer),
-    Progress(Progress),
+    /// A key press.
+    Key(KeyEvent),
+    /// Text pasted into the terminal.
+    Paste(String),
+    /// The terminal has so many columns and rows now.
+    Size(u16, u16),
+    /// A second went by.
+    Second,
+    Link(Box<LinkView>),
+    Report(Report),
+    Answer(Box<DataAnswer>),
+    Progress(Box<Progress>),
 }
 
 /// What the runtime is to do.
@@ -28,7 +37,10 @@ pub enum Effect {
     Suspend,
     /// Try the feed again now.
     RetryNow,
-    Data(DataRequest),
+    Data {
+        endpoint: String,
+        request: DataRequest,
+    },
     Procedure(ProcedureCommand),
     /// Hand text to the terminal's clipboard.
     Yank(String),

@@ -10,6 +10,20 @@ pub mod rolling;
 pub mod runner;
 pub mod survey;
 
+use ringmaster_shared::api::{
+    membership::MembersResponse,
+    ring::{ClusterResponse, RingResponse},
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    client::Client,
+    cluster::{Cluster, NodeKnowledge},
+    progress::{Preview, ProcedureKind, Progress, Target},
+};
+use runner::{Runner, Wires};
+use survey::Survey;
+
 /// How a gate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gate {
@@ -23,3 +37,104 @@ pub enum Gate {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub String);
+
+/// What `kind` would do to the cluster as it is known now. The runner asks again before it acts.
+pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
+    let blocked = |why: String| Preview {
+        kind,
+        nodes: Vec::new(),
+        steps: Vec::new(),
+        effects: Vec::new(),
+        blocked: vec![why],
+    };
+    if cluster.is_stale(now_ms) {
+        return blocked("the picture of the cluster is too old to act on".to_owned());
+    }
+    let Some(survey) = known(cluster, now_ms) else {
+        return blocked("the ring is not known yet".to_owned());
+    };
+    let plan = match kind {
+        ProcedureKind::CleanRestart => {
+            clean::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
+        }
+        ProcedureKind::RollingRestart => {
+            rolling::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
+        }
+    };
+    match plan {
+        Err(refusal) => blocked(refusal.0),
+        Ok((order, steps, effects)) => Preview {
+            kind,
+            nodes: order.into_iter().map(|t| t.id).collect(),
+            steps,
+            effects,
+            blocked: Vec::new(),
+        },
+    }
+}
+
+/// What the dashboard knows, in the form the plans are made from: each node's own status, with
+/// the members and the ring of the node at the other end of the link.
+fn known(cluster: &Cluster, now_ms: u64) -> Option<Survey> {
+    let members: &MembersResponse = &cluster.members.as_ref()?.value;
+    let ring: &RingResponse = &cluster.ring.as_ref()?.value;
+    if ring.table.is_empty() {
+        return None;
+    }
+    let mut targets: Vec<Target> = ring
+        .nodes
+        .iter()
+        .map(|n| Target {
+            id: n.id.clone(),
+            address: members
+                .cluster_members
+                .get(&n.id)
+                .map_or_else(|| n.address.clone(), |m| m.address.clone()),
+        })
+        .collect();
+    targets.sort();
+    let view = |node: Option<&NodeKnowledge>| {
+        let node = node.ok_or("it was never asked")?;
+        if let Some(error) = &node.error {
+            return Err(error.message.clone());
+        }
+        let status = node.status.as_ref().filter(|s| !s.is_stale(now_ms));
+        let status = status.ok_or("its last answer is too old")?.value.clone();
+        let mut members = members.clone();
+        members
+            .membership_digest
+            .clone_from(&status.cluster.membership_digest);
+        let mut ring = ring.clone();
+        ring.epoch = status.cluster.ring_epoch;
+        ring.digest.clone_from(&status.cluster.ring_digest);
+        Ok(ClusterResponse {
+            status,
+            members,
+            ring,
+        })
+    };
+    let views = targets
+        .iter()
+        .map(|t| view(cluster.nodes.get(&t.id)))
+        .collect();
+    Some(Survey { targets, views })
+}
+
+/// Carries it out, telling `progress` after every change; the last one has an outcome. `cancel`
+/// turns true when the operator wants it to stop at the next safe point.
+pub async fn run(
+    kind: ProcedureKind,
+    targets: Vec<Target>,
+    progress: mpsc::Sender<Progress>,
+    cancel: watch::Receiver<bool>,
+) {
+    let endpoints: Vec<String> = targets.into_iter().map(|t| t.address).collect();
+    match Client::new() {
+        Ok(client) => {
+            Runner::new(client, kind, Wires { progress, cancel })
+                .run(&endpoints)
+                .await;
+        }
+        Err(error) => tracing::error!("cannot make an HTTP client: {error:#}"),
+    }
+}

@@ -80,10 +80,19 @@ impl Progress {
     }
 }
 
+/// A node of a procedure, as it was when the plan was confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub id: NodeId,
+    /// `host:port`
+    pub address: String,
+}
+
 /// What the screen asks of the runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcedureCommand {
-    Start(ProcedureKind),
+    /// With the nodes of the plan that was confirmed, in its order.
+    Start(ProcedureKind, Vec<Target>),
     /// Stop at the next safe point and bring the nodes back.
     Cancel,
 }

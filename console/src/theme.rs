@@ -69,7 +69,6 @@ impl ColorChoice {
 /// What something means; the theme decides how that looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tone {
-    Plain,
     /// Labels, units, things that are there but not news.
     Quiet,
     Good,
@@ -151,12 +150,12 @@ pub const ASCII: Glyphs = Glyphs {
     bar_empty: ".",
 };
 
-/// Colours of nodes on the ring, chosen apart from the state colours and readable on dark and on
+/// Colours of nodes on the ring (no plain blue: many dark themes make it unreadable), chosen apart from the state colours and readable on dark and on
 /// light backgrounds; letters say the same.
 const NODE_16: [Color; 6] = [
     Color::Cyan,
     Color::Magenta,
-    Color::Blue,
+    Color::LightBlue,
     Color::Yellow,
     Color::Green,
     Color::LightRed,
@@ -186,6 +185,7 @@ impl Default for Theme {
     }
 }
 
+#[allow(clippy::unused_self)] // who draws asks the theme for every style, whatever decides it
 impl Theme {
     pub fn new(tier: Tier, ascii: bool) -> Self {
         let glyphs = if ascii { ASCII } else { UNICODE };
@@ -204,13 +204,12 @@ impl Theme {
         let style = Style::new();
         if self.is_mono() {
             return match tone {
-                Tone::Plain | Tone::Good | Tone::Busy => style,
+                Tone::Good | Tone::Busy => style,
                 Tone::Quiet => style.add_modifier(Modifier::DIM),
                 Tone::Warn | Tone::Bad => style.add_modifier(Modifier::BOLD),
             };
         }
         match tone {
-            Tone::Plain => style,
             Tone::Quiet => style.add_modifier(Modifier::DIM),
             Tone::Good => style.fg(Color::Green),
             Tone::Busy => style.fg(Color::Cyan),
@@ -279,11 +278,12 @@ impl Theme {
         let (glyph, word, tone) = match (status, lifecycle) {
             (MemberStatus::Dead, _) => (g.bad, "dead", Tone::Bad),
             (MemberStatus::Suspected, _) => (g.warn, "suspected", Tone::Warn),
-            (MemberStatus::Stopped, _) => (g.stopped, "stopped", Tone::Warn),
+            (MemberStatus::Stopped, _) | (MemberStatus::Alive, Lifecycle::Stopped) => {
+                (g.stopped, "stopped", Tone::Warn)
+            }
             (MemberStatus::Left, _) => (g.pending, "left", Tone::Quiet),
             (MemberStatus::Alive, Lifecycle::Serving) => (g.good, "serving", Tone::Good),
             (MemberStatus::Alive, Lifecycle::Standby) => (g.standby, "standby", Tone::Warn),
-            (MemberStatus::Alive, Lifecycle::Stopped) => (g.stopped, "stopped", Tone::Warn),
             (MemberStatus::Alive, other) => (g.busy, other.as_str(), Tone::Busy),
         };
         Mark { glyph, word, tone }
@@ -328,8 +328,9 @@ mod tests {
 
     #[test]
     fn the_tier_follows_choice_then_no_color_then_the_terminal() {
+        type Env<'a> = &'a [(&'a str, &'a str)];
         let deep = ("COLORTERM", "truecolor");
-        let cases: [(&str, &[(&str, &str)], Tier); 8] = [
+        let cases: [(&str, Env, Tier); 8] = [
             ("auto", &[], Tier::Ansi16),
             ("auto", &[("TERM", "xterm-256color")], Tier::Ansi256),
             ("auto", &[("TERM", "xterm-256color"), deep], Tier::True),
@@ -348,14 +349,7 @@ mod tests {
     #[test]
     fn mono_sets_no_colour_anywhere() {
         let theme = Theme::new(Tier::None, false);
-        let tones = [
-            Tone::Plain,
-            Tone::Quiet,
-            Tone::Good,
-            Tone::Busy,
-            Tone::Warn,
-            Tone::Bad,
-        ];
+        let tones = [Tone::Quiet, Tone::Good, Tone::Busy, Tone::Warn, Tone::Bad];
         let mut styles: Vec<Style> = tones.map(|t| theme.style(t)).to_vec();
         styles.extend([theme.selected(), theme.bold(), theme.node_style(3)]);
         for style in styles {

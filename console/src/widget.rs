@@ -23,7 +23,7 @@ use ratatui::{
 
 use crate::{
     format,
-    theme::{Mark, Theme, Tone},
+    theme::{Theme, Tone},
 };
 
 /// Hands out the rows of an area from top to bottom; rows below the end are swallowed.
@@ -107,23 +107,6 @@ pub fn rule(buf: &mut Buffer, area: Rect, theme: &Theme) {
     draw_line(buf, area, &Line::styled(text, theme.quiet()));
 }
 
-/// Sign and word in the colour of their meaning.
-pub fn mark(mark: Mark, theme: &Theme) -> Span<'static> {
-    Span::styled(
-        format!("{} {}", mark.glyph, mark.word),
-        theme.style(mark.tone),
-    )
-}
-
-/// `label value`, the label quiet.
-pub fn field(label: &str, value: impl Into<String>, theme: &Theme) -> [Span<'static>; 3] {
-    [
-        Span::styled(format!("{label} "), theme.quiet()),
-        Span::raw(value.into()),
-        Span::raw("   "),
-    ]
-}
-
 /// How fresh a panel is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Freshness {
@@ -148,8 +131,6 @@ pub fn heading(
     }
     let mut left = Line::from(" ");
     left.spans.extend(name.spans);
-    let taken = left.width() + 1;
-    draw_line(buf, area, &left);
     let age = match fresh.age {
         Some(age) if fresh.stale => Line::from(Span::styled(
             format!("{} STALE {} ", theme.glyphs.warn, format::age_short(age)),
@@ -158,7 +139,14 @@ pub fn heading(
         Some(age) => Line::styled(format!("{} ", format::age(age)), theme.quiet()),
         None => Line::styled("no data yet ", theme.quiet()),
     };
-    draw_right(buf, area, &age, taken);
+    // the age is never pushed out by a long name
+    let wide = (age.width() as u16 + 1).min(area.width);
+    let name = Rect {
+        width: area.width - wide,
+        ..area
+    };
+    draw_line(buf, name, &left);
+    draw_right(buf, area, &age, 0);
 }
 
 /// Dims what is drawn already: old data stays readable and looks old.
@@ -221,7 +209,13 @@ pub fn frame(buf: &mut Buffer, area: Rect, title: &str, style: Style, theme: &Th
         symbols::border,
         widgets::{Block, Padding, Widget},
     };
-    clear(buf, area);
+    // a little air around it, so that it does not run into the words beside it
+    let around = Rect {
+        x: area.x.saturating_sub(1),
+        width: area.width.saturating_add(2),
+        ..area
+    };
+    clear(buf, around);
     let set = if theme.is_ascii() {
         border::Set {
             top_left: "+",

@@ -271,7 +271,9 @@ impl GossipHandle {
     pub fn notices(&self) -> watch::Receiver<Option<GossipNotice>> {
         let mut notices = self.shared.published.notices.subscribe();
         // a notice given before somebody listened is news all the same
-        notices.mark_changed();
+        if notices.borrow().is_some() {
+            notices.mark_changed();
+        }
         notices
     }
 
@@ -377,7 +379,7 @@ fn async_socket(socket: std::net::UdpSocket) -> std::io::Result<tokio::net::UdpS
 /// `200ms`, `1s`, `90s`.
 fn duration_text(duration: Duration) -> String {
     let ms = duration.as_millis();
-    if ms % 1000 == 0 {
+    if ms.is_multiple_of(1000) {
         format!("{}s", ms / 1000)
     } else {
         format!("{ms}ms")

@@ -14,4 +14,6 @@ mod reach;
 pub mod replica;
 pub mod server;
 mod site;
+#[cfg(test)]
+mod tests;
 mod transfer;

@@ -67,7 +67,7 @@ pub struct StoreConfig {
     pub hint_bytes_max: u64,
 }
 
-#[derive(Debug, Clone, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StorageError {
     /// A write or sync failed earlier; nothing more is accepted.
     #[error("the storage engine stopped: {0}")]

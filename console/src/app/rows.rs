@@ -98,7 +98,7 @@ impl MemberRow {
         match (self.status, self.lifecycle) {
             (Some(MemberStatus::Alive), Some(Lifecycle::Serving)) => 0,
             (Some(MemberStatus::Alive), _) => 1,
-            (Some(MemberStatus::Left), _) | (None, _) => 2,
+            (Some(MemberStatus::Left) | None, _) => 2,
             (Some(MemberStatus::Stopped), _) => 3,
             (Some(MemberStatus::Suspected), _) => 4,
             (Some(MemberStatus::Dead), _) => 5,

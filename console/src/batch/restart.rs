@@ -1,6 +1,4 @@
-//! `ringmaster restart --clean|--rolling`: preview, confirmation, progress line by line.
-
-use std::io::{IsTerminal, Write};
+//! `ringmaster restart --clean|--rolling`: the plan, and with `--yes` progress line by line.
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -8,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Output, explain, print_json, print_lines};
 use crate::{
     client::Client,
-    exit,
+    exit::{self, Exit},
     procedure::{
         clean, rolling,
         runner::{Runner, Wires},
@@ -21,10 +19,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct RestartArgs {
     pub kind: ProcedureKind,
-    /// Go without asking.
+    /// Do it; without this only the plan is shown.
     pub yes: bool,
-    /// Only print the plan.
-    pub preview: bool,
 }
 
 /// The result as JSON.
@@ -49,48 +45,47 @@ struct Step<'a> {
 pub async fn run(
     client: Client,
     endpoints: &[String],
-    args: RestartArgs,
+    args: &RestartArgs,
     output: Output,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Exit> {
     let survey = match Survey::take(&client, endpoints).await {
         Ok(survey) => survey,
         Err(e) => return Ok(explain(&e)),
     };
-    let preview = match args.kind {
-        ProcedureKind::CleanRestart => clean::plan(&survey).map(|p| p.preview()),
-        ProcedureKind::RollingRestart => rolling::plan(&survey).map(|p| p.preview()),
+    let plan = match args.kind {
+        ProcedureKind::CleanRestart => clean::plan(&survey).map(|p| (p.steps(), p.effects())),
+        ProcedureKind::RollingRestart => rolling::plan(&survey).map(|p| (p.steps(), p.effects())),
     };
-    let preview = match preview {
-        Ok(lines) => lines,
+    let (steps, effects) = match plan {
+        Ok(plan) => plan,
         Err(refusal) => {
             eprintln!("ringmaster: refused: {refusal}");
             return Ok(exit::REFUSED);
         }
     };
-    if output == Output::Table || args.preview {
-        print_lines(preview);
+    if output == Output::Table {
+        print_plan(args.kind, &steps, &effects);
     }
-    if args.preview {
-        return Ok(exit::OK);
+    if args.yes {
+        let progress = carry_out(client, endpoints, args.kind, output).await;
+        return report(&progress, output);
     }
-    if !args.yes && !confirmed()? {
-        eprintln!("ringmaster: nothing was done; confirm with yes, or pass --yes");
-        return Ok(exit::REFUSED);
+    if output == Output::Json {
+        print_json(&serde_json::json!({"steps": steps, "effects": effects}))?;
     }
-    let progress = carry_out(client, endpoints, args.kind, output).await;
-    report(&progress, output)
+    eprintln!("ringmaster: this is the plan, nothing was done; --yes carries it out");
+    Ok(exit::OK)
 }
 
-/// Asks on the terminal; without one the answer is no.
-fn confirmed() -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(false);
-    }
-    print!("Type yes to go on: ");
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
+fn print_plan(kind: ProcedureKind, steps: &[String], effects: &[String]) {
+    print_lines([kind.title().to_owned()]);
+    print_lines(effects.iter().map(|e| format!("  {e}")));
+    print_lines(
+        steps
+            .iter()
+            .enumerate()
+            .map(|(n, s)| format!("  {}. {s}", n + 1)),
+    );
 }
 
 async fn carry_out(
@@ -172,7 +167,7 @@ impl Printer {
     }
 }
 
-fn report(progress: &Progress, output: Output) -> anyhow::Result<u8> {
+fn report(progress: &Progress, output: Output) -> anyhow::Result<Exit> {
     let (ok, message) = match &progress.outcome {
         Some(Ok(message)) => (true, message.as_str()),
         Some(Err(message)) => (false, message.as_str()),
@@ -207,5 +202,5 @@ fn report(progress: &Progress, output: Output) -> anyhow::Result<u8> {
                 .collect(),
         })?,
     }
-    Ok(if ok { exit::OK } else { exit::UNHEALTHY })
+    Ok(if ok { exit::OK } else { exit::FAILED })
 }

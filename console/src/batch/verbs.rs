@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError, data_path, encode},
-    exit,
+    exit::{self, Exit},
     procedure::survey::{Survey, first_answer},
 };
 
@@ -58,7 +58,7 @@ pub async fn run(
     endpoints: &[String],
     verb: Verb,
     output: Output,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Exit> {
     let result = match verb {
         Verb::Status => status(client, endpoints, output).await,
         Verb::Members => members(client, endpoints, output).await,
@@ -114,7 +114,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-type Outcome = Result<u8, Failure>;
+type Outcome = Result<Exit, Failure>;
 
 fn query(consistency: Consistency) -> &'static str {
     match consistency {
@@ -176,7 +176,7 @@ async fn status(client: &Client, endpoints: &[String], output: Output) -> Outcom
     Ok(if s.replication.quorum_available {
         exit::OK
     } else {
-        exit::UNHEALTHY
+        exit::FAILED
     })
 }
 
@@ -220,7 +220,7 @@ async fn members(client: &Client, endpoints: &[String], output: Output) -> Outco
     Ok(if m.alive_members == m.total_members {
         exit::OK
     } else {
-        exit::UNHEALTHY
+        exit::FAILED
     })
 }
 
@@ -304,7 +304,7 @@ async fn locate(client: &Client, endpoints: &[String], key: &str, output: Output
     Ok(if l.quorum_available {
         exit::OK
     } else {
-        exit::UNHEALTHY
+        exit::FAILED
     })
 }
 
@@ -388,7 +388,7 @@ async fn quorum(client: &Client, endpoints: &[String], output: Output) -> Outcom
     let view = first_answer(client, endpoints).await?;
     let Some(report) = quorum_report(&view) else {
         eprintln!("ringmaster: {} has no ring yet", view.status.node.id);
-        return Ok(exit::UNHEALTHY);
+        return Ok(exit::FAILED);
     };
     let p = report.partitions;
     if output == Output::Json {
@@ -424,7 +424,7 @@ async fn quorum(client: &Client, endpoints: &[String], output: Output) -> Outcom
     Ok(if p.total > 0 && p.unavailable == 0 {
         exit::OK
     } else {
-        exit::UNHEALTHY
+        exit::FAILED
     })
 }
 
@@ -442,7 +442,7 @@ async fn check(client: &Client, endpoints: &[String], output: Output) -> Outcome
                 .map(|v| format!("{}  {:<15} {}", mark(v.ok), v.check, v.message)),
         );
     }
-    Ok(if ok { exit::OK } else { exit::UNHEALTHY })
+    Ok(if ok { exit::OK } else { exit::FAILED })
 }
 
 async fn get(client: &Client, endpoints: &[String], path: &str, output: Output) -> Outcome {

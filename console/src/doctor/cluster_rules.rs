@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_shared::{
-    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle,
+    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle, topology::Topology,
 };
 
 use super::{Case, Finding};
@@ -142,11 +142,24 @@ fn quorum(case: &Case, found: &mut Vec<Finding>) {
             format::count(counts.unavailable.into()),
             format::count(counts.total.into())
         ),
-        explanation: "Reads and writes of keys in these partitions are refused (503 QUORUM_NOT_MET) \
-                      until enough of their replicas answer again. Nothing acknowledged is lost; the \
-                      other partitions go on."
-            .to_owned(),
-        evidence: vec![format!("replicas that do not take part: {}", names(&missing))],
+        explanation: format!(
+            "Reads and writes of keys in {} are refused (503 QUORUM_NOT_MET) until enough replicas \
+             answer again. Nothing acknowledged is lost{}",
+            if counts.quorum == 0 {
+                "any partition"
+            } else {
+                "these partitions"
+            },
+            if counts.quorum == 0 {
+                "."
+            } else {
+                "; the other partitions go on."
+            },
+        ),
+        evidence: vec![format!(
+            "replicas that do not take part: {}",
+            names(&missing)
+        )],
         fix,
         since: None,
     });
@@ -158,7 +171,7 @@ fn missing_replicas(case: &Case) -> Vec<NodeId> {
     let topology = case.cluster.topology.as_ref();
     topology
         .into_iter()
-        .flat_map(|t| t.settled_members())
+        .flat_map(Topology::settled_members)
         .filter(|m| !available.contains(&m.id))
         .map(|m| m.id.clone())
         .collect()

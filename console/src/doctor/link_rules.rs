@@ -51,7 +51,7 @@ fn fallback(case: &Case) -> Finding {
     Finding {
         code: "CONSOLE_FALLBACK",
         severity: Severity::Warning,
-        title: "No live feed: the console polls over REST".to_owned(),
+        title: "No live feed: polling over REST".to_owned(),
         explanation:
             "REST answers, but no endpoint accepts the WebSocket at /ws. What is shown is \
                       true and a little older than usual; the feed is tried again all the time. A \

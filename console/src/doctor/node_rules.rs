@@ -148,9 +148,15 @@ fn standby(case: &Case, found: &mut Vec<Finding>) {
                 .waiting_for
                 .as_deref()
                 .unwrap_or("the order to start");
+            // a clean restart holds nodes for seconds; longer, nobody is coming
+            let held_ms = case.ms_since(status.start_time);
             found.push(Finding {
                 code: "NODE_STANDBY",
-                severity: Severity::Warning,
+                severity: if held_ms < super::CONVERGENCE_MS {
+                    Severity::Info
+                } else {
+                    Severity::Warning
+                },
                 title: format!("{id} is held in standby"),
                 explanation:
                     "It answers and serves nothing until it is told to start; when its hold \

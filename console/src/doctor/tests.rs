@@ -195,10 +195,10 @@ fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
     let cases: [(&str, Change); 12] = [
         ("MEMBER_SUSPECTED", |app| {
-            status_of(app, "node-2", MemberStatus::Suspected)
+            status_of(app, "node-2", MemberStatus::Suspected);
         }),
         ("MEMBER_STOPPED", |app| {
-            status_of(app, "node-2", MemberStatus::Stopped)
+            status_of(app, "node-2", MemberStatus::Stopped);
         }),
         ("NODE_STANDBY", |app| {
             says(app, "node-2", |s| s.node.lifecycle = Lifecycle::Standby);
@@ -235,7 +235,7 @@ fn one_change_one_finding() {
         ("CLOCK_SKEW", |app| app.cluster.clock_skew_ms = Some(-1_500)),
         ("UDP_BLOCKED", |app| happened(app, EventCode::UdpBlocked)),
         ("STORAGE_POISONED", |app| {
-            happened(app, EventCode::StoragePoisoned)
+            happened(app, EventCode::StoragePoisoned);
         }),
         ("STORAGE_READ_ONLY", |app| {
             says(app, "node-2", |s| s.storage.read_only = true);

@@ -10,10 +10,9 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{
-    Gate, Refusal,
-    survey::{Survey, Target},
-};
+use super::{Gate, Refusal, survey::Survey};
+
+use crate::progress::Target;
 
 /// What is going to happen.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,30 +30,37 @@ impl Plan {
         &self.order[0]
     }
 
-    /// The preview, a line a step.
-    pub fn preview(&self) -> Vec<String> {
+    /// One sentence a step.
+    pub fn steps(&self) -> Vec<String> {
         let names: Vec<&str> = self.order.iter().map(|t| t.id.as_str()).collect();
         let all = names.join(", ");
-        let mut lines = vec![
-            format!("Clean restart of cluster {}: {all}", self.cluster_id),
-            "  reads and writes are refused from step 1 until a quorum is back".to_owned(),
-            format!("  1  bring to standby: {all}; go on only when all have proven it"),
-            format!("  2  clear gossip state on: {all} (identity, ring and data stay)"),
-            format!(
-                "  3  start {} alone with what it remembers",
-                self.bootstrap().id
-            ),
+        let mut steps = vec![
+            format!("bring to standby: {all}; go on only when all have proven it"),
+            format!("clear gossip state on {all}; identity, ring and data stay"),
+            format!("start {} alone with what it remembers", self.bootstrap().id),
         ];
-        for (n, target) in self.order.iter().enumerate().skip(1) {
-            let (id, seed) = (&target.id, &self.bootstrap().address);
-            lines.push(format!("  {}  start {id} with seed {seed}", n + 3));
-        }
-        lines.push(format!(
-            "  {}  verify: same members and epoch everywhere, quorum, a write and a read through every node",
-            self.order.len() + 3
-        ));
-        lines.extend(self.notes.iter().map(|n| format!("  note: {n}")));
-        lines
+        let seed = &self.bootstrap().address;
+        steps.extend(
+            self.order
+                .iter()
+                .skip(1)
+                .map(|t| format!("start {} with seed {seed}", t.id)),
+        );
+        steps.push(
+            "verify: the same members and epoch everywhere, quorum, a write and a read through every node"
+                .to_owned(),
+        );
+        steps
+    }
+
+    /// What clients will notice, and what is odd already.
+    pub fn effects(&self) -> Vec<String> {
+        let mut effects = vec![
+            "reads and writes are refused from the first step until a quorum is back".to_owned(),
+            "a node that hears nothing for 120 s in standby starts by itself".to_owned(),
+        ];
+        effects.extend(self.notes.iter().cloned());
+        effects
     }
 }
 
@@ -370,12 +376,7 @@ pub(crate) mod tests {
         let newer = plan(&survey(&["a", "b", "c"], &[5, 6, 6])).expect("a plan");
         let order: Vec<&str> = newer.order.iter().map(|t| t.id.as_str()).collect();
         assert_eq!((order, newer.epoch), (vec!["b", "a", "c"], 6));
-        assert!(
-            newer
-                .preview()
-                .iter()
-                .any(|l| l.contains("start c with seed b:1"))
-        );
+        assert!(newer.steps().iter().any(|l| l == "start c with seed b:1"));
         assert_eq!(newer.notes.len(), 1);
     }
 

@@ -12,10 +12,9 @@ use ringmaster_shared::{
     quorum::partition_counts,
 };
 
-use super::{
-    Gate, Refusal,
-    survey::{Survey, Target},
-};
+use super::{Gate, Refusal, survey::Survey};
+
+use crate::progress::Target;
 
 /// What is going to happen.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,28 +25,23 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn preview(&self) -> Vec<String> {
-        let names: Vec<&str> = self.order.iter().map(|t| t.id.as_str()).collect();
-        let mut lines = vec![
+    /// One sentence a step.
+    pub fn steps(&self) -> Vec<String> {
+        let step = |t: &Target| {
             format!(
-                "Rolling restart of cluster {}: {}",
-                self.cluster_id,
-                names.join(", ")
-            ),
-            "  one node at a time; a client that retries once sees no failed request".to_owned(),
-        ];
-        for (n, target) in self.order.iter().enumerate() {
-            lines.push(format!(
-                "  {}  restart {}: only while every partition keeps its quorum without it and no hints are owed;",
-                n + 1,
-                target.id
-            ));
-            lines.push(
-                "     then wait until every peer sees it serving, its hints are drained and a canary passes"
-                    .to_owned(),
-            );
-        }
-        lines
+                "restart {}; go on when every peer sees it serving, its hints are drained and a canary passes",
+                t.id
+            )
+        };
+        self.order.iter().map(step).collect()
+    }
+
+    /// What clients will notice.
+    pub fn effects(&self) -> Vec<String> {
+        vec![
+            "one node at a time, only while every partition keeps its quorum without it".to_owned(),
+            "a client that retries once sees no failed request".to_owned(),
+        ]
     }
 }
 

@@ -21,11 +21,11 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Gate, clean, rolling,
-    survey::{Survey, Target, members, statuses},
+    survey::{Survey, members, statuses},
 };
 use crate::{
     client::{Client, ClientError, data_path},
-    progress::{ProcedureKind, Progress, StepState, StepView},
+    progress::{ProcedureKind, Progress, StepState, StepView, Target},
 };
 
 /// How often a gate is asked again.

@@ -3,17 +3,12 @@
 use futures_util::future::join_all;
 use ringmaster_shared::{
     api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
-    id::NodeId,
 };
 
-use crate::client::{Client, ClientError};
-
-/// A member the procedure is about, and where it answers.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    pub id: NodeId,
-    pub address: String,
-}
+use crate::{
+    client::{Client, ClientError},
+    progress::Target,
+};
 
 /// What the cluster looks like from all its members.
 #[derive(Debug, Clone)]

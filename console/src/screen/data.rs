@@ -34,14 +34,20 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
             )),
             stale: false,
         });
-    let heading = match (&state.answer, state.key.is_empty()) {
-        (None, true) => "Data".to_owned(),
-        _ => format!("Key {}", format::printable(&state.key)),
-    };
-    if state.answer.is_some() {
-        widget::heading(buf, rows.take(1), heading, fresh, theme);
-    } else {
-        rows.line(buf, &Line::styled(format!(" {heading}"), theme.bold()));
+    match &state.answer {
+        Some(answered) => {
+            let answer = &answered.answer;
+            let key = format::printable(answer.op.key());
+            let key = format::truncate(&key, 40, theme.glyphs.ellipsis);
+            let title = format!(
+                "{} {key}   {} ms at {}",
+                answer.op.verb(),
+                answer.took_ms,
+                answer.endpoint
+            );
+            widget::heading(buf, rows.take(1), title, fresh, theme);
+        }
+        None => rows.line(buf, &Line::styled(" Data", theme.bold())),
     }
     rows.skip(1);
     if let Some(flight) = &state.in_flight {
@@ -95,21 +101,16 @@ fn draw_answer(view: &View, answer: &DataAnswer, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let mut lines: Vec<Line<'static>> = Vec::new();
     let verb = answer.op.verb();
-    let took = format!("   {} ms at {}", answer.took_ms, answer.endpoint);
     match &answer.result {
         Ok(outcome) => {
             let done = match outcome {
                 DataOutcome::Read(r) => read_words(r),
                 DataOutcome::Written(w) => written_words(verb, w),
             };
-            lines.push(Line::from(vec![
-                Span::styled(
-                    format!(" {} {done}", theme.glyphs.good),
-                    theme.style(Tone::Good),
-                ),
-                Span::styled(took, theme.quiet()),
-            ]));
-            lines.push(Line::default());
+            let room = usize::from(area.width).saturating_sub(2);
+            let done = format::wrap(&format!("{} {done}", theme.glyphs.good), room, 2, 3);
+            let done = done.into_iter();
+            lines.extend(done.map(|l| Line::styled(format!(" {l}"), theme.style(Tone::Good))));
             match outcome {
                 DataOutcome::Read(r) => read_lines(view, r, area.width, &mut lines),
                 DataOutcome::Written(w) => written_lines(view, w, area.width, &mut lines),
@@ -117,20 +118,24 @@ fn draw_answer(view: &View, answer: &DataAnswer, buf: &mut Buffer, area: Rect) {
         }
         Err(failure) => {
             lines.extend(failure_lines(view, verb, failure, area.width));
-            lines.push(Line::styled(format!("  {took}"), theme.quiet()));
         }
     }
     if let Some(replicas) = &answer.replicas {
         lines.push(Line::default());
         replica_lines(view, replicas, &mut lines);
+    } else if let Ok(outcome) = &answer.result {
+        let replicas = match outcome {
+            DataOutcome::Read(r) => &r.replication_nodes,
+            DataOutcome::Written(w) => &w.replication_nodes,
+        };
+        lines.push(field(view, "replicas", names(replicas)));
     }
     let shown = usize::from(area.height);
     let top = view
         .app
         .data
         .scroll
-        .top
-        .min(lines.len().saturating_sub(shown));
+        .clamped(lines.len().saturating_sub(shown));
     let mut rows = Rows::new(area);
     rows.lines(buf, lines.into_iter().skip(top));
 }
@@ -139,13 +144,12 @@ fn read_words(r: &ReadResponse) -> String {
     let from = names(&r.read_result.nodes_responded);
     let mut words = format!("read from {from}");
     if !r.read_result.repaired.is_empty() {
-        words.push_str(&format!(
-            "; {} was behind, now repaired",
-            names(&r.read_result.repaired)
-        ));
+        words += "; ";
+        words += &names(&r.read_result.repaired);
+        words += " was behind, now repaired";
     }
     if !r.read_result.quorum_achieved {
-        words.push_str("; no quorum, may be old");
+        words += "; no quorum, may be old";
     }
     words
 }
@@ -157,10 +161,9 @@ fn written_words(verb: &str, w: &WriteResponse) -> String {
         names(&w.replication_result.successful_nodes)
     );
     if !w.replication_result.failed_nodes.is_empty() {
-        words.push_str(&format!(
-            "; not at {}, a hint is kept",
-            names(&w.replication_result.failed_nodes)
-        ));
+        words += "; not at ";
+        words += &names(&w.replication_result.failed_nodes);
+        words += ", a hint is kept";
     }
     words
 }
@@ -194,7 +197,6 @@ fn read_lines(view: &View, r: &ReadResponse, width: u16, lines: &mut Vec<Line<'s
         }
     }
     lines.push(field(view, "context", short_token(&r.context)));
-    lines.push(field(view, "replicas", names(&r.replication_nodes)));
 }
 
 fn written_lines(view: &View, w: &WriteResponse, width: u16, lines: &mut Vec<Line<'static>>) {
@@ -202,7 +204,6 @@ fn written_lines(view: &View, w: &WriteResponse, width: u16, lines: &mut Vec<Lin
         lines.extend(value_lines(view, "value", value, width));
     }
     lines.push(field(view, "context", short_token(&w.context)));
-    lines.push(field(view, "replicas", names(&w.replication_nodes)));
 }
 
 fn failure_lines(view: &View, verb: &str, failure: &DataFailure, width: u16) -> Vec<Line<'static>> {
@@ -317,9 +318,11 @@ fn field(view: &View, label: &str, value: String) -> Line<'static> {
 fn value_lines(view: &View, label: &str, value: &Value, width: u16) -> Vec<Line<'static>> {
     const LINES_MAX: usize = 12;
     let room = usize::from(width).saturating_sub(14);
-    let pretty = match value {
-        Value::String(s) => serde_json::to_string(s).unwrap_or_default(),
-        other => serde_json::to_string_pretty(other).unwrap_or_default(),
+    let compact = value.to_string();
+    let pretty = if format::width(&compact) <= room || value.is_string() {
+        compact
+    } else {
+        serde_json::to_string_pretty(value).unwrap_or_default()
     };
     let mut lines: Vec<String> = Vec::new();
     for line in pretty.lines().take(LINES_MAX + 1) {

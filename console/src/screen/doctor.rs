@@ -3,6 +3,7 @@
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
+    style::Style,
     text::{Line, Span},
 };
 
@@ -35,12 +36,17 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
         .iter()
         .flat_map(|f| finding_lines(view, f, width))
         .collect();
-    let room = usize::from(rows.left());
-    let top = view.app.doctor.top.min(lines.len().saturating_sub(room));
+    let mut room = usize::from(rows.left());
+    if lines.len() > room {
+        // the last row says how much is below
+        room = room.saturating_sub(1);
+    }
+    let top = view.app.doctor.clamped(lines.len().saturating_sub(room));
     let more = lines.len().saturating_sub(top + room);
     rows.lines(buf, lines.into_iter().skip(top).take(room));
     if more > 0 {
-        let text = format!("{} {more} more lines ", theme.glyphs.sort_down);
+        let below = format::plural(more, "line");
+        let text = format!("{} {below} more ", theme.glyphs.sort_down);
         let last = Rect {
             y: area.bottom().saturating_sub(1),
             height: 1,
@@ -60,41 +66,44 @@ fn finding_lines(view: &View, finding: &Finding, width: usize) -> Vec<Line<'stat
             format::event_time(t, view.app.utc)
         )
     });
-    let mut lines = vec![Line::from(vec![
-        Span::styled(
-            format!(" {} {}", mark.glyph, finding.title),
-            theme.style(mark.tone),
-        ),
-        Span::styled(format!("   {}", finding.code), theme.quiet()),
-        Span::styled(since.unwrap_or_default(), theme.quiet()),
-    ])];
-    let room = width.saturating_sub(5);
+    let room = width.saturating_sub(4);
+    let mut lines: Vec<Line> = Vec::new();
+    for (i, text) in format::wrap(&finding.title, room, 0, 2)
+        .into_iter()
+        .enumerate()
+    {
+        let glyph = if i == 0 { mark.glyph } else { " " };
+        lines.push(Line::from(vec![
+            Span::styled(format!(" {glyph} "), theme.style(mark.tone)),
+            Span::styled(text, theme.bold()),
+        ]));
+    }
+    let code = format!("   {}{}", finding.code, since.unwrap_or_default());
+    lines.push(Line::styled(code, theme.quiet()));
     for text in format::wrap(&finding.explanation, room, 0, 8) {
         lines.push(Line::raw(format!("   {text}")));
     }
-    for seen in finding.evidence.iter().take(8) {
-        for text in format::wrap(&format::printable(seen), room.saturating_sub(7), 2, 3) {
+    let room = width.saturating_sub(10);
+    let mut add = |label: &str, texts: Vec<String>, style: Style| {
+        for (i, text) in texts.into_iter().enumerate() {
+            let label = if i == 0 { label } else { "" };
             lines.push(Line::from(vec![
-                Span::styled("   seen  ", theme.quiet()),
-                Span::raw(text),
+                Span::styled(format!("   {}", format::left(label, 6)), theme.quiet()),
+                Span::styled(text, style),
             ]));
         }
+    };
+    for seen in finding.evidence.iter().take(8) {
+        add(
+            "seen",
+            format::wrap(&format::printable(seen), room, 0, 3),
+            theme.plain(),
+        );
     }
     for fix in &finding.fix {
         match fix.strip_prefix("$ ") {
-            // a command is not wrapped with an indent: what is on the screen can be copied
-            Some(command) => lines.push(Line::from(vec![
-                Span::styled("   run   ", theme.quiet()),
-                Span::styled(command.to_owned(), theme.bold()),
-            ])),
-            None => {
-                for text in format::wrap(fix, room.saturating_sub(6), 0, 4) {
-                    lines.push(Line::from(vec![
-                        Span::styled("   do    ", theme.quiet()),
-                        Span::raw(text),
-                    ]));
-                }
-            }
+            Some(command) => add("run", format::wrap_command(command, room), theme.bold()),
+            None => add("do", format::wrap(fix, room, 0, 4), theme.plain()),
         }
     }
     lines.push(Line::default());

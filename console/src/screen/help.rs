@@ -38,7 +38,7 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let width = area.width / columns;
     let room = usize::from(area.height);
     let capacity = room * usize::from(columns);
-    let top = view.app.help.top.min(lines.len().saturating_sub(capacity));
+    let top = view.app.help.clamped(lines.len().saturating_sub(capacity));
     let mut rest = lines.into_iter().skip(top);
     for column in 0..columns {
         let place = Rect {

@@ -14,21 +14,23 @@ use crate::{
 };
 
 /// The letter, then one column for each of [`MemberColumn::ALL`].
-const COLUMNS: [Column; 13] = [
-    Column::left("", 1, 1),
-    Column::left("NODE", 8, 0).at_most(24),
-    Column::left("STATE", 14, 0),
-    Column::left("ZONE", 4, 9).at_most(12),
-    Column::right("OWNS", 7, 4),
-    Column::right("KEYS", 7, 5),
-    Column::right("PUT/s", 6, 6),
-    Column::right("GET/s", 6, 6),
-    Column::right("p99 ms", 6, 7),
-    Column::right("HINTS", 5, 3),
-    Column::right("DISK", 7, 8),
-    Column::right("UP", 7, 10),
-    Column::left("SEEN ALIVE BY", 13, 2),
-];
+const fn columns(seen: &'static str) -> [Column; 13] {
+    [
+        Column::left("", 1, 1),
+        Column::left("NODE", 8, 0).at_most(24),
+        Column::left("STATE", 13, 0),
+        Column::left("ZONE", 4, 9).at_most(12),
+        Column::right("OWNS", 7, 4),
+        Column::right("KEYS", 7, 5),
+        Column::right("PUT/s", 6, 6),
+        Column::right("GET/s", 6, 6),
+        Column::right("p99 ms", 6, 7),
+        Column::right("HINTS", 5, 3),
+        Column::right("DISK", 7, 8),
+        Column::right("UP", 7, 10),
+        Column::left(seen, 6, 2),
+    ]
+}
 
 pub struct MemberTable {
     rows: Vec<MemberRow>,
@@ -65,7 +67,11 @@ impl MemberTable {
         let state = &view.app.members;
         let column = MemberColumn::ALL.iter().position(|c| *c == state.sort);
         let table = Table {
-            columns: &COLUMNS,
+            columns: &columns(if area.width < 100 {
+                "SEEN BY"
+            } else {
+                "SEEN ALIVE BY"
+            }),
             rows: self.rows.iter().map(|r| cells(view, r)).collect(),
             selected: self.selected,
             sort: column.map(|c| Sort {

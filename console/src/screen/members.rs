@@ -48,7 +48,8 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     if view.app.members.open.is_some() && !View::is_roomy(area) {
         draw_detail(view, buf, rest, table.selected());
     } else if rest.width >= 100 {
-        let left = rest.width / 2;
+        // more than it needs would be taken from the matrix
+        let left = (rest.width / 2).min(58);
         let detail = Rect {
             width: left,
             ..rest
@@ -319,8 +320,10 @@ fn verdict(view: &View, seen: &ObservationsResponse, targets: &[NodeId]) -> Vec<
                     format!("{} to {}", s.as_str(), who.join(", "))
                 })
                 .collect();
-            let text = format!(" {} {id} is {}", theme.glyphs.warn, parts.join(", but "));
-            lines.push(Line::styled(text, theme.style(Tone::Warn)));
+            lines.push(Line::from(vec![
+                Span::styled(format!(" {} ", theme.glyphs.warn), theme.style(Tone::Warn)),
+                Span::styled(format!("{id} is {}", parts.join(", but ")), theme.bold()),
+            ]));
         }
     }
     if lines.is_empty() {

@@ -7,12 +7,11 @@ use ratatui::{
     text::{Line, Span},
 };
 use ringmaster_shared::{
-    event::Event,
     member::{Lifecycle, MemberStatus},
     quorum::ClusterHealth,
 };
 
-use super::{View, member_table::MemberTable};
+use super::{View, events, member_table::MemberTable};
 use crate::{
     format,
     link::{EndpointView, Way},
@@ -25,7 +24,8 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let mut rows = Rows::new(area);
     let fresh = view.fresh(view.cluster.members.as_ref());
     let airy = area.height >= 22;
-    widget::heading(buf, rows.take(1), health_line(view), fresh, theme);
+    let head = health_line(view, fresh.stale, area.width);
+    widget::heading(buf, rows.take(1), head, fresh, theme);
     if airy {
         rows.skip(1);
     }
@@ -64,8 +64,9 @@ pub(super) fn filter_line(view: &View, table: &MemberTable) -> Option<Line<'stat
     })
 }
 
-/// `▲ degraded   2 of 3 serving   epoch 5 agreed by all   256 partitions: 0 full · …`
-fn health_line(view: &View) -> Line<'static> {
+/// `▲ degraded   2 of 3 serving   epoch 5 agreed by all   256 partitions: 0 full · …`; what is
+/// stale is told as what was.
+fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
     let theme = &view.theme;
     let counts = view.cluster.partition_counts();
     let health = counts.map(|c| c.health());
@@ -75,6 +76,13 @@ fn health_line(view: &View) -> Line<'static> {
         Some(ClusterHealth::Unavailable) => (theme.glyphs.bad, "unavailable", Tone::Bad),
         None => (theme.glyphs.pending, "no ring known", Tone::Quiet),
     };
+    let (glyph, word, tone) = if stale {
+        (theme.glyphs.pending, format!("was {word}"), Tone::Quiet)
+    } else {
+        (glyph, word.to_owned(), tone)
+    };
+    let narrow = width < 100 || stale;
+    let gap = if narrow { "  " } else { "   " };
     let mut line = Line::from(Span::styled(
         format!("{glyph} {word}"),
         theme.style(tone).add_modifier(Modifier::BOLD),
@@ -87,20 +95,27 @@ fn health_line(view: &View) -> Line<'static> {
             .values()
             .filter(|m| serving(m.status, m.lifecycle))
             .count();
-        add(format!("   {n} of {} serving", all.len()));
-        add(epoch_words(view));
+        add(format!("{gap}{n} of {} serving", all.len()));
+        if width >= 100 || !stale {
+            add(format!("{gap}{}", epoch_words(view, narrow)));
+        }
     }
     if let Some(c) = counts {
         let (dot, all, quorum) = (theme.glyphs.dot, c.all_replicas, c.quorum - c.all_replicas);
+        let (of, at) = if narrow {
+            (String::new(), "quorum")
+        } else {
+            (format!("{} partitions: ", c.total), "at quorum")
+        };
         add(format!(
-            "   {} partitions: {all} full {dot} {quorum} at quorum {dot} {} lost",
-            c.total, c.unavailable
+            "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} lost",
+            c.unavailable
         ));
     }
     line
 }
 
-fn epoch_words(view: &View) -> String {
+fn epoch_words(view: &View, narrow: bool) -> String {
     let Some(topology) = &view.cluster.topology else {
         return String::new();
     };
@@ -113,17 +128,17 @@ fn epoch_words(view: &View) -> String {
     let behind = behind
         .filter(|m| m.status == MemberStatus::Alive && m.ring_epoch != epoch)
         .count();
-    let agreed = if behind == 0 {
-        "agreed by all".to_owned()
-    } else {
-        format!("{behind} differ")
+    let agreed = match (behind, narrow) {
+        (0, true) => String::new(),
+        (0, false) => " agreed by all".to_owned(),
+        (n, _) => format!(", {n} differ"),
     };
     let moving = if topology.transition.is_some() {
         ", changing"
     } else {
         ""
     };
-    format!("   epoch {epoch} {agreed}{moving}")
+    format!("epoch {epoch}{agreed}{moving}")
 }
 
 fn draw_ring(view: &View, buf: &mut Buffer, rows: &mut Rows) {
@@ -148,19 +163,21 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
         let series = totals.series(read).into_iter();
         series.map(|v| v.map_or(f64::NAN, |v| v as f64)).collect()
     };
+    let whole: fn(f64) -> String = |v| format::count(format::whole(v));
+    let millis: fn(f64) -> String = |v| format::ms_from_us(format::whole(v) as u32);
     let series = [
-        ("writes/s", numbers(|l| l.puts_per_s.into())),
-        ("reads/s", numbers(|l| l.gets_per_s.into())),
-        ("p99 µs", numbers(|l| l.p99_us.into())),
-        ("hints", numbers(|l| l.hints.into())),
+        ("writes/s", numbers(|l| l.puts_per_s.into()), whole),
+        ("reads/s", numbers(|l| l.gets_per_s.into()), whole),
+        ("p99 ms", numbers(|l| l.p99_us.into()), millis),
+        ("hints", numbers(|l| l.hints.into()), whole),
     ];
     // label, gap, number and gap take 21 cells; as many as fit with a line worth looking at
     let shown = (width / 38).clamp(1, series.len());
     let each = (width.saturating_sub(1) / shown).saturating_sub(21).min(60);
     let mut line = Line::from(" ");
-    for (label, samples) in series.iter().take(shown) {
-        line.spans
-            .extend(spark::labelled(label, samples, each, &view.theme));
+    for (label, samples, number) in series.iter().take(shown) {
+        let spans = spark::labelled(label, samples, *number, each, &view.theme);
+        line.spans.extend(spans);
         line.push_span(Span::raw("   "));
     }
     rows.line(buf, &line);
@@ -168,44 +185,13 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
 
 fn draw_events(view: &View, buf: &mut Buffer, rows: &mut Rows) {
     let room = usize::from(rows.left());
-    for event in view.cluster.events.iter().rev().take(room) {
-        rows.line(buf, &event_line(view, event));
+    let width = usize::from(rows.rest().width);
+    let entries = events::entries(view);
+    for entry in entries.iter().rev().take(room) {
+        rows.lines(buf, entry.lines(view, width, 1));
     }
-    if view.cluster.events.is_empty() {
+    if entries.is_empty() {
         rows.line(buf, &Line::styled(" No events yet.", view.theme.quiet()));
-    }
-}
-
-/// `12:04:17  ✖ MEMBER_DEAD       node-3: …`
-pub(super) fn event_line(view: &View, event: &Event) -> Line<'static> {
-    let theme = &view.theme;
-    let mark = theme.severity(event.severity);
-    let time = format::event_time(event.time, view.app.utc);
-    Line::from(vec![
-        Span::styled(format!(" {time}  "), theme.quiet()),
-        Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
-        Span::raw(format::left(&event_code(event), 20)),
-        Span::styled(format!(" {}  ", event.reporter), theme.quiet()),
-        Span::raw(format::printable(&event.message)),
-    ])
-}
-
-/// The stable code as it stands on the wire.
-pub(super) fn event_code(event: &Event) -> String {
-    serde_json::to_value(event.code)
-        .ok()
-        .and_then(|v| v.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
-trait NotBold {
-    fn not_bold(self) -> Self;
-}
-
-impl NotBold for ratatui::style::Style {
-    /// Marks a style as settled, so that a heading does not make it bold.
-    fn not_bold(self) -> Self {
-        self.remove_modifier(Modifier::BOLD)
     }
 }
 
@@ -234,24 +220,38 @@ pub fn draw_never_connected(view: &View, buf: &mut Buffer, area: Rect) {
         rows.line(buf, &Line::raw("   no endpoint is configured"));
     }
     rows.skip(1);
-    let command = |text: &str| Line::styled(format!("   {text}"), theme.bold());
-    let quiet = |text: &str| Line::styled(format!(" {text}"), theme.quiet());
-    rows.lines(
-        buf,
-        [
-            quiet("Start a first node:"),
-            command("ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1"),
-            quiet("and further ones with a seed:"),
-            command(
-                "ringd --node-id=node-2 --port=8082 --data-dir=./data/node-2 \
-                 --seed-node=localhost:8081",
-            ),
-            quiet("Or say where one runs, or try three at once:"),
-            command("ringmaster --endpoint HOST:PORT"),
-            command("ringmaster demo"),
-            quiet("This screen fills by itself as soon as a node answers; r tries now."),
-        ],
-    );
+    let width = usize::from(area.width).saturating_sub(4);
+    let advice = [
+        (false, "Start a first node:"),
+        (
+            true,
+            "ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1",
+        ),
+        (false, "and further ones with a seed:"),
+        (
+            true,
+            "ringd --node-id=node-2 --port=8082 --data-dir=./data/node-2 \
+             --seed-node=localhost:8081",
+        ),
+        (false, "Or say where one runs, or try three at once:"),
+        (true, "ringmaster --endpoint HOST:PORT"),
+        (true, "ringmaster demo"),
+        (
+            false,
+            "This screen fills by itself as soon as a node answers; r tries now.",
+        ),
+    ];
+    for (is_command, text) in advice {
+        if is_command {
+            let lines = format::wrap_command(text, width).into_iter();
+            rows.lines(
+                buf,
+                lines.map(|l| Line::styled(format!("   {l}"), theme.bold())),
+            );
+        } else {
+            rows.line(buf, &Line::styled(format!(" {text}"), theme.quiet()));
+        }
+    }
 }
 
 fn endpoint_line(view: &View, endpoint: &EndpointView, wide: usize) -> Line<'static> {

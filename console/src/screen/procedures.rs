@@ -119,12 +119,8 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
         lines.push(Line::styled(text, theme.style(Tone::Good)));
     }
     let room = usize::from(rows.left());
-    let top = view
-        .app
-        .procedures
-        .scroll
-        .top
-        .min(lines.len().saturating_sub(room));
+    let last = lines.len().saturating_sub(room);
+    let top = view.app.procedures.scroll.clamped(last);
     rows.lines(buf, lines.into_iter().skip(top));
 }
 
@@ -229,7 +225,7 @@ fn draw_step(view: &View, step: &StepView, wide: usize, buf: &mut Buffer, area: 
 fn draw_log(view: &View, progress: &Progress, buf: &mut Buffer, rows: &mut Rows) {
     let room = usize::from(rows.left());
     let last = progress.log.len().saturating_sub(room);
-    let top = last.saturating_sub(view.app.procedures.scroll.top);
+    let top = last - view.app.procedures.scroll.clamped(last);
     for line in progress.log.iter().skip(top).take(room) {
         rows.line(buf, &Line::raw(format!(" {}", format::printable(line))));
     }

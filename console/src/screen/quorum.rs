@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
-    style::Modifier,
     text::{Line, Span},
 };
 use ringmaster_shared::quorum::{PartitionCounts, PartitionHealth, partition_counts};
@@ -16,6 +15,7 @@ use super::{
     ring_view::{Part, heat},
 };
 use crate::{
+    app::screens::partitions_per_row,
     format,
     theme::{Tone, node_letter},
     widget::{
@@ -99,10 +99,12 @@ fn draw_counts(view: &View, counts: PartitionCounts, buf: &mut Buffer, rows: &mu
         let share = 100.0 * f64::from(n) / f64::from(counts.total.max(1));
         line.push_span(Span::styled(format!("{glyph} {label} "), theme.style(tone)));
         line.push_span(Span::styled(n.to_string(), theme.bold()));
-        line.push_span(Span::styled(
-            format!("  {}      ", format::percent(share)),
-            theme.quiet(),
-        ));
+        let share = if rows.rest().width < 100 {
+            "    ".to_owned()
+        } else {
+            format!("  {}      ", format::percent(share))
+        };
+        line.push_span(Span::styled(share, theme.quiet()));
     }
     rows.line(buf, &line);
 }
@@ -111,9 +113,7 @@ fn draw_counts(view: &View, counts: PartitionCounts, buf: &mut Buffer, rows: &mu
 fn draw_grid(view: &View, buf: &mut Buffer, rows: &mut Rows) {
     let theme = &view.theme;
     let parts = &view.ring.parts;
-    let room = usize::from(rows.rest().width).saturating_sub(8);
-    // a power of two of cells a row, so that rows start at round numbers
-    let per_row = if room >= 64 { 64 } else { 32 };
+    let per_row = usize::from(partitions_per_row(rows.rest().width));
     let cursor = usize::from(view.app.quorum.cursor);
     let lines_max = usize::from(rows.left().saturating_sub(6));
     let lines = parts.len().div_ceil(per_row);
@@ -199,10 +199,7 @@ fn gaps(view: &View) -> Vec<Line<'static>> {
         };
         Line::from(vec![
             Span::styled(format!(" {glyph} {word}  "), theme.style(tone)),
-            Span::styled(
-                format!("{}", format::plural(parts.len(), "partition")),
-                theme.bold(),
-            ),
+            Span::styled(format::plural(parts.len(), "partition"), theme.bold()),
             Span::raw(format!(" without {}   ", names.join(", "))),
             Span::styled(ranges(parts), theme.quiet()),
         ])
@@ -263,17 +260,14 @@ fn draw_nodes(view: &View, now: PartitionCounts, buf: &mut Buffer, area: Rect) {
             Tone::Good => theme.glyphs.good,
             Tone::Bad => theme.glyphs.bad,
             Tone::Warn => theme.glyphs.warn,
-            Tone::Plain | Tone::Quiet | Tone::Busy => theme.glyphs.pending,
+            Tone::Quiet | Tone::Busy => theme.glyphs.pending,
         };
         vec![
             Cell::new(node_letter(i).to_string(), theme.node_style(i)),
             Cell::from(id.as_str()),
             Cell::from(format::count(holds as u64)),
             Cell::from(format::count(first as u64)),
-            Cell::new(
-                format!("{glyph} {text}"),
-                theme.style(tone).remove_modifier(Modifier::BOLD),
-            ),
+            Cell::new(format!("{glyph} {text}"), theme.style(tone)),
         ]
     };
     let table = Table {
@@ -299,6 +293,9 @@ fn verdict(now: PartitionCounts, then: PartitionCounts) -> (String, Tone) {
             partitions(thinner)
         );
         (text, Tone::Good)
+    } else if now.unavailable > 0 {
+        let text = format!("{} closed already", partitions(now.unavailable));
+        (text, Tone::Warn)
     } else {
         ("nothing changes".to_owned(), Tone::Good)
     }

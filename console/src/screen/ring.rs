@@ -22,13 +22,15 @@ const COLUMNS: [Column; 8] = [
     Column::left("", 1, 0),
     Column::left("NODE", 8, 0).at_most(24),
     Column::right("OWNS", 8, 1),
-    Column::right("IDEAL", 8, 5),
+    Column::right("DELTA", 6, 5),
     Column::right("HOLDS", 6, 2),
     Column::right("FIRST OF", 8, 3),
-    Column::left("", 16, 4),
+    Column::left("", 12, 4),
     Column::left("STATE", 12, 3),
 ];
 
+/// Cells of the bar that shows a node's share.
+const BAR: usize = 12;
 /// Terminals at least so large get the circle.
 const CIRCLE_WIDTH: u16 = 110;
 const CIRCLE_HEIGHT: u16 = 32 - 5;
@@ -81,26 +83,22 @@ fn title(view: &View) -> String {
     let Some(topology) = &view.cluster.topology else {
         return "Ring".to_owned();
     };
-    let mut title = format!(
-        "Ring epoch {}, {} partitions on {}",
-        topology.epoch,
-        topology.partition_count(),
-        format::plural(view.ring.nodes.len(), "node")
-    );
-    if let Some(t) = &topology.transition {
-        let moving = t
-            .target
-            .iter()
-            .zip(&topology.table)
-            .filter(|(a, b)| a != b)
-            .count();
+    let nodes = format::plural(view.ring.nodes.len(), "node");
+    let changing = topology.transition.as_ref().map(|t| {
+        let pairs = t.target.iter().zip(&topology.table);
+        let moving = pairs.filter(|(a, b)| a != b).count();
         let step = match t.step {
             Step::Filling => "new replicas are being filled",
             Step::Dual => "reads ask old and new",
         };
-        title.push_str(&format!("; {moving} are moving, {step}"));
-    }
-    title
+        format!("; {moving} are moving, {step}")
+    });
+    format!(
+        "Ring epoch {}, {} partitions on {nodes}{}",
+        topology.epoch,
+        topology.partition_count(),
+        changing.unwrap_or_default()
+    )
 }
 
 /// The partition that marks are put on: that of the key looked for, or the cursor's.
@@ -202,25 +200,21 @@ fn cursor_lines(view: &View) -> Vec<Line<'static>> {
     };
     let count = view.ring.parts.len() as u16;
     let mut head = Line::from(" ");
-    match &view.app.ring.located {
-        Some(l) => {
-            head.push_span(Span::styled("key ", theme.quiet()));
-            let key = format::truncate(&format::printable(&l.key), 32, theme.glyphs.ellipsis);
-            head.push_span(Span::styled(key, theme.bold()));
-            head.push_span(Span::styled(
-                format!("  hash {:016x}  partition {at}", l.hash),
-                theme.quiet(),
-            ));
-        }
-        None => {
-            head.push_span(Span::styled("partition ", theme.quiet()));
-            head.push_span(Span::styled(at.to_string(), theme.bold()));
-            head.push_span(Span::styled(
-                format!("  from hash {:016x}", first_hash_of(at, count)),
-                theme.quiet(),
-            ));
-        }
-    }
+    let (label, name, rest) = match &view.app.ring.located {
+        Some(l) => (
+            "key ",
+            format::truncate(&format::printable(&l.key), 32, theme.glyphs.ellipsis),
+            format!("  hash {:016x}  partition {at}", l.hash),
+        ),
+        None => (
+            "partition ",
+            at.to_string(),
+            format!("  from hash {:016x}", first_hash_of(at, count)),
+        ),
+    };
+    head.push_span(Span::styled(label, theme.quiet()));
+    head.push_span(Span::styled(name, theme.bold()));
+    head.push_span(Span::styled(rest, theme.quiet()));
     let mut list = Line::from(Span::styled(" replicas  ", theme.quiet()));
     list.spans.extend(replicas(view, part));
     vec![head, list]
@@ -248,11 +242,11 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
     let settled = ring.nodes.iter().filter(|n| !n.joining).count().max(1);
     let ideal = 100.0 / settled as f64;
     let row = |(i, node): (usize, &RingNode)| {
-        let filled = (node.owns_percent / 100.0 * 16.0).round().clamp(0.0, 16.0) as usize;
+        let filled = format::whole(node.owns_percent / 100.0 * BAR as f64).min(BAR as u64) as usize;
         let bar = format!(
             "{}{}",
             theme.glyphs.bar_full.repeat(filled),
-            theme.glyphs.bar_empty.repeat(16 - filled)
+            theme.glyphs.bar_empty.repeat(BAR - filled)
         );
         let member = view.cluster.members.as_ref();
         let member = member.and_then(|m| m.value.cluster_members.get(&node.id));
@@ -266,7 +260,7 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
             }
             None => Cell::new("unknown", theme.style(Tone::Quiet)),
         };
-        let ideal = if node.joining {
+        let delta = if node.joining {
             theme.glyphs.dash.to_owned()
         } else {
             format!("{:+.1}", round(node.owns_percent) - round(ideal))
@@ -275,7 +269,7 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
             Cell::new(node_letter(i).to_string(), theme.node_style(i)),
             Cell::from(node.id.as_str()),
             Cell::from(format::percent(round(node.owns_percent))),
-            Cell::new(ideal, theme.quiet()),
+            Cell::new(delta, theme.quiet()),
             Cell::from(format::count(node.replicas as u64)),
             Cell::from(format::count(node.primaries as u64)),
             Cell::new(bar, theme.node_style(i)),

@@ -25,27 +25,88 @@ fn text(app: &App, width: u16, height: u16) -> String {
     lines.join("\n")
 }
 
+fn on(app: &App, screen: ScreenId) -> App {
+    let mut app = app.clone();
+    app.screen = screen;
+    app
+}
+
+fn dressed(app: &App, screen: ScreenId, tier: ColorTier, ascii: bool) -> App {
+    let mut app = on(app, screen);
+    app.display = Display { tier, ascii };
+    app
+}
+
+/// Both sizes in one file, the small one first.
 fn snap(name: &str, app: &App) {
-    for (width, height) in [(80, 24), (120, 36)] {
-        let name = format!("{name}_{width}x{height}");
-        insta::assert_snapshot!(name, text(app, width, height));
-    }
+    let both = [(80, 24), (120, 36)].map(|(width, height)| {
+        let line = "=".repeat(width.into());
+        format!(
+            "{width}x{height}\n{line}\n{}\n{line}",
+            text(app, width, height)
+        )
+    });
+    insta::assert_snapshot!(name, both.join("\n\n"));
 }
 
 #[test]
 fn screens_of_the_fixtures() {
-    for (name, app) in fixture::all() {
-        for screen in ScreenId::ALL {
-            // what does not differ between states is kept once
-            let only_once = matches!(screen, ScreenId::Help | ScreenId::Data);
-            if only_once && name != "healthy" {
-                continue;
-            }
-            let app = App {
-                screen,
-                ..app.clone()
-            };
-            snap(&format!("{name}_{}", screen.title().to_lowercase()), &app);
+    use ScreenId::{Data, Doctor, Events, Help, Members, Overview, Procedures, Quorum, Ring};
+    let cases: Vec<(&str, App, &[ScreenId])> = vec![
+        ("healthy", fixture::healthy(), &ScreenId::ALL),
+        (
+            "one_dead",
+            fixture::one_dead(),
+            &[Overview, Members, Quorum, Ring, Events, Doctor],
+        ),
+        (
+            "five_one_dead",
+            fixture::five_one_dead(),
+            &[Overview, Members, Quorum, Ring],
+        ),
+        ("two_dead", fixture::two_dead(), &[Overview, Quorum, Doctor]),
+        (
+            "disagreeing",
+            fixture::disagreeing(),
+            &[Overview, Members, Doctor],
+        ),
+        (
+            "disconnected",
+            fixture::disconnected(),
+            &[Overview, Members, Quorum, Ring, Data, Events, Doctor],
+        ),
+        ("fallback", fixture::fallback(), &[Overview, Doctor]),
+        (
+            "never_connected",
+            fixture::never_connected(),
+            &[Overview, Doctor, Help],
+        ),
+        (
+            "clean_restart",
+            fixture::clean_restart(),
+            &[Overview, Members, Procedures, Doctor],
+        ),
+    ];
+    for (name, app, screens) in cases {
+        for screen in screens {
+            let name = format!("{name}_{}", screen.title().to_lowercase());
+            snap(&name, &on(&app, *screen));
+        }
+    }
+}
+
+#[test]
+fn answers_and_overlays() {
+    for (name, app) in fixture::overlays::overlays() {
+        snap(name, &app);
+    }
+}
+
+fn sweep(app: &App, widths: &[u16], heights: impl Iterator<Item = u16>) {
+    for height in heights {
+        for width in widths.iter().copied() {
+            let area = Rect::new(0, 0, width, height);
+            draw_on(&mut Buffer::empty(area), area, app);
         }
     }
 }
@@ -53,20 +114,13 @@ fn screens_of_the_fixtures() {
 #[test]
 fn no_size_panics() {
     for (_, app) in fixture::all() {
+        let overlaid = app.confirm.is_some() || app.prompt.is_some() || app.data.answer.is_some();
         for screen in ScreenId::ALL {
-            for (tier, ascii) in [(ColorTier::True, false), (ColorTier::None, true)] {
-                let display = Display { tier, ascii };
-                let app = App {
-                    screen,
-                    display,
-                    ..app.clone()
-                };
-                for width in (1..=200).step_by(13) {
-                    for height in (1..=60).step_by(5) {
-                        let area = Rect::new(0, 0, width, height);
-                        draw_on(&mut Buffer::empty(area), area, &app);
-                    }
-                }
+            // what is laid over a screen is swept over one of them
+            if !overlaid || screen == app.screen {
+                let app = dressed(&app, screen, ColorTier::True, false);
+                let widths: Vec<u16> = (1..=200).step_by(23).collect();
+                sweep(&app, &widths, (1..=60).step_by(9));
             }
         }
     }
@@ -77,16 +131,10 @@ fn no_size_panics() {
 fn no_size_near_a_limit_panics() {
     let app = fixture::five_one_dead();
     for screen in ScreenId::ALL {
-        let app = App {
-            screen,
-            ..app.clone()
-        };
-        for width in [1, 2, 59, 60, 61, 79, 80, 99, 100, 109, 110, 111, 120] {
-            for height in 1..=40 {
-                let area = Rect::new(0, 0, width, height);
-                draw_on(&mut Buffer::empty(area), area, &app);
-            }
-        }
+        let app = on(&app, screen);
+        let widths = [1, 59, 60, 79, 80, 99, 100, 109, 110, 120];
+        let heights = [1, 15, 16, 17, 19, 20, 21, 24, 27, 31, 32, 33, 36];
+        sweep(&app, &widths, heights.into_iter());
     }
 }
 
@@ -101,13 +149,13 @@ fn too_small_says_what_it_needs() {
 }
 
 /// What reaches the terminal, byte for byte, through the real backend.
-fn bytes(app: &App) -> String {
+fn bytes(app: &App, width: u16, height: u16) -> String {
     use ratatui::{TerminalOptions, Viewport, backend::CrosstermBackend};
     crossterm::style::force_color_output(true);
     let mut out = Vec::new();
     {
         let backend = CrosstermBackend::new(&mut out);
-        let viewport = Viewport::Fixed(Rect::new(0, 0, 120, 36));
+        let viewport = Viewport::Fixed(Rect::new(0, 0, width, height));
         let mut terminal =
             Terminal::with_options(backend, TerminalOptions { viewport }).expect("a terminal");
         terminal.draw(|frame| draw(frame, app)).expect("drawn");
@@ -136,11 +184,8 @@ fn is_colour(parameters: &str) -> bool {
 fn mono_writes_no_colour_and_keeps_bold_and_reverse() {
     for (name, app) in fixture::all() {
         for screen in ScreenId::ALL {
-            let app = App {
-                screen,
-                ..app.clone()
-            };
-            let written = sgr(&bytes(&app));
+            let app = on(&app, screen);
+            let written = sgr(&bytes(&app, 120, 36));
             let colours: Vec<&String> = written.iter().filter(|p| is_colour(p)).collect();
             assert!(colours.is_empty(), "{name} {screen:?}: {colours:?}");
             assert!(
@@ -150,14 +195,16 @@ fn mono_writes_no_colour_and_keeps_bold_and_reverse() {
             assert!(written.iter().any(|p| p == "7"), "the open tab is reversed");
         }
     }
-    let display = Display {
-        tier: ColorTier::Ansi16,
-        ascii: false,
-    };
-    let colourful = sgr(&bytes(&App {
-        display,
-        ..fixture::one_dead()
-    }));
+    let colourful = sgr(&bytes(
+        &dressed(
+            &fixture::one_dead(),
+            ScreenId::Overview,
+            ColorTier::Ansi16,
+            false,
+        ),
+        120,
+        36,
+    ));
     assert!(
         colourful.iter().any(|p| is_colour(p)),
         "the check sees colours when there are some"
@@ -170,15 +217,7 @@ fn mono_writes_no_colour_and_keeps_bold_and_reverse() {
 fn sixteen_colours_are_the_terminals_own() {
     for (name, app) in fixture::all() {
         for screen in ScreenId::ALL {
-            let display = Display {
-                tier: ColorTier::Ansi16,
-                ascii: false,
-            };
-            let app = App {
-                screen,
-                display,
-                ..app.clone()
-            };
+            let app = dressed(&app, screen, ColorTier::Ansi16, false);
             let area = Rect::new(0, 0, 120, 36);
             let mut buf = Buffer::empty(area);
             draw_on(&mut buf, area, &app);
@@ -199,18 +238,32 @@ fn sixteen_colours_are_the_terminals_own() {
 fn ascii_mode_is_ascii() {
     for (name, app) in fixture::all() {
         for screen in ScreenId::ALL {
-            let display = Display {
-                tier: ColorTier::None,
-                ascii: true,
-            };
-            let app = App {
-                screen,
-                display,
-                ..app.clone()
-            };
+            let app = dressed(&app, screen, ColorTier::None, true);
             let drawn = text(&app, 120, 36);
             let odd: Vec<char> = drawn.chars().filter(|c| !c.is_ascii()).collect();
             assert!(odd.is_empty(), "{name} {screen:?}: {odd:?}\n{drawn}");
+        }
+    }
+}
+
+/// To look at a state in colour: writes every screen of every state as a terminal would get it,
+/// into the folder named by `SCREENS_DIR`, for `cat`.
+#[test]
+#[ignore = "writes files to look at; checks nothing"]
+fn write_pictures() {
+    let Some(dir) = std::env::var_os("SCREENS_DIR") else {
+        return;
+    };
+    for (name, app) in fixture::all() {
+        for screen in ScreenId::ALL {
+            for (tier, word) in [(ColorTier::Ansi16, "16"), (ColorTier::True, "true")] {
+                for (width, height) in [(80, 24), (120, 36)] {
+                    let app = dressed(&app, screen, tier, false);
+                    let file = format!("{name}_{}_{word}_{width}", screen.title().to_lowercase());
+                    let path = std::path::Path::new(&dir).join(file);
+                    std::fs::write(path, bytes(&app, width, height)).expect("written");
+                }
+            }
         }
     }
 }

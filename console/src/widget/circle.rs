@@ -20,6 +20,7 @@ use ratatui::{
 };
 
 use crate::{
+    format,
     theme::{Theme, node_letter},
     widget::{
         draw_line,
@@ -73,7 +74,7 @@ impl Geometry {
         let (cols, rows) = (area.width, area.height);
         // one half cell is as wide as high, so the ring is round; two are left for the caret
         let radius = (f64::from(cols) / 2.0).min(f64::from(rows)) - 2.0;
-        let places = (TAU * radius.max(1.0)) as usize;
+        let places = format::whole(TAU * radius.max(1.0)) as usize;
         Self {
             cols,
             rows,
@@ -126,9 +127,10 @@ impl Circle<'_> {
         (0..places).filter_map(place).collect()
     }
 
-    fn spot(&self, geometry: &Geometry, places: &[Slice], x: f64, y: f64) -> Option<Spot> {
+    fn spot(geometry: &Geometry, places: &[Slice], x: f64, y: f64) -> Option<Spot> {
         let (distance, turn) = geometry.polar(x, y);
-        let index = ((turn * places.len() as f64) as usize).min(places.len().checked_sub(1)?);
+        let index = format::whole((turn * places.len() as f64).floor()) as usize;
+        let index = index.min(places.len().checked_sub(1)?);
         let slice = places[index];
         let depth = geometry.radius - distance;
         let band = if slice.hollow { 1.0 } else { BAND };
@@ -150,7 +152,7 @@ impl Circle<'_> {
         let geometry = Geometry::new(area);
         let places = self.aggregated(geometry.places);
         if theme.is_mono() || theme.is_ascii() {
-            self.render_letters(buf, area, &geometry, &places, theme);
+            Self::render_letters(buf, area, &geometry, &places, theme);
         } else {
             let ring = HalfBlocks {
                 circle: self,
@@ -170,7 +172,6 @@ impl Circle<'_> {
     }
 
     fn render_letters(
-        &self,
         buf: &mut Buffer,
         area: Rect,
         geometry: &Geometry,
@@ -180,7 +181,7 @@ impl Circle<'_> {
         for y in 0..area.height {
             for x in 0..area.width {
                 // a cell is two half cells high; its middle lies between them
-                let spot = self.spot(geometry, places, f64::from(x), f64::from(y) * 2.0 + 0.5);
+                let spot = Self::spot(geometry, places, f64::from(x), f64::from(y) * 2.0 + 0.5);
                 let (symbol, style) = match spot {
                     Some(Spot::Band(slice)) => {
                         let letter = slice.owner.map_or('?', node_letter);
@@ -214,8 +215,8 @@ impl Circle<'_> {
         }
         if let Some(turn) = self.caret {
             let (x, y) = geometry.point(geometry.radius + 1.0, turn);
-            let x = (x.round().max(0.0) as u16).min(area.width - 1);
-            let y = ((y / 2.0).floor().max(0.0) as u16).min(area.height - 1);
+            let x = (format::whole(x) as u16).min(area.width - 1);
+            let y = (format::whole((y / 2.0).floor()) as u16).min(area.height - 1);
             let mark = if theme.is_ascii() { '@' } else { '◆' };
             buf[(area.x + x, area.y + y)]
                 .set_char(mark)
@@ -236,9 +237,7 @@ impl Shape for HalfBlocks<'_> {
         let inner = self.circle.inner_node.map(|i| self.theme.node_color(i));
         for y in 0..usize::from(self.geometry.rows) * 2 {
             for x in 0..usize::from(self.geometry.cols) {
-                let spot = self
-                    .circle
-                    .spot(&self.geometry, self.places, x as f64, y as f64);
+                let spot = Circle::spot(&self.geometry, self.places, x as f64, y as f64);
                 let color = match spot {
                     Some(Spot::Band(slice)) => slice
                         .owner
@@ -287,7 +286,10 @@ mod tests {
         // half past one, half past four, half past seven, half past ten
         let at = |turn: f64| {
             let (x, y) = Geometry::new(buf.area).point(16.5, turn);
-            letter(x.round() as u16, ((y - 0.5) / 2.0).round() as u16)
+            letter(
+                format::whole(x) as u16,
+                format::whole((y - 0.5) / 2.0) as u16,
+            )
         };
         assert_eq!(
             [at(0.125), at(0.375), at(0.625), at(0.875)],
@@ -301,7 +303,10 @@ mod tests {
         let geometry = Geometry::new(buf.area);
         for step in 0..720 {
             let (x, y) = geometry.point(geometry.radius - 1.5, f64::from(step) / 720.0);
-            let cell = &buf[(x.round() as u16, (y / 2.0).floor() as u16)];
+            let cell = &buf[(
+                format::whole(x) as u16,
+                format::whole((y / 2.0).floor()) as u16,
+            )];
             assert!(
                 "▀▄█◆".contains(cell.symbol()),
                 "gap at {step}: {:?}",

@@ -25,11 +25,11 @@ pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let urgent = urgent.map(|f| {
         let mark = theme.severity(f.severity);
         let room = (width / 2).max(30);
-        let text = format!("{} {}", mark.glyph, f.title);
         let key = ScreenId::Doctor.key();
-        let text = format::truncate(&text, room, theme.glyphs.ellipsis);
+        let text = format::truncate(&f.title, room, theme.glyphs.ellipsis);
         Line::from(vec![
-            Span::styled(text, theme.style(mark.tone)),
+            Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
+            Span::styled(text, theme.bold()),
             Span::styled(format!("  {key} why and what to do "), theme.quiet()),
         ])
     });

@@ -21,21 +21,22 @@ use crate::{
 /// Name, connection, age; badges and the clock on the right.
 pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
-    let right = badges(view);
-    let room = usize::from(area.width).saturating_sub(right.width() + 1);
     let narrow = area.width < 100;
+    let right = badges(view, narrow);
+    let room = usize::from(area.width).saturating_sub(right.width() + 1);
     let mut line = Line::default();
-    if !narrow {
-        line.push_span(Span::styled(" ringmaster", theme.bold()));
-        line.push_span(Span::styled(
-            format!(" {} ", theme.glyphs.dot),
-            theme.quiet(),
-        ));
-    } else {
+    if narrow {
         line.push_span(Span::raw(" "));
+    } else {
+        let dot = format!(" {} ", theme.glyphs.dot);
+        line.push_span(Span::styled(" ringmaster", theme.bold()));
+        line.push_span(Span::styled(dot, theme.quiet()));
     }
-    line.push_span(Span::raw(cluster_name(view)));
-    line.push_span(Span::raw(if narrow { "  " } else { "   " }));
+    // in trouble the connection needs the room more than the name does
+    if !narrow || view.app.link.state == LinkState::Connected {
+        line.push_span(Span::raw(cluster_name(view)));
+        line.push_span(Span::raw(if narrow { "  " } else { "   " }));
+    }
     let (glyph, tone) = match view.app.link.state {
         LinkState::Connected => (theme.glyphs.good, Tone::Good),
         LinkState::Fallback => (theme.glyphs.warn, Tone::Warn),
@@ -79,39 +80,43 @@ fn details(view: &View) -> Vec<String> {
     let now = view.app.now_ms;
     let age = |ms: u64| format::age(Duration::from_millis(ms));
     let data_age = link.age_ms(now).map(age);
-    let retry = link
-        .next_retry_ms
-        .map(|t| format::age(Duration::from_millis(t.saturating_sub(now))));
+    let retry = match link.next_retry_ms {
+        Some(at) => format!(
+            "try {} in {}",
+            link.attempt + 1,
+            age(at.saturating_sub(now))
+        ),
+        None => format!("try {} now", link.attempt.max(1)),
+    };
     let endpoint = link.endpoint.clone();
+    let rtt = link.rtt_ms.map(|r| format!("{r} ms"));
     let mut out = Vec::new();
     match link.state {
         LinkState::Connected => {
             out.extend(endpoint);
+            out.extend(rtt);
             out.extend(data_age.map(|a| format!("age {a}")));
-            out.extend(link.rtt_ms.map(|r| format!("{r} ms")));
         }
         LinkState::Fallback => {
             out.extend(endpoint);
             out.extend(data_age.map(|a| format!("age {a}")));
-            out.extend(retry.map(|r| format!("ws retry in {r}")));
-            out.push(format!("poll {}", age(link.poll_ms)));
-            out.push(format!("attempt {}", link.attempt));
-            out.extend(link.rtt_ms.map(|r| format!("{r} ms")));
+            out.push(format!("ws {retry}"));
+            out.push(format!("poll every {}", age(link.poll_ms)));
+            out.extend(rtt);
         }
         LinkState::Disconnected => {
             out.push(match data_age {
                 Some(a) => format!("data {a} old"),
                 None => "nothing heard yet".to_owned(),
             });
-            out.extend(retry.map(|r| format!("retry in {r}")));
-            out.push(format!("attempt {}", link.attempt));
+            out.push(retry);
             out.extend(endpoint.map(|e| format!("last {e}")));
         }
     }
     out
 }
 
-fn badges(view: &View) -> Line<'static> {
+fn badges(view: &View, narrow: bool) -> Line<'static> {
     let theme = &view.theme;
     let mut line = Line::default();
     if let Some(frozen) = &view.app.frozen {
@@ -130,7 +135,12 @@ fn badges(view: &View) -> Line<'static> {
             theme.style(Tone::Warn).add_modifier(Modifier::BOLD),
         ));
     }
-    line.push_span(Span::raw(format!("  {} UTC ", format::clock(view.app.utc))));
+    let time = format::clock(view.app.utc);
+    line.push_span(Span::raw(if narrow {
+        format!(" {time}Z ")
+    } else {
+        format!("  {time} UTC ")
+    }));
     line
 }
 
@@ -144,11 +154,8 @@ pub fn tabs(view: &View, buf: &mut Buffer, area: Rect) {
     let layouts = [(true, "  "), (true, " "), (false, " ")];
     for (names, gap) in layouts {
         let mut line = Line::from(" ");
-        for id in ScreenId::ALL {
+        for id in ScreenId::ALL.into_iter().filter(|id| *id != ScreenId::Help) {
             let open = id == view.app.screen;
-            if id == ScreenId::Help && !open {
-                continue;
-            }
             let text = if names || open {
                 format!("{} {}", id.key(), id.title())
             } else {
@@ -171,7 +178,13 @@ pub fn tabs(view: &View, buf: &mut Buffer, area: Rect) {
         if line.width() <= width + gap.len() || !names {
             let taken = line.width();
             draw_line(buf, area, &line);
-            draw_right(buf, area, &Line::styled("? help ", theme.quiet()), taken);
+            let help = if view.app.screen == ScreenId::Help {
+                theme.selected()
+            } else {
+                theme.quiet()
+            };
+            let help = Line::from(vec![Span::styled("? help", help), Span::raw(" ")]);
+            draw_right(buf, area, &help, taken);
             return;
         }
     }

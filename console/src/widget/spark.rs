@@ -19,7 +19,7 @@ pub fn line(samples: &[f64], width: usize, theme: &Theme) -> String {
             } else {
                 0.0
             };
-            out.push_str(theme.glyphs.spark[(share * 7.0).round() as usize]);
+            out.push_str(theme.glyphs.spark[format::whole(share * 7.0) as usize]);
         } else {
             out.push(' ');
         }
@@ -28,15 +28,18 @@ pub fn line(samples: &[f64], width: usize, theme: &Theme) -> String {
 }
 
 /// `writes/s  ▂▃▅  1,602`.
-pub fn labelled(label: &str, samples: &[f64], width: usize, theme: &Theme) -> Vec<Span<'static>> {
+pub fn labelled(
+    label: &str,
+    samples: &[f64],
+    number: impl Fn(f64) -> String,
+    width: usize,
+    theme: &Theme,
+) -> Vec<Span<'static>> {
     let last = samples.last().copied().filter(|v| v.is_finite());
-    let number = last.map_or_else(
-        || theme.glyphs.dash.to_owned(),
-        |v| format::count(v.max(0.0).round() as u64),
-    );
+    let number = last.map_or_else(|| theme.glyphs.dash.to_owned(), |v| number(v.max(0.0)));
     vec![
         Span::styled(format::left(label, 10), theme.quiet()),
-        Span::raw(line(samples, width, theme)),
+        Span::styled(line(samples, width, theme), theme.quiet()),
         Span::raw("  "),
         Span::styled(format::right(&number, 6), theme.bold()),
     ]

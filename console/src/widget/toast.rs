@@ -28,7 +28,7 @@ impl Toast<'_> {
             Tone::Bad => theme.glyphs.bad,
             Tone::Warn => theme.glyphs.warn,
             Tone::Busy => theme.glyphs.busy,
-            Tone::Plain | Tone::Quiet | Tone::Good => theme.glyphs.good,
+            Tone::Quiet | Tone::Good => theme.glyphs.good,
         };
         let room = usize::from(area.width).saturating_sub(4);
         let text = format::truncate(self.text, room, theme.glyphs.ellipsis);

@@ -106,9 +106,9 @@ mod tests {
 
     fn state(generation: u64, incarnation: u64, status: MemberStatus) -> MemberState {
         MemberState {
+            status,
             generation,
             incarnation,
-            status,
             ..member("m")
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     fn bounds_are_kept() {
         let now = 1_000_000;
         let year = GENERATION_AHEAD_MS_MAX;
-        let edits: [(&str, fn(&mut MemberState), bool); 6] = [
+        let edits: [(&str, Edit, bool); 6] = [
             ("plain", |_| (), true),
             ("no address", |s| s.address.clear(), false),
             ("long address", |s| s.address = "x".repeat(263), false),
@@ -188,6 +188,8 @@ mod tests {
         long.zone = "ä".repeat(50);
         assert!(is_acceptable(&clip(long), now));
     }
+
+    type Edit = fn(&mut MemberState);
 
     fn any_state() -> impl Strategy<Value = MemberState> {
         use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};

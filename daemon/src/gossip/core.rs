@@ -55,6 +55,9 @@ const FOREIGN_REPORT_MS: u64 = 60_000;
 const REJECT_ANSWER_MS: u64 = 200;
 /// Rumors listed for a person.
 const RUMORS_LISTED_MAX: usize = 1000;
+/// A new node exchanges lists again after this, then twice that, and so on up to the interval:
+/// rumors sent while the cluster was still small may not have reached everybody.
+const FIRST_EXCHANGE_GAP_MS: u64 = 1000;
 /// The farewell is said so often, so far apart.
 const FAREWELL_ROUNDS: u32 = 3;
 const FAREWELL_GAP_MS: u64 = 150;
@@ -73,7 +76,7 @@ pub enum Dest {
 pub enum Output {
     Send {
         to: Dest,
-        packet: Packet,
+        packet: Box<Packet>,
     },
     /// Ask over TCP; report with [`Core::tcp_answered`] when it did answer in time.
     TcpProbe {
@@ -185,6 +188,8 @@ pub struct Core {
     next_seq: u32,
     contacts: Vec<Contact>,
     introduced: bool,
+    /// The gap to the next exchange while this node is new; doubles up to the interval.
+    exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
     rejected: u64,
     next_foreign_report_ms: u64,
@@ -232,6 +237,7 @@ impl Core {
             next_seq,
             contacts,
             introduced: false,
+            exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
             rejected: 0,
             next_foreign_report_ms: 0,
@@ -481,6 +487,7 @@ impl Core {
     }
 
     fn send(&mut self, to: Dest, packet: Packet) {
+        let packet = Box::new(packet);
         self.out.push(Output::Send { to, packet });
     }
 

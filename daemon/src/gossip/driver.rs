@@ -467,11 +467,10 @@ impl<E: Exchange> Driver<E> {
     }
 
     fn end_farewell(&mut self, turn: &mut Turn) {
-        if self.core.is_silent() && turn.exchanges == 0 {
-            if let Some(reply) = turn.farewell.take() {
-                self.publish(turn, true);
-                let _ = reply.send(());
-            }
+        let over = self.core.is_silent() && turn.exchanges == 0;
+        if let Some(reply) = turn.farewell.take_if(|_| over) {
+            self.publish(turn, true);
+            let _ = reply.send(());
         }
     }
 

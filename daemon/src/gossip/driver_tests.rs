@@ -151,9 +151,8 @@ impl Engine {
                 let _ = tokio::time::timeout(Duration::from_millis(20), watch.changed()).await;
             }
         });
-        if waited.await.is_err() {
-            panic!("{what}: {:?}", self.handle.members());
-        }
+        let in_time = waited.await.is_ok();
+        assert!(in_time, "{what}: {:?}", self.handle.members());
     }
 
     async fn until_status(&self, name: &str, status: MemberStatus) {
@@ -255,7 +254,7 @@ async fn a_vanished_node_is_dead_and_comes_back_elsewhere_as_a_later_life() {
         "127.0.0.1",
         "c",
         c.generation + 1,
-        &[b.address.clone()],
+        std::slice::from_ref(&b.address),
     );
     for e in [&a, &b, &back] {
         e.until("all three again", |m| all_alive(m, 3)).await;
@@ -326,10 +325,17 @@ async fn with_udp_blocked_the_member_stays_and_it_is_said() {
 async fn the_older_of_two_namesakes_is_told_to_stop() {
     let wire = Wire::default();
     let a = engine(&wire, "a", &[]);
-    let older = engine(&wire, "b", &[a.address.clone()]);
+    let older = engine(&wire, "b", std::slice::from_ref(&a.address));
     a.until("b is there", |m| all_alive(m, 2)).await;
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let younger = engine_on(&wire, socket, "localhost", "b", 2, &[a.address.clone()]);
+    let younger = engine_on(
+        &wire,
+        socket,
+        "localhost",
+        "b",
+        2,
+        std::slice::from_ref(&a.address),
+    );
     let mut notices = older.handle.notices();
     let told = tokio::time::timeout(GENEROUS, notices.wait_for(Option::is_some))
         .await

@@ -132,11 +132,7 @@ impl MemberList {
             .members
             .entry(id.clone())
             .or_insert_with(|| Member::new(state.clone(), now));
-        if member.state.generation != state.generation {
-            let in_rotation = member.in_rotation;
-            *member = Member::new(state, now);
-            member.in_rotation = in_rotation;
-        } else {
+        if member.state.generation == state.generation {
             if member.state.status != status {
                 member.status_since_ms = now.ms;
                 member.status_since_unix_ms = now.unix_ms;
@@ -147,6 +143,10 @@ impl MemberList {
                 member.accusers.clear();
             }
             member.state = state;
+        } else {
+            let in_rotation = member.in_rotation;
+            *member = Member::new(state, now);
+            member.in_rotation = in_rotation;
         }
         member.suspicion_ends_ms = suspicion_ends_ms;
         if let Some(ends) = suspicion_ends_ms {

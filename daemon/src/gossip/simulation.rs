@@ -403,8 +403,12 @@ impl World {
     /// known before, and a farewell that nobody could hear leaves a death.
     fn is_true(&self, n: usize, held: Option<&MemberState>) -> bool {
         use MemberStatus::{Alive, Dead, Stopped};
-        let Some(held) = held else { return false };
         let node = &self.nodes[n];
+        let Some(held) = held else {
+            // down since before any of those running now could hear of it; whether they agree
+            // on that is for the digest
+            return matches!(node.condition, Condition::Crashed | Condition::Stopped);
+        };
         let this_life = held.generation == node.generation;
         match node.condition {
             Condition::Up | Condition::Paused(_) => held.status == Alive && this_life,
@@ -450,13 +454,13 @@ impl World {
             .iter()
             .filter(|node| node.condition == Condition::Up)
             .all(|node| {
-                let states = node.core.states();
-                states
-                    .iter()
+                let held = node.core.states();
+                held.iter()
                     .any(|s| s.id.as_str() == name(about) && s.status == status)
             })
     }
 
+    /// Runs until nobody disagrees; returns how long that took.
     fn settle(&mut self, within: u64) -> u64 {
         let start = self.now;
         while self.now < start + within {
@@ -693,9 +697,9 @@ fn a_cluster_that_was_all_down_finds_together() {
     world.settle(20_000);
     for n in 0..5 {
         if n % 2 == 0 {
-            world.crash(n)
+            world.crash(n);
         } else {
-            world.stop(n)
+            world.stop(n);
         }
     }
     world.run_until(world.now + 60_000);

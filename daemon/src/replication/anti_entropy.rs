@@ -37,7 +37,7 @@ use crate::{gossip::MemberView, storage::Store};
 /// Between two rounds when nothing happens; up to a quarter is added at random.
 const EVERY: Duration = Duration::from_secs(60);
 /// After this node's start, a member's return or a finished topology change: within this range.
-const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+const SOON_MS: std::ops::Range<u64> = 1_000..3_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Records asked for at once.
 const FETCH_KEYS: usize = 128;
@@ -126,7 +126,7 @@ impl AntiEntropy {
 }
 
 fn soon() -> Duration {
-    SOON.0 + (SOON.1 - SOON.0).mul_f64(rand::rng().random_range(0.0..1.0))
+    Duration::from_millis(rand::rng().random_range(SOON_MS))
 }
 
 /// Members that answer, with the generation of their process.
@@ -437,8 +437,9 @@ mod tests {
 
     #[test]
     fn a_return_is_a_new_face_or_a_new_life() {
-        let set = |list: &[(&str, u64)]| list.iter().map(|(n, g)| (id(n), *g)).collect();
-        let cases: [(&[(&str, u64)], &[(&str, u64)], bool); 4] = [
+        type Faces = &'static [(&'static str, u64)];
+        let set = |list: Faces| list.iter().map(|(n, g)| (id(n), *g)).collect();
+        let cases: [(Faces, Faces, bool); 4] = [
             (&[("a", 1)], &[("a", 1)], false),
             (&[("a", 1), ("b", 1)], &[("a", 1)], false),
             (&[("a", 1)], &[("a", 1), ("b", 1)], true),

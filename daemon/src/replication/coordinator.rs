@@ -8,6 +8,8 @@
 
 mod clock;
 mod drive;
+#[cfg(test)]
+pub mod history;
 mod key_locks;
 mod listing;
 mod read;
@@ -175,7 +177,7 @@ impl Coordinator {
     }
 
     /// The same over any network.
-    fn over(
+    pub fn over(
         replica: ReplicaContext,
         network: Arc<dyn Network>,
         events: Events,
@@ -210,6 +212,9 @@ impl Coordinator {
         tokio::spawn(drive::write(self.inner.clone(), request, reply));
         let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(true)));
         drop(slot);
+        if let Ok(done) = &outcome {
+            tracing::trace!(partition = done.partition, by = ?done.successful, "written");
+        }
         outcome
     }
 
@@ -225,6 +230,9 @@ impl Coordinator {
         tokio::spawn(drive::read(inner, key, consistency, timeout, reply));
         let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(false)));
         drop(slot);
+        if let Ok(done) = &outcome {
+            tracing::trace!(partition = done.partition, by = ?done.responded, "read");
+        }
         outcome
     }
 
@@ -324,5 +332,3 @@ fn test_skew_ms() -> i64 {
     }
     skew
 }
-
-pub type SharedCoordinator = Arc<Coordinator>;

@@ -183,13 +183,11 @@ impl Hints {
                 .events
                 .info(EventCode::HintsReplayed, Some(target), what);
         }
-        match trouble {
-            Some(why) => Err(why),
-            None => {
-                self.outages().remove(target);
-                Ok(())
-            }
+        if let Some(why) = trouble {
+            return Err(why);
         }
+        self.outages().remove(target);
+        Ok(())
     }
 
     async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {

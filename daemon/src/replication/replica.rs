@@ -38,7 +38,13 @@ pub struct ReplicaContext {
 }
 
 /// A refusal on its way out; `?` keeps the rules below readable.
-struct Refusal(Response);
+struct Refusal(Box<Response>);
+
+impl Refusal {
+    fn with(response: Response) -> Self {
+        Self(Box::new(response))
+    }
+}
 
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
@@ -49,17 +55,19 @@ impl From<StorageError> for Refusal {
 impl From<EpochMismatch> for Refusal {
     fn from(mismatch: EpochMismatch) -> Self {
         match mismatch {
-            EpochMismatch::CallerBehind(topology) => Self(Response::EpochBehind {
+            EpochMismatch::CallerBehind(topology) => Self::with(Response::EpochBehind {
                 topology: (*topology).clone(),
             }),
-            EpochMismatch::CallerAhead { mine, .. } => Self(Response::EpochAhead { epoch: mine }),
-            EpochMismatch::NoTopology => Self(Response::EpochAhead { epoch: 0 }),
+            EpochMismatch::CallerAhead { mine, .. } => {
+                Self::with(Response::EpochAhead { epoch: mine })
+            }
+            EpochMismatch::NoTopology => Self::with(Response::EpochAhead { epoch: 0 }),
         }
     }
 }
 
 fn refusal(code: RefusalCode, reason: impl Into<String>) -> Refusal {
-    Refusal(Response::Refused {
+    Refusal::with(Response::Refused {
         code,
         reason: reason.into(),
     })
@@ -70,7 +78,8 @@ impl ReplicaContext {
     /// operations (gossip, joining, the register) are refused as bad.
     pub async fn serve(&self, epoch: Epoch, request: Request) -> Response {
         match self.answer(epoch, request).await {
-            Ok(response) | Err(Refusal(response)) => response,
+            Ok(response) => response,
+            Err(Refusal(response)) => *response,
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::{
     frames::{Request, Response},
     peers::Class,
+    replica::ReplicaContext,
     site::{AskError, Site},
 };
 
@@ -63,10 +64,10 @@ fn task(topology: &Topology, me: &NodeId, needs_refill: bool, filled: Epoch) -> 
         Some(change) if change.step == Step::Filling && filled < topology.epoch => {
             Task::Fill(topology.epoch, topology.gained_by(me))
         }
-        Some(_) => Task::Nothing,
-        // a node outside the ring holds nothing by right, but may be about to push it (adopt)
         None if topology.contains(me) => Task::Forget(all.filter(|p| !held(p)).collect()),
-        None => Task::Nothing,
+        // a change that asks nothing of this node; or this node is outside the ring, where it
+        // holds nothing by right, but may be about to push what it has (adopt)
+        _ => Task::Nothing,
     }
 }
 
@@ -183,7 +184,7 @@ async fn perform(
             if since.elapsed() < FORGET_AFTER {
                 return Ok(());
             }
-            forget(site, topology, partitions).await
+            forget(&site.replica, topology, partitions).await
         }
     }
 }
@@ -350,12 +351,11 @@ async fn scan(
 }
 
 /// Drops partitions that this node does not hold, as long as the same epoch stands.
-async fn forget(
-    site: &Site,
-    topology: &Arc<Topology>,
+pub(super) async fn forget(
+    replica: &ReplicaContext,
+    topology: &Topology,
     partitions: Vec<PartitionId>,
 ) -> Result<(), String> {
-    let replica = &site.replica;
     let store = replica.store.clone();
     let candidates = tokio::task::spawn_blocking(move || {
         let mut kept = partitions;

@@ -18,6 +18,8 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -32,6 +34,10 @@ use super::{
     table::{Table, TableError, set_aside_half_made_snapshots},
 };
 
+/// How long a held lock may take to come free: a process that is just ending, or a child that
+/// was forked a moment ago and has not closed what it inherited.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Damaged states kept before a person has to clear them.
 const SET_ASIDE_MAX: u32 = 100;
 
@@ -158,11 +164,20 @@ fn take_lock(layout: &Layout) -> Result<File, StorageError> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
     let lock = options.open(layout.dir.join("lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(layout
-            .error("another process is using it; stop that one, or choose another --data-dir")),
-        Err(TryLockError::Error(e)) => Err(failed(e)),
+    let started = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(layout.error(
+                    "another process is using it; stop that one, or choose another --data-dir",
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
     }
 }
 

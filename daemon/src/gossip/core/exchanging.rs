@@ -49,7 +49,8 @@ impl Contact {
 impl Core {
     pub(super) fn exchange_when_due(&mut self, now: Now) {
         if now.ms >= self.due.exchange {
-            let interval = self.exchange_interval_ms();
+            let interval = self.exchange_interval_ms().min(self.exchange_gap_ms);
+            self.exchange_gap_ms = interval.saturating_mul(2);
             let jittered = self.jittered(interval);
             self.due.exchange = now.ms + jittered;
             if std::mem::replace(&mut self.introduced, true) {

@@ -37,9 +37,9 @@ fn source() -> SocketAddr {
 
 fn state(name: &str, generation: u64, incarnation: u64, status: MemberStatus) -> MemberState {
     MemberState {
+        status,
         generation,
         incarnation,
-        status,
         ..member(name)
     }
 }
@@ -93,7 +93,7 @@ fn packets(core: &mut Core) -> Vec<(Dest, Packet)> {
     let all = core.take_outputs();
     all.into_iter()
         .filter_map(|o| match o {
-            Output::Send { to, packet } => Some((to, packet)),
+            Output::Send { to, packet } => Some((to, *packet)),
             _ => None,
         })
         .collect()

@@ -40,6 +40,9 @@ use crate::{
 
 /// How long late replicas are listened to after the client has its answer.
 const TAIL: Duration = Duration::from_secs(2);
+/// Calls wait this much longer than their operation, so that a replica that stays silent ends the
+/// operation by its deadline and not, at the same moment, as a refusal.
+const CALL_GRACE: Duration = Duration::from_millis(100);
 /// How often one operation follows a topology change before it gives up.
 const REGROUPS_MAX: u32 = 16;
 
@@ -99,6 +102,7 @@ impl Drive {
             let inner = self.inner.clone();
             let key = self.key.clone();
             let epoch = self.view.topology.epoch;
+            let deadline = deadline + CALL_GRACE;
             self.calls.push(Box::pin(async move {
                 let said = inner.ask_replica(&to, epoch, key, ask, deadline).await;
                 (to, said)
@@ -109,6 +113,7 @@ impl Drive {
     /// Waits for the next thing to happen.
     async fn turn(&mut self) -> Result<Turn, ReplicationError> {
         let answer = tokio::select! {
+            biased;
             Some(answer) = self.calls.next() => answer,
             () = sleep_until(self.deadline) => return Ok(Turn::Deadline),
         };
@@ -178,13 +183,10 @@ pub async fn write(
     reply: oneshot::Sender<Result<WriteOutcome, ReplicationError>>,
 ) {
     let deadline = Instant::now() + request.timeout;
-    let lock = match timeout_at(deadline, inner.locks.lock(&request.key)).await {
-        Ok(Ok(lock)) => lock,
-        // a key that is this busy has its writes queued for longer than anybody waits
-        Ok(Err(_)) | Err(_) => {
-            let _ = reply.send(Err(ReplicationError::TooBusy));
-            return;
-        }
+    // a key whose writes queue for longer than anybody waits is too busy, like one with a crowd
+    let Ok(Ok(lock)) = timeout_at(deadline, inner.locks.lock(&request.key)).await else {
+        let _ = reply.send(Err(ReplicationError::TooBusy));
+        return;
     };
     let left = deadline.saturating_duration_since(Instant::now());
     let mut drive = match Drive::new(inner, request.key.clone(), left) {

@@ -96,7 +96,7 @@ mod tests {
     async fn one_key_at_a_time_and_nothing_left_behind() {
         let locks = Arc::new(KeyLocks::default());
         let (a, b) = (Key::new("a").expect("valid"), Key::new("b").expect("valid"));
-        let held = locks.lock(&a).await.ok().expect("free");
+        let held = locks.lock(&a).await.expect("free");
         assert!(
             locks.lock(&b).now_or_never().is_some(),
             "another key is free"
@@ -107,7 +107,7 @@ mod tests {
         let given_up = locks.lock(&a).now_or_never();
         assert!(given_up.is_none());
         drop(held);
-        let held = waiting.await.ok().expect("handed on");
+        let held = waiting.await.expect("handed on");
         drop(held);
         assert!(locks.keys.lock().expect("sound").is_empty());
     }

@@ -135,12 +135,6 @@ impl Round {
         self.missing.insert(who.clone(), why);
     }
 
-    /// Asks somebody again who was given up.
-    pub fn reopen(&mut self, who: &NodeId) {
-        self.missing.remove(who);
-        self.waiting.insert(who.clone());
-    }
-
     pub fn is_met(&self) -> bool {
         self.need.is_met(&self.answered)
     }
@@ -161,10 +155,6 @@ impl Round {
 
     pub fn missing(&self) -> &BTreeMap<NodeId, String> {
         &self.missing
-    }
-
-    pub fn need(&self) -> &Requirement {
-        &self.need
     }
 
     /// "Cannot be met": what a client is told when nothing was stored.
@@ -251,10 +241,12 @@ mod tests {
                 .map(|n| (id(n), "dead".to_owned()))
                 .collect();
             let mut round = Round::open(need, &all, &off);
-            answered.iter().for_each(|n| round.answered(&id(n)));
-            failed
-                .iter()
-                .for_each(|n| round.failed(&id(n), "refused".into()));
+            for name in answered {
+                round.answered(&id(name));
+            }
+            for name in failed {
+                round.failed(&id(name), "refused".into());
+            }
             assert_eq!(
                 (round.is_met(), round.can_be_met()),
                 (met, hope),

@@ -15,14 +15,12 @@ use ringmaster_shared::{
     version::{Actor, Dot, Record, Value, VersionVector},
 };
 
-use self::history::{Effect, Operation, is_linearizable};
 use super::{
+    history::{Effect, Operation, is_linearizable},
     read::{ReadDone, ReadMachine},
     round::{Ask, Breaks, Failure, FailureKind, Said, Step, Unmet, Unreachable},
     write::{Needs, WriteIntent, WriteMachine, Written},
 };
-
-mod history;
 
 const CLIENTS: usize = 4;
 const OPERATIONS: usize = 8;

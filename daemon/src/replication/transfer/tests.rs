@@ -33,12 +33,12 @@ fn topology(rf: u16, transition: Option<Transition>) -> Topology {
     }
 }
 
-fn change(step: Step) -> Option<Transition> {
-    Some(Transition {
+fn change(step: Step) -> Transition {
+    Transition {
         step,
         joining: vec![],
         target: vec![vec![0, 1, 4], vec![3, 4]],
-    })
+    }
 }
 
 #[test]
@@ -46,17 +46,29 @@ fn each_state_has_its_task() {
     let cases = [
         (None, "a", false, 0, Task::Forget(vec![1])),
         (None, "a", true, 0, Task::Refill(vec![0])),
-        (change(Step::Filling), "e", false, 8, Task::Fill(9, vec![0])),
-        (change(Step::Filling), "e", false, 9, Task::Nothing),
-        (change(Step::Filling), "a", false, 8, Task::Fill(9, vec![])),
         (
-            change(Step::Filling),
+            Some(change(Step::Filling)),
+            "e",
+            false,
+            8,
+            Task::Fill(9, vec![0]),
+        ),
+        (Some(change(Step::Filling)), "e", false, 9, Task::Nothing),
+        (
+            Some(change(Step::Filling)),
+            "a",
+            false,
+            8,
+            Task::Fill(9, vec![]),
+        ),
+        (
+            Some(change(Step::Filling)),
             "e",
             true,
             8,
             Task::Refill(vec![0, 1]),
         ),
-        (change(Step::Dual), "e", false, 9, Task::Nothing),
+        (Some(change(Step::Dual)), "e", false, 9, Task::Nothing),
         (None, "stranger", false, 0, Task::Nothing),
     ];
     for (n, (transition, me, needs_refill, filled, want)) in cases.into_iter().enumerate() {
@@ -71,7 +83,12 @@ fn each_state_has_its_task() {
 
 #[test]
 fn a_new_replica_reads_a_quorum_of_the_old_ones() {
-    let sources = Sources::of(&topology(3, change(Step::Filling)), 0, &id("e"), false);
+    let sources = Sources::of(
+        &topology(3, Some(change(Step::Filling))),
+        0,
+        &id("e"),
+        false,
+    );
     assert_eq!(sources.candidates(), ["a", "b", "c"].map(id));
     assert!(!sources.suffice(&set(&["a"])));
     assert!(sources.suffice(&set(&["a", "c"])));

@@ -33,12 +33,6 @@ fn picture(store: &Store) -> (Vec<Vec<u64>>, u64, u64) {
     (leaves, stats.keys, stats.tombstones)
 }
 
-impl PartialEq for StorageError {
-    fn eq(&self, other: &Self) -> bool {
-        self.to_string() == other.to_string()
-    }
-}
-
 #[tokio::test]
 async fn a_crash_image_of_a_running_store_has_all_that_was_answered() {
     let dir = tempfile::tempdir().expect("temp dir");

@@ -7,9 +7,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::reopen;
+use super::{open, reopen};
 use crate::storage::testing::{key, record, tombstone};
 
 /// Set for the process that is to be killed: the folder to write in.
@@ -131,4 +132,28 @@ fn acknowledged_writes_survive_kills() {
         }
     }
     assert!(replays > 0, "the kills left something to replay");
+}
+
+/// A forked child holds its parent's locks until it has become another program, so a lock that
+/// was just let go may still look taken for a moment.
+#[test]
+fn children_started_meanwhile_do_not_keep_a_closed_store_locked() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let done = AtomicBool::new(false);
+    let started = std::thread::scope(|scope| {
+        let spawner = scope.spawn(|| {
+            let mut started = 0;
+            while !done.load(Ordering::Relaxed) {
+                Command::new("true").status().expect("started");
+                started += 1;
+            }
+            started
+        });
+        for _ in 0..60 {
+            drop(open(dir.path()));
+        }
+        done.store(true, Ordering::Relaxed);
+        spawner.join().expect("spawned")
+    });
+    assert!(started > 10, "only {started} children came in between");
 }

@@ -1,11 +1,14 @@
 //! Random histories with restarts, against a map of joined records.
+//!
+//! A restart may also find the table as it was at the restart before: the furthest a table may
+//! lag behind the log, so that replay has everything to do again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use proptest::prelude::*;
 use ringmaster_shared::{key::Key, version::Record};
 
-use super::{PARTITIONS, config};
+use super::{PARTITIONS, config, copy_dir};
 use crate::storage::{
     RecoveryReport, Store, StoreConfig,
     testing::{key, node, record, tombstone},
@@ -33,7 +36,9 @@ enum Step {
     DropPartition {
         partition: u16,
     },
-    Crash,
+    Crash {
+        table_lags: bool,
+    },
     Close,
 }
 
@@ -47,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0_u8..20, 0_u8..3).prop_map(|(key, actor)| Step::Hint { key, actor }),
         2 => (1_usize..8).prop_map(|take| Step::HintsDone { take }),
         1 => (0..PARTITIONS).prop_map(|partition| Step::DropPartition { partition }),
-        1 => Just(Step::Crash),
+        2 => any::<bool>().prop_map(|table_lags| Step::Crash { table_lags }),
         1 => Just(Step::Close),
     ]
 }
@@ -124,6 +129,23 @@ fn check_digests(store: &Store, records: &BTreeMap<Key, Record>) {
     }
 }
 
+/// The table and the checkpoint as they were at the last restart.
+struct Past(tempfile::TempDir);
+
+impl Past {
+    /// Puts the old table back where the log still covers the difference; then remembers.
+    fn restart(&mut self, dir: &Path, table_lags: bool) {
+        let checkpoint = |dir: &Path| fs::read(dir.join("checkpoint")).unwrap_or_default();
+        let (table, old) = (dir.join("table"), self.0.path().join("table"));
+        if table_lags && old.exists() && checkpoint(dir) == checkpoint(self.0.path()) {
+            fs::remove_dir_all(&table).expect("removed");
+            copy_dir(&old, &table);
+        }
+        self.0 = tempfile::tempdir().expect("temp dir");
+        copy_dir(dir, self.0.path());
+    }
+}
+
 async fn play(config: StoreConfig, steps: Vec<Step>) {
     let open = || {
         let (store, report): (Store, RecoveryReport) = Store::open(config.clone()).expect("opens");
@@ -134,6 +156,7 @@ async fn play(config: StoreConfig, steps: Vec<Step>) {
         store
     };
     let mut model = Model::default();
+    let mut past = Past(tempfile::tempdir().expect("temp dir"));
     let mut store = open();
     for step in steps {
         match step {
@@ -191,8 +214,9 @@ async fn play(config: StoreConfig, steps: Vec<Step>) {
                     .retain(|k, _| k.partition(PARTITIONS) != partition);
                 store.drop_partition(partition).await.expect("dropped");
             }
-            Step::Crash => {
+            Step::Crash { table_lags } => {
                 drop(store);
+                past.restart(&config.dir, table_lags);
                 store = open();
                 model.check(&store);
                 check_digests(&store, &model.records);
@@ -200,6 +224,7 @@ async fn play(config: StoreConfig, steps: Vec<Step>) {
             Step::Close => {
                 store.close().await.expect("closed");
                 drop(store);
+                past.restart(&config.dir, false);
                 store = open();
                 model.check(&store);
             }

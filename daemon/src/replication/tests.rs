@@ -1,0 +1,7 @@
+//! A cluster in one process: real stores, identities, topologies and coordinators over a network
+//! that the tests cut, stall and repair.
+
+mod lab;
+mod moving;
+mod repairing;
+mod serving;

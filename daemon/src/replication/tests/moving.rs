@@ -1,0 +1,199 @@
+//! Filling, refilling, and service while ownership moves.
+
+use ringmaster_shared::{
+    event::EventCode,
+    placement,
+    topology::{Step, Topology, Transition},
+};
+
+use super::lab::{Lab, Wire, head, id, key, ring_member, settled, until};
+use crate::replication::{
+    frames::{RefusalCode, Request, Response},
+    transfer,
+};
+
+const FOUR: [&str; 4] = ["a", "b", "c", "d"];
+const KEYS: u64 = 120;
+
+/// The first step of `d` joining a, b and c.
+fn joining(epoch: u64, step: Step) -> Topology {
+    let before = settled(1, &["a", "b", "c"]);
+    let wanted: Vec<_> = FOUR.map(ring_member).to_vec();
+    let plan = placement::plan(&before, &wanted);
+    Topology {
+        epoch,
+        members: plan.members,
+        table: plan.current,
+        transition: Some(Transition {
+            step,
+            joining: vec![id("d")],
+            target: plan.target,
+        }),
+        ..before
+    }
+}
+
+fn finished(epoch: u64) -> Topology {
+    let change = joining(epoch, Step::Dual);
+    let table = change.transition.map(|t| t.target).expect("a change");
+    Topology {
+        table,
+        transition: None,
+        ..joining(epoch, Step::Dual)
+    }
+}
+
+/// A read by a quorum at each of the nodes returns what was written.
+async fn all_readable(lab: &Lab, at: &[&str], offset: u64) {
+    for n in 0..KEYS {
+        let node = at[n as usize % at.len()];
+        let read = lab.get(node, &format!("k{n}")).await.expect("read");
+        assert_eq!(head(&read.record), n + offset, "k{n} through {node}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_node_is_filled_from_a_quorum_and_then_serves() {
+    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &FOUR);
+    // each write misses one of the old replicas, in turn: none of them alone has everything
+    let mut victims = ["a", "b", "c"].iter().cycle();
+    for n in 0..KEYS {
+        let victim = victims.next().expect("endless");
+        let at = if *victim == "a" { "b" } else { "a" };
+        lab.wire(victim, Wire::Cut);
+        lab.put(at, &format!("k{n}"), n + 1).await.expect("written");
+        lab.wire(victim, Wire::Up);
+    }
+    let filling = joining(2, Step::Filling);
+    let gained = filling.gained_by(&id("d"));
+    assert!(!gained.is_empty());
+    lab.adopt_everywhere(&filling, &FOUR).await;
+    // writes go on meanwhile
+    lab.put("d", "k5", 1005).await.expect("written");
+    let d = &lab.node("d").replica;
+    until("d is filled", || d.identity.filled_epoch() == 2).await;
+    let reported = || {
+        let events = lab.node("d").events.newest(100);
+        events.iter().any(|e| e.code == EventCode::PartitionsFilled)
+    };
+    until("it is reported", reported).await;
+    for n in 0..KEYS {
+        let k = key(&format!("k{n}"));
+        if gained.contains(&filling.partition_of(&k)) {
+            let record = d.store.get(&k).expect("readable").expect("filled");
+            assert_eq!(head(&record), if n == 5 { 1005 } else { n + 1 });
+        }
+    }
+    lab.put("a", "k5", 6).await.expect("written");
+    lab.adopt_everywhere(&joining(3, Step::Dual), &FOUR).await;
+    all_readable(&lab, &FOUR, 1).await;
+    let done = finished(4);
+    lab.adopt_everywhere(&done, &FOUR).await;
+    all_readable(&lab, &FOUR, 1).await;
+}
+
+#[tokio::test]
+async fn operations_go_on_while_the_steps_are_taken() {
+    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &FOUR);
+    for n in 0..KEYS {
+        lab.put("a", &format!("k{n}"), n + 1)
+            .await
+            .expect("written");
+    }
+    let steps = async {
+        for (topology, first) in [
+            (joining(2, Step::Filling), "b"),
+            (joining(3, Step::Dual), "c"),
+            (finished(4), "d"),
+        ] {
+            // one node hears of it first, the operations carry it to the others
+            lab.adopt_everywhere(&topology, &[first]).await;
+            lab.adopt_everywhere(&topology, &FOUR).await;
+            let d = &lab.node("d").replica;
+            until("d is filled", || d.identity.filled_epoch() >= 2).await;
+        }
+    };
+    let work = async {
+        for n in 0..KEYS {
+            let at = FOUR[n as usize % 4];
+            let k = format!("k{n}");
+            lab.put(at, &k, n + 1001).await.expect("written");
+            let read = lab.get(FOUR[(n as usize + 1) % 4], &k).await.expect("read");
+            assert_eq!(head(&read.record), n + 1001);
+        }
+    };
+    tokio::join!(steps, work);
+    all_readable(&lab, &FOUR, 1001).await;
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
+    let names = ["a", "b", "c"];
+    let lab = Lab::start(&settled(1, &names), &names);
+    for n in 0..KEYS {
+        lab.put("b", &format!("k{n}"), n + 1)
+            .await
+            .expect("written");
+    }
+    let a = &lab.node("a").replica;
+    // the sources are away, so that the loss can be looked at
+    lab.wire("b", Wire::Cut);
+    lab.wire("c", Wire::Cut);
+    a.identity.set_needs_refill(true).expect("noted");
+    for partition in 0..super::lab::PARTITIONS {
+        a.store.drop_partition(partition).await.expect("lost");
+    }
+    for request in [
+        Request::ReadRecord { key: key("k1") },
+        Request::ReadVersion { key: key("k1") },
+    ] {
+        let answer = a.serve(1, request).await;
+        assert!(matches!(
+            answer,
+            Response::Refused {
+                code: RefusalCode::Recovering,
+                ..
+            }
+        ));
+    }
+    lab.wire("b", Wire::Up);
+    lab.wire("c", Wire::Up);
+    until("a is refilled", || !a.identity.needs_refill()).await;
+    for n in 0..KEYS {
+        let record = a.store.get(&key(&format!("k{n}"))).expect("readable");
+        assert_eq!(record.map(|r| head(&r)), Some(n + 1));
+    }
+}
+
+#[tokio::test]
+async fn what_moved_away_is_forgotten_only_when_settled() {
+    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &FOUR);
+    for n in 0..KEYS {
+        lab.put("a", &format!("k{n}"), n + 1)
+            .await
+            .expect("written");
+    }
+    for topology in [joining(2, Step::Filling), joining(3, Step::Dual)] {
+        lab.adopt_everywhere(&topology, &FOUR).await;
+        let d = &lab.node("d").replica;
+        until("d is filled", || d.identity.filled_epoch() >= 2).await;
+    }
+    let done = finished(4);
+    lab.adopt_everywhere(&done, &FOUR).await;
+    let mut forgotten = 0;
+    for (node_id, node) in &lab.nodes {
+        let gone: Vec<u16> = (0..done.partition_count())
+            .filter(|p| !done.is_replica(*p, node_id))
+            .filter(|p| node.replica.store.digest_root(*p) != 0)
+            .collect();
+        forgotten += gone.len();
+        transfer::forget(&node.replica, &done, gone.clone())
+            .await
+            .expect("forgotten");
+        for partition in gone {
+            assert_eq!(node.replica.store.digest_root(partition), 0);
+        }
+    }
+    assert!(forgotten > 0, "the change moved nothing that held data");
+    all_readable(&lab, &FOUR, 1).await;
+}
