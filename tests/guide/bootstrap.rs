@@ -77,10 +77,19 @@ async fn a_node_whose_seed_is_not_up_waits_and_says_so() {
         .add(&[format!("--seed-node=localhost:{seed_port}")])
         .await;
     let api = cluster.api(waiting);
-    let status = api.status().await.expect("the port answers already");
+    // the port answers already, and soon says what the node waits for
+    let status = eventually("it names the seed", GENEROUS, async || {
+        let status = api.status().await.map_err(|e| format!("{e:#}"))?;
+        let waits_for = status.node.waiting_for.clone().unwrap_or_default();
+        let named = waits_for.contains(&seed_port.to_string());
+        if named {
+            Ok(status)
+        } else {
+            Err(format!("it waits for {waits_for:?}"))
+        }
+    })
+    .await;
     assert_eq!(status.node.lifecycle.as_str(), "joining");
-    let waits_for = status.node.waiting_for.unwrap_or_default();
-    assert!(waits_for.contains(&seed_port.to_string()), "{waits_for:?}");
     assert_eq!(
         status.cluster.cluster_id, "",
         "it founds no cluster of its own"

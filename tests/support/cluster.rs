@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     /// All nodes that run serve, see one another and nobody else alive, and go by the same
-    /// ring, in which every partition has all its replicas.
+    /// settled ring, in which every partition has a quorum, or all replicas when all run.
     pub async fn agree(&mut self) {
         let running = self.running();
         let apis: Vec<Api> = running.iter().map(|i| self.api(*i)).collect();
@@ -196,13 +196,14 @@ async fn agreement(apis: &[Api]) -> Result<(), String> {
             &partitions.quorum,
             &partitions.total,
         )?;
-        if members.total_members == apis.len() && partitions.all_replicas != partitions.total {
-            return Err(format!("{who} misses replicas: {partitions:?}"));
-        }
         if partitions.total == 0 {
             return Err(format!("{who} has no ring"));
         }
         let ring = api.ring().await.map_err(|e| format!("{e:#}"))?;
+        let complete = ring.ring.physical_nodes == apis.len();
+        if complete && partitions.all_replicas != partitions.total {
+            return Err(format!("{who} misses replicas: {partitions:?}"));
+        }
         if ring.transition.is_some() {
             return Err(format!("{who} knows of a change under way"));
         }

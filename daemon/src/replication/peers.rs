@@ -177,7 +177,9 @@ impl Peers {
         *cluster = Some(cluster_id);
         drop(cluster);
         let slots = std::mem::take(&mut *self.slots());
-        slots.values().for_each(|slot| slot.clear());
+        for slot in slots.values() {
+            slot.clear();
+        }
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
@@ -261,7 +263,9 @@ impl Peers {
             }
             id != node
         });
-        dropped.iter().for_each(|slot| slot.clear());
+        for slot in dropped {
+            slot.clear();
+        }
     }
 
     fn address_of(&self, node: &NodeId) -> Result<String, PeerError> {

@@ -5,7 +5,7 @@
 //! answers are is decided by gossip, topology and replica.
 
 mod dispatch;
-mod gate;
+pub mod gate;
 mod session;
 
 use std::{sync::Arc, time::Duration};
@@ -16,10 +16,10 @@ use ringmaster_shared::id::NodeId;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::{dispatch::Dispatch, gate::Refusal};
-pub use self::{
-    gate::{Caller, Doorkeeper},
-    session::Handler,
+pub use self::session::Handler;
+use self::{
+    dispatch::Dispatch,
+    gate::{Doorkeeper, Refusal},
 };
 use crate::{
     gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle, storage::Store,
@@ -67,17 +67,18 @@ pub fn accept<H: Handler>(
     stop: CancellationToken,
 ) -> HttpResponse {
     if stop.is_cancelled() {
-        return door.refuse(Refusal::stopping());
+        return door.refuse(Refusal::stopping(), request.headers());
     }
     let caller = match door.check(request.method(), request.headers()) {
         Ok(caller) => caller,
         Err(refusal) => {
             tracing::debug!(reason = %refusal.sentence, "a peer connection was refused");
-            return door.refuse(refusal);
+            return door.refuse(refusal, request.headers());
         }
     };
     let Ok(place) = CONNECTIONS.try_acquire() else {
-        return door.refuse(Refusal::busy("too many nodes are connected"));
+        let full = Refusal::busy("too many nodes are connected");
+        return door.refuse(full, request.headers());
     };
     let handler = Arc::new(handler());
     let upgrade = hyper::upgrade::on(request);

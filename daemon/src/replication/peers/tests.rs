@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::replication::server::{Caller, Doorkeeper, Handler, PEER_PATH, accept};
+use crate::replication::server::{
+    Handler, PEER_PATH, accept,
+    gate::{Caller, Doorkeeper},
+};
 
 const OURS: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 const THEIRS: &str = "1b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";

@@ -9,6 +9,7 @@ use hyper::{
     header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE},
 };
 use ringmaster_shared::{
+    api::HEADER_REQUEST_ID,
     error::{ErrorBody, ErrorCode},
     id::{ClusterId, Generation, NodeId},
 };
@@ -118,15 +119,17 @@ impl Doorkeeper {
         response
     }
 
-    /// The one error format for who is not.
-    pub fn refuse(&self, refusal: Refusal) -> HttpResponse {
+    /// The one error format for who is not; the request's id is the one in its header.
+    pub fn refuse(&self, refusal: Refusal, asked: &HeaderMap) -> HttpResponse {
         let status = StatusCode::from_u16(refusal.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = ErrorBody {
             error: refusal.sentence,
             code: refusal.code,
             details: refusal.details,
-            request_id: String::new(),
+            request_id: text(asked, HEADER_REQUEST_ID)
+                .unwrap_or_default()
+                .to_owned(),
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();

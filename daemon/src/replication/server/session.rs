@@ -113,9 +113,8 @@ impl<H: Handler> Session<H> {
             let body = match timeout(patience, frames.next()).await {
                 Ok(Some(Ok(body))) => body,
                 Ok(Some(Err(error))) => return self.complain(&error.to_string()),
-                Ok(None) => return,
                 Err(_) if self.pending.load(Ordering::Relaxed) > 0 => continue,
-                Err(_) => return,
+                Ok(None) | Err(_) => return,
             };
             patience = IDLE;
             let frame = match codec::decode::<RequestFrame>(&body) {
