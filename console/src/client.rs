@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder};
-use ringmaster_shared::error::{ErrorBody, ErrorCode};
+use ringmaster_shared::error::ErrorBody;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -44,13 +44,6 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    pub fn code(&self) -> Option<ErrorCode> {
-        match self {
-            Self::Refused { body, .. } => Some(body.code),
-            Self::Unreachable { .. } | Self::Protocol { .. } => None,
-        }
-    }
-
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }

@@ -111,14 +111,13 @@ impl DemoCluster {
     /// Starts the daemons and waits until every one sees all others serving.
     pub async fn start(args: &DemoArgs) -> anyhow::Result<Self> {
         let ringd = args.ringd.clone().map_or_else(find_ringd, Ok)?;
-        let (dir, temporary) = match &args.data_dir {
-            Some(dir) => (dir.clone(), None),
-            None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix("ringmaster-demo-")
-                    .tempdir()?;
-                (temporary.path().to_owned(), Some(temporary))
-            }
+        let (dir, temporary) = if let Some(dir) = &args.data_dir {
+            (dir.clone(), None)
+        } else {
+            let temporary = tempfile::Builder::new()
+                .prefix("ringmaster-demo-")
+                .tempdir()?;
+            (temporary.path().to_owned(), Some(temporary))
         };
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot create the data folder {}", dir.display()))?;

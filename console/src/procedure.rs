@@ -58,7 +58,7 @@ pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
             clean::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
         }
         ProcedureKind::RollingRestart => {
-            rolling::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
+            rolling::plan(&survey).map(|p| (p.order.clone(), p.steps(), rolling::Plan::effects()))
         }
     };
     match plan {

@@ -385,8 +385,3 @@ fn duration_text(duration: Duration) -> String {
         format!("{ms}ms")
     }
 }
-
-/// Local UDP address, for messages.
-pub fn local_addr(socket: &std::net::UdpSocket) -> Option<SocketAddr> {
-    socket.local_addr().ok()
-}

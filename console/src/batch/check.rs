@@ -224,18 +224,17 @@ mod tests {
 
     #[test]
     fn each_trouble_fails_its_own_check() {
-        type Edit = fn(&mut Survey);
-        let view = |s: &mut Survey, f: fn(&mut ClusterResponse)| {
+        type Edit = fn(&mut ClusterResponse);
+        let view = |s: &mut Survey, f: Edit| {
             if let Ok(v) = &mut s.views[1] {
                 f(v);
             }
         };
         let mut silent = survey(&["a", "b", "c"], &[5, 5, 5]);
-        let edit: Edit = |s| s.views[1] = Err("connection refused".into());
-        edit(&mut silent);
+        silent.views[1] = Err("connection refused".into());
         assert_eq!(failed(&silent), ["members_answer"]);
 
-        let cases: [(fn(&mut ClusterResponse), &str); 5] = [
+        let cases: [(Edit, &str); 5] = [
             (
                 |v| v.status.node.lifecycle = Lifecycle::Draining,
                 "members_serve",

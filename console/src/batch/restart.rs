@@ -1,5 +1,6 @@
 //! `ringmaster restart --clean|--rolling`: the plan, and with `--yes` progress line by line.
 
+use ringmaster_shared::id::NodeId;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
@@ -54,7 +55,9 @@ pub async fn run(
     };
     let plan = match args.kind {
         ProcedureKind::CleanRestart => clean::plan(&survey).map(|p| (p.steps(), p.effects())),
-        ProcedureKind::RollingRestart => rolling::plan(&survey).map(|p| (p.steps(), p.effects())),
+        ProcedureKind::RollingRestart => {
+            rolling::plan(&survey).map(|p| (p.steps(), rolling::Plan::effects()))
+        }
     };
     let (steps, effects) = match plan {
         Ok(plan) => plan,
@@ -183,7 +186,7 @@ fn report(progress: &Progress, output: Output) -> anyhow::Result<Exit> {
             },
             ok,
             message,
-            nodes: progress.nodes.iter().map(|n| n.as_str()).collect(),
+            nodes: progress.nodes.iter().map(NodeId::as_str).collect(),
             writes_refused_ms: progress.writes_refused_ms,
             steps: progress
                 .steps

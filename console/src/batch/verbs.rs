@@ -1,6 +1,6 @@
 //! The verbs that ask one question: status, members, ring, quorum, check, get, put, del.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
 use ringmaster_shared::{
@@ -401,7 +401,7 @@ async fn quorum(client: &Client, endpoints: &[String], output: Output) -> Outcom
             p.quorum - p.all_replicas,
             p.unavailable
         )];
-        let mut missing: std::collections::BTreeMap<String, usize> = Default::default();
+        let mut missing: BTreeMap<String, usize> = BTreeMap::new();
         for s in &report.short {
             let names: Vec<&str> = s.missing.iter().map(NodeId::as_str).collect();
             *missing.entry(names.join(", ")).or_default() += 1;

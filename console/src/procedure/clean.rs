@@ -387,7 +387,8 @@ pub(crate) mod tests {
         let why = plan(&missing).expect_err("refused").0;
         assert!(why.contains("no answer from b ("), "{why}");
 
-        let edits: [(fn(&mut ClusterResponse), &str); 3] = [
+        type Edit = fn(&mut ClusterResponse);
+        let edits: [(Edit, &str); 3] = [
             (
                 |v| v.status.cluster.cluster_id = CLUSTER.replace('0', "1"),
                 "belongs to cluster",

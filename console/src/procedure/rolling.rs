@@ -37,7 +37,7 @@ impl Plan {
     }
 
     /// What clients will notice.
-    pub fn effects(&self) -> Vec<String> {
+    pub fn effects() -> Vec<String> {
         vec![
             "one node at a time, only while every partition keeps its quorum without it".to_owned(),
             "a client that retries once sees no failed request".to_owned(),

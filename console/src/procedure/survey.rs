@@ -1,8 +1,8 @@
 //! Asks every member for its view; one that does not answer is an answer too.
 
 use futures_util::future::join_all;
-use ringmaster_shared::{
-    api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
+use ringmaster_shared::api::{
+    health::StatusResponse, membership::MembersResponse, ring::ClusterResponse,
 };
 
 use crate::{

@@ -63,14 +63,14 @@ impl Load {
         }
         let seconds = began.elapsed().as_secs_f64();
         samples.sort_unstable();
-        let at = |q: f64| {
-            let index = ((samples.len() as f64 - 1.0).max(0.0) * q) as usize;
+        let at = |percent: usize| {
+            let index = samples.len().saturating_sub(1) * percent / 100;
             samples.get(index).map_or(0.0, |d| d.as_secs_f64() * 1000.0)
         };
         Ok(Figures {
             per_second: samples.len() as f64 / seconds,
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
+            p50_ms: at(50),
+            p99_ms: at(99),
             failed,
         })
     }
