@@ -249,6 +249,8 @@ mod tests {
     const OURS: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
     const THEIRS: &str = "1b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 
+    type Case<'a> = (u16, &'a [(&'static str, &'a str)], fn(&PeerError) -> bool);
+
     fn judged(status: u16, headers: &[(&'static str, &str)]) -> Result<RemotePeer, PeerError> {
         let hello = Hello {
             local: LocalPeer {
@@ -278,7 +280,6 @@ mod tests {
         // who has no cluster yet may be talked to
         assert!(judged(101, &[(HEADER_NODE, "node-2"), ("upgrade", PROTOCOL)]).is_ok());
 
-        type Case<'a> = (u16, &'a [(&'static str, &'a str)], fn(&PeerError) -> bool);
         let cases: [Case; 6] = [
             (404, &[], |e| matches!(e, PeerError::Protocol { .. })),
             (101, &[("upgrade", PROTOCOL)], |e| {

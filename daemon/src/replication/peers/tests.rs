@@ -145,9 +145,9 @@ async fn ask(peers: &Peers, key: &str, timeout: Duration) -> Result<Response, Pe
         .await
 }
 
-fn echo(key: &str) -> Result<Response, PeerError> {
+fn echo(key: &str) -> Response {
     let keys = vec![Key::new(key).expect("valid")];
-    Ok(Response::Keys { keys })
+    Response::Keys { keys }
 }
 
 #[tokio::test]
@@ -164,7 +164,7 @@ async fn answers_may_come_in_any_order_over_one_connection() {
         let peers = peers.clone();
         calls.spawn(async move {
             let key = format!("key-{n}");
-            assert_eq!(ask(&peers, &key, GENEROUS).await, echo(&key));
+            assert_eq!(ask(&peers, &key, GENEROUS).await, Ok(echo(&key)));
         });
     }
     while let Some(call) = calls.join_next().await {
@@ -186,7 +186,7 @@ async fn callers_at_the_same_moment_share_one_attempt_and_classes_do_not() {
         calls.spawn(async move { ask(&peers, "k", GENEROUS).await });
     }
     for result in calls.join_all().await {
-        assert_eq!(result, echo("k"));
+        assert_eq!(result, Ok(echo("k")));
     }
     assert_eq!(node.upgrades.load(Ordering::Relaxed), 1);
     let b = id("b");
@@ -201,7 +201,7 @@ async fn a_timeout_ends_one_call_only() {
     let peers = peers(Limits::default(), &[("b", node.address.to_string())]);
     let late = ask(&peers, "stuck", Duration::from_millis(50)).await;
     assert!(matches!(late, Err(PeerError::Timeout { .. })), "{late:?}");
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
     assert_eq!(node.upgrades.load(Ordering::Relaxed), 1);
 }
 
@@ -243,7 +243,7 @@ async fn a_lost_connection_fails_all_and_the_next_call_reconnects() {
     );
     let node = start("b", Some(OURS), &address).await;
     let deadline = Instant::now() + GENEROUS;
-    while ask(&peers, "k", GENEROUS).await != echo("k") {
+    while ask(&peers, "k", GENEROUS).await != Ok(echo("k")) {
         assert!(Instant::now() < deadline, "never reconnected");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -333,9 +333,9 @@ async fn a_changed_cluster_or_address_means_a_new_connection() {
     let book = Arc::new(Book(known));
     let peers = peers(quick(), &[]);
     peers.set_address_book(Arc::clone(&book) as Arc<dyn AddressBook>);
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
     peers.set_cluster(cluster(OURS));
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
     assert_eq!(
         first.upgrades.load(Ordering::Relaxed),
         1,
@@ -343,11 +343,11 @@ async fn a_changed_cluster_or_address_means_a_new_connection() {
     );
     peers.set_cluster(cluster(THEIRS));
     assert_eq!(peers.cluster(), Some(cluster(THEIRS)));
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
     assert_eq!(first.upgrades.load(Ordering::Relaxed), 2);
     let address = second.address.to_string();
     book.0.lock().expect("unpoisoned").insert(id("b"), address);
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
     assert_eq!(second.upgrades.load(Ordering::Relaxed), 1);
 }
 
@@ -482,7 +482,7 @@ async fn bounds_hold() {
     assert!(matches!(full, Err(PeerError::Full { .. })), "{full:?}");
     // a call that is given up makes room
     waiting.shutdown().await;
-    assert_eq!(ask(&peers, "k", GENEROUS).await, echo("k"));
+    assert_eq!(ask(&peers, "k", GENEROUS).await, Ok(echo("k")));
 
     let large = |max_bytes| Request::Scan {
         partition: 0,
