@@ -25,7 +25,7 @@ mod simulation;
 #[cfg(test)]
 mod testing;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;

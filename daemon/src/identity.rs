@@ -238,6 +238,18 @@ impl IdentityStore {
         self.state().needs_refill
     }
 
+    /// Whether a store was opened in this data dir before; an empty one is then a lost one.
+    pub fn had_store(&self) -> bool {
+        self.state().had_store
+    }
+
+    pub fn set_had_store(&self) -> anyhow::Result<()> {
+        if self.had_store() {
+            return Ok(());
+        }
+        self.update(|state| state.had_store = true)
+    }
+
     /// Partitions of the change at `epoch` that have been filled from a quorum of the old replicas.
     /// Never goes back.
     pub fn set_filled_epoch(&self, epoch: u64) -> anyhow::Result<()> {
@@ -248,6 +260,7 @@ impl IdentityStore {
         self.state().filled_epoch
     }
 
+    #[cfg(test)]
     pub fn actor(&self) -> Actor {
         self.dots().actor.clone()
     }

@@ -91,8 +91,9 @@ pub struct RecoveryReport {
     pub set_aside: Vec<String>,
     /// The old data could not be used: the store is empty and needs a new actor and a refill.
     pub lost_data: bool,
-    /// Nothing was ever written to what was opened: a first start, or a crash right after
-    /// `lost_data` was reported. A node that had an actor needs a new one here as well.
+    /// Nothing was ever written here and [`Store::mark_in_use`] was never called: a first start,
+    /// a folder that was emptied, or a crash right after `lost_data` was reported. A node that had
+    /// a store before has lost its data.
     pub empty: bool,
 }
 
@@ -426,6 +427,15 @@ impl Store {
     /// Why the engine stopped, if it did.
     pub fn poisoned(&self) -> Option<String> {
         self.inner.core.poisoned().map(str::to_owned)
+    }
+
+    /// From now on an empty store is one without writes, not one that lost them; call it when
+    /// the node has noted whether data was lost. Blocking.
+    pub fn mark_in_use(dir: &std::path::Path) -> Result<(), StorageError> {
+        recovery::mark(dir).map_err(|e| StorageError::Open {
+            path: dir.display().to_string(),
+            why: e.to_string(),
+        })
     }
 
     /// Checkpoints and stops; later calls say `Closed`.

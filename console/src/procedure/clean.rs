@@ -380,6 +380,8 @@ pub(crate) mod tests {
         assert_eq!(newer.notes.len(), 1);
     }
 
+    type Edit = fn(&mut ClusterResponse);
+
     #[test]
     fn it_is_refused_when_somebody_is_missing_changing_or_foreign() {
         let mut missing = survey(&["a", "b"], &[5, 5]);
@@ -387,7 +389,6 @@ pub(crate) mod tests {
         let why = plan(&missing).expect_err("refused").0;
         assert!(why.contains("no answer from b ("), "{why}");
 
-        type Edit = fn(&mut ClusterResponse);
         let edits: [(Edit, &str); 3] = [
             (
                 |v| v.status.cluster.cluster_id = CLUSTER.replace('0', "1"),

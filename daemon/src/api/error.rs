@@ -58,6 +58,7 @@ impl ApiError {
         self
     }
 
+    #[cfg(test)]
     pub fn code(&self) -> ErrorCode {
         self.0.code
     }

@@ -38,7 +38,7 @@ pub fn wrap(routes: Router, frame: Frame) -> Router {
         .layer(from_fn_with_state(frame, around))
 }
 
-async fn around(State(frame): State<Frame>, request: Request, next: Next) -> Response {
+async fn around(State(frame): State<Frame>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let _in_flight = frame.metrics.request_guard();
     let method = method_name(request.method());
@@ -47,6 +47,10 @@ async fn around(State(frame): State<Frame>, request: Request, next: Next) -> Res
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |p| p.as_str().to_owned());
     let request_id = request_id(&request);
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        // whoever refuses further in names the same request
+        request.headers_mut().insert(REQUEST_ID, id);
+    }
     let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
     let response = answer.unwrap_or_else(|_| {
         tracing::error!("a bug: {method} {route} panicked (request {request_id})");

@@ -35,6 +35,9 @@ pub(super) struct Persisted {
     /// No dot counter of this actor above this mark was ever given.
     pub dots_leased_to: u64,
     pub needs_refill: bool,
+    /// A store was opened in this data dir before.
+    #[serde(default)]
+    pub had_store: bool,
     pub filled_epoch: Epoch,
     pub remembered: Vec<RememberedMember>,
     #[serde(with = "one_line")]
@@ -52,6 +55,7 @@ impl Persisted {
             actor_epoch: now_ms,
             dots_leased_to: 0,
             needs_refill: false,
+            had_store: false,
             filled_epoch: 0,
             remembered: Vec::new(),
             topology: None,

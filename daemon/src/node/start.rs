@@ -139,6 +139,7 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
         cache_bytes: node.config.storage.cache_bytes,
         hint_bytes_max: node.config.storage.hint_bytes_max,
     };
+    let dir = config.dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(config)).await;
     let (store, report) = opened
         .map_err(|e| Failure::Failed(format!("opening the store failed: {e}")))?
@@ -158,7 +159,15 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
     }
     if report.lost_data {
         refill(node, "its stored data could not be used").await?;
+    } else if report.empty && node.identity.had_store() {
+        refill(node, "its store was emptied").await?;
     }
+    // in this order: cut anywhere, the next start still knows that the data was lost
+    on_disk(node, move |identity| {
+        identity.set_had_store()?;
+        Ok(Store::mark_in_use(&dir)?)
+    })
+    .await?;
     // set once: `start` runs once in a life
     let _ = node.store.set(store.clone());
     Ok(store)

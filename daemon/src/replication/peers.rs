@@ -254,20 +254,6 @@ impl Peers {
         }
     }
 
-    /// Drops connections to a node (it died or moved).
-    pub fn forget(&self, node: &NodeId) {
-        let mut dropped = Vec::new();
-        self.slots().retain(|(id, _), slot| {
-            if id == node {
-                dropped.push(Arc::clone(slot));
-            }
-            id != node
-        });
-        for slot in dropped {
-            slot.clear();
-        }
-    }
-
     fn address_of(&self, node: &NodeId) -> Result<String, PeerError> {
         let book = self.inner.book.read();
         let book = book.unwrap_or_else(PoisonError::into_inner).clone();

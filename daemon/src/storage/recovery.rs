@@ -74,11 +74,26 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Says that the node knows of this store; see [`mark`].
+const MARKER: &str = "in-use";
+
+/// Makes the store one that is known to be in use: from now on an empty log in `dir` is a store
+/// in which nothing was written, not one that lost its data. Synced when it returns.
+pub(super) fn mark(dir: &Path) -> io::Result<()> {
+    let layout = Layout::new(dir);
+    if !layout.marker.exists() {
+        File::create(&layout.marker)?.sync_all()?;
+        sync_dir(&layout.dir)?;
+    }
+    Ok(())
+}
+
 struct Layout {
     dir: PathBuf,
     log: PathBuf,
     table: PathBuf,
     aside: PathBuf,
+    marker: PathBuf,
 }
 
 impl Layout {
@@ -88,6 +103,7 @@ impl Layout {
             log: dir.join("log"),
             table: dir.join("table"),
             aside: dir.join("set-aside"),
+            marker: dir.join(MARKER),
         }
     }
 
@@ -120,7 +136,7 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
             Ok(attempt) => {
                 report.replayed = attempt.replayed;
                 report.torn_bytes = attempt.torn_bytes;
-                report.empty = attempt.log.next_lsn == 1;
+                report.empty = attempt.log.next_lsn == 1 && !layout.marker.exists();
                 let (core, log) = (attempt.core, attempt.log);
                 return Ok((Recovered { core, log, lock }, report));
             }
@@ -136,7 +152,8 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
             Trouble::Table(why) | Trouble::Log(why) if !report.lost_data => {
                 report.lost_data = true;
                 tracing::error!("{why}; the store is set aside and starts empty");
-                set_aside(&layout, &["table", "log", "checkpoint"])
+                // the marker first: cut short, the next start still sees an emptied store
+                set_aside(&layout, &[MARKER, "table", "log", "checkpoint"])
             }
             Trouble::Failed(why) | Trouble::Table(why) | Trouble::Log(why) => {
                 return Err(layout.error(why));

@@ -110,6 +110,7 @@ impl Proposer {
         }
     }
 
+    #[cfg(test)]
     pub fn ballot(&self) -> &Ballot {
         &self.ballot
     }
