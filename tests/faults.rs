@@ -3,3 +3,4 @@
 mod campaign;
 mod durability;
 mod linearizable;
+mod returning;

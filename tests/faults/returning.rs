@@ -1,0 +1,125 @@
+//! A node that was away, or lost what it stored, ends up with everything, without anyone asking.
+
+use std::fs;
+
+use ringmaster_shared::{api::data::ReplicasResponse, member::Lifecycle};
+use serde_json::json;
+
+use crate::support::{
+    client::Api,
+    cluster::Cluster,
+    wait::{GENEROUS, eventually},
+};
+
+const KEYS: usize = 60;
+
+fn key(i: usize) -> String {
+    format!("away-{i}")
+}
+
+async fn write_all(api: &Api, round: usize) {
+    for i in 0..KEYS {
+        let reply = api.put(&key(i), &json!({"round": round, "i": i})).await;
+        assert_eq!(reply.expect("answered").status, 200);
+    }
+}
+
+/// Every replica of every key holds the same, the tombstones included.
+async fn all_the_same(api: &Api) -> Result<(), String> {
+    for i in 0..KEYS {
+        let path = format!("/api/v1/data/{}/replicas", key(i));
+        let answer: ReplicasResponse = api.get(&path).await.map_err(|e| e.to_string())?;
+        let first = answer.replicas.first().and_then(|r| r.fingerprint.clone());
+        if first.is_none() {
+            return Err(format!("{} is not on its first replica", key(i)));
+        }
+        for replica in &answer.replicas {
+            if replica.error.is_some() || replica.fingerprint != first {
+                return Err(format!("{} differs: {replica:?}", key(i)));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn hints_bring_a_returning_node_up() {
+    let mut cluster = Cluster::start(3).await;
+    write_all(&cluster.api(0), 0).await;
+    cluster.nodes[2].kill9();
+    write_all(&cluster.api(0), 1).await;
+    cluster.nodes[2].start(&[]);
+    cluster.agree().await;
+    let api = cluster.api(1);
+    eventually("the returned node has all", GENEROUS, async || {
+        all_the_same(&api).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn anti_entropy_brings_a_returning_node_up_when_no_hints_were_kept() {
+    // the smallest budget: no record fits, every hint is dropped
+    let mut cluster = Cluster::start_with(3, &[("RINGD_STORAGE_HINT_BYTES", "1")]).await;
+    write_all(&cluster.api(0), 0).await;
+    cluster.nodes[2].kill9();
+    write_all(&cluster.api(0), 1).await;
+    for i in 0..KEYS / 2 {
+        let path = format!("/api/v1/data/{}", key(i));
+        let reply = cluster
+            .api(1)
+            .send(reqwest::Method::DELETE, &path, None)
+            .await;
+        assert_eq!(reply.expect("answered").status, 200);
+    }
+    let owed = cluster
+        .api(0)
+        .status()
+        .await
+        .expect("answers")
+        .storage
+        .hints_owed;
+    assert!(
+        owed.values().all(|n| *n == 0),
+        "the budget kept hints out: {owed:?}"
+    );
+    cluster.nodes[2].start(&[]);
+    cluster.agree().await;
+    let api = cluster.api(1);
+    eventually("the returned node has all", GENEROUS, async || {
+        all_the_same(&api).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_emptied_store_is_refilled_before_it_counts() {
+    let mut cluster = Cluster::start(3).await;
+    write_all(&cluster.api(0), 0).await;
+    for lost in ["store", ""] {
+        assert!(cluster.nodes[2].stop().await.success());
+        let gone = cluster.nodes[2].data_dir().join(lost);
+        fs::remove_dir_all(&gone).expect("removed");
+        let seed = cluster.seed(0);
+        cluster.nodes[2].start(&seed);
+        cluster.agree().await;
+        let log = cluster.nodes[2].log();
+        assert!(
+            log.contains("recovering"),
+            "it knew that its data was lost ({lost}):\n{log}"
+        );
+        let lifecycle = cluster
+            .api(2)
+            .status()
+            .await
+            .expect("answers")
+            .node
+            .lifecycle;
+        assert_eq!(lifecycle, Lifecycle::Serving);
+        let api = cluster.api(1);
+        eventually("the refilled node has all", GENEROUS, async || {
+            all_the_same(&api).await
+        })
+        .await;
+    }
+}
