@@ -1,6 +1,6 @@
 //! The verbs that ask one question: status, members, ring, quorum, check, get, put, del.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use reqwest::Method;
 use ringmaster_shared::{
