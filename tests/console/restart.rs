@@ -319,7 +319,7 @@ async fn cancelled_by_ctrl_c_it_brings_the_nodes_back() {
     interrupt(&restart);
     let ended = end(restart).await;
     assert_eq!(ended.code, Some(130), "{ended:?}");
-    assert!(ended.err.contains("cancel"), "{ended:?}");
+    assert!(ended.err.contains("cancelled by the operator"), "{ended:?}");
     // all of them at once, long before their hold ends
     cluster.agree().await;
     let after = statuses(&cluster).await;
