@@ -13,9 +13,7 @@ use crate::support::{
 pub fn quits(console: &mut Terminal) {
     console.press("Q");
     assert_eq!(console.wait_exit(GENEROUS), 0);
-    console.wait_for("the shell's screen again", GENEROUS, |_| true);
-    assert!(!console.is_fullscreen(), "still on the alternate screen");
-    assert!(!console.cursor_hidden(), "the cursor is still hidden");
+    console.wait_restored(GENEROUS);
 }
 
 #[tokio::test]

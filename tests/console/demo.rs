@@ -6,6 +6,7 @@ use ringmaster_shared::api::{health::StatusResponse, membership::MembersResponse
 use rustix::process::{Pid, test_kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
+    process::Child,
     time::timeout,
 };
 
@@ -46,43 +47,91 @@ async fn all_gone(pids: &[Pid]) {
     .await;
 }
 
-#[tokio::test]
-async fn without_a_console_it_serves_until_ctrl_c() {
-    binaries();
-    let mut demo = run::begin(&[], &["demo", "--no-console"]);
-    let mut lines = BufReader::new(demo.stdout.take().expect("piped")).lines();
-    let (mut endpoints, mut folder) = (Vec::new(), None);
-    while endpoints.is_empty() || folder.is_none() {
-        let line = timeout(LONG, lines.next_line())
-            .await
-            .expect("it says something");
-        let line = line.expect("readable").expect("it ended too early");
-        if let Some(list) = line.strip_prefix("ready: ") {
-            endpoints = list.split_whitespace().map(str::to_owned).collect();
+/// A demo without its console, ready.
+struct Running {
+    program: Child,
+    endpoints: Vec<String>,
+    folder: PathBuf,
+    pids: Vec<Pid>,
+}
+
+impl Running {
+    async fn begin(more: &[&str]) -> Self {
+        binaries();
+        let args: Vec<&str> = ["demo", "--no-console"]
+            .iter()
+            .chain(more)
+            .copied()
+            .collect();
+        let mut program = run::begin(&[], &args);
+        let stdout = program.stdout.take().expect("piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let (mut endpoints, mut folder) = (Vec::new(), None);
+        while endpoints.is_empty() || folder.is_none() {
+            let line = timeout(LONG, lines.next_line()).await;
+            let line = line.expect("it says something").expect("readable");
+            let line = line.expect("it ended too early");
+            if let Some(list) = line.strip_prefix("ready: ") {
+                endpoints = list.split_whitespace().map(str::to_owned).collect();
+            }
+            if let Some(path) = line.strip_prefix("data and logs: ") {
+                folder = Some(PathBuf::from(path));
+            }
         }
-        if let Some(path) = line.strip_prefix("data and logs: ") {
-            folder = Some(PathBuf::from(path));
+        let mut pids = Vec::new();
+        for endpoint in &endpoints {
+            pids.push(pid(endpoint).await);
+        }
+        Self {
+            program,
+            endpoints,
+            folder: folder.expect("told above"),
+            pids,
         }
     }
-    assert_eq!(endpoints.len(), 3);
-    let folder = folder.expect("told above");
-    assert!(folder.is_dir());
-    let mut pids = Vec::new();
-    for endpoint in &endpoints {
-        pids.push(pid(endpoint).await);
+
+    /// Ctrl+C, and everything has ended.
+    async fn end(self) {
+        run::interrupt(&self.program);
+        let ended = run::end(self.program).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        all_gone(&self.pids).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_console_it_serves_until_ctrl_c() {
+    let demo = Running::begin(&[]).await;
+    assert_eq!(demo.endpoints.len(), 3);
+    assert!(demo.folder.is_dir());
+    for endpoint in &demo.endpoints {
         let members = api(endpoint).members().await.expect("answers");
         assert_eq!(members.alive_members, 3);
     }
-    let put = run::ringmaster(&endpoints, &["put", "demo", "works"]).await;
+    let put = run::ringmaster(&demo.endpoints, &["put", "demo", "works"]).await;
     assert_eq!(put.code, Some(0), "{put:?}");
-    let check = run::ringmaster(&endpoints, &["check"]).await;
+    let check = run::ringmaster(&demo.endpoints, &["check"]).await;
     assert_eq!(check.code, Some(0), "{check:?}");
-
-    run::interrupt(&demo);
-    let ended = run::end(demo).await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
-    all_gone(&pids).await;
+    let folder = demo.folder.clone();
+    demo.end().await;
     assert!(!folder.exists(), "{} was left behind", folder.display());
+}
+
+#[tokio::test]
+async fn a_folder_of_ones_own_is_kept_for_the_next_time() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = root.path().join("mine");
+    let flag = format!("--data-dir={}", folder.display());
+    let demo = Running::begin(&[&flag, "--nodes=2"]).await;
+    assert_eq!(demo.endpoints.len(), 2);
+    let put = run::ringmaster(&demo.endpoints, &["put", "kept", "yes"]).await;
+    assert_eq!(put.code, Some(0), "{put:?}");
+    demo.end().await;
+    assert!(folder.is_dir(), "it is not the demo's to remove");
+    let demo = Running::begin(&[&flag, "--nodes=2"]).await;
+    let get = run::ringmaster(&demo.endpoints, &["get", "kept"]).await;
+    assert_eq!((get.code, get.out.as_str()), (Some(0), "yes\n"), "{get:?}");
+    demo.end().await;
 }
 
 #[tokio::test]

@@ -66,6 +66,20 @@ pub async fn came_back(cluster: &mut Cluster, before: &[StatusResponse]) {
     }
 }
 
+/// The cluster it was, with everything in it, whichever nodes restarted.
+async fn still_one(cluster: &Cluster, before: &[StatusResponse]) {
+    for status in statuses(cluster).await {
+        let id = &status.cluster.cluster_id;
+        assert_eq!(id, &before[0].cluster.cluster_id, "{}", status.node.id);
+    }
+    for i in 0..cluster.nodes.len() {
+        for n in 0..KEYS {
+            let key = format!("kept-{n}");
+            cluster.reads(i, &key, &json!({ "n": n })).await;
+        }
+    }
+}
+
 /// Waits until a node is on its way down.
 async fn has_begun(cluster: &Cluster) {
     eventually("the restart begins", GENEROUS, async || {
@@ -85,20 +99,21 @@ async fn from_the_screen_with_a_preview_and_a_typed_confirmation() {
     let mut cluster = filled().await;
     let before = statuses(&cluster).await;
     let mut console = open(&endpoints(&cluster));
-    console.wait_for("a connection", GENEROUS, |s| is_well(s, 3));
-    previews(&mut console);
+    let steps = [
+        "bring to standby",
+        "clear gossip state",
+        "with seed",
+        "verify",
+    ];
+    previews(&mut console, "clean", &steps);
     console.press("\r");
-    console.wait_for("the question", GENEROUS, |s| {
-        s.contains("Type restart 3 nodes")
-    });
+    console.wait_for("the question", GENEROUS, |s| s.contains(QUESTION));
     console.press("yes\r");
     let refused = "type exactly: restart 3 nodes";
     console.wait_for("no start yet", GENEROUS, |s| s.contains(refused));
     for (old, new) in before.iter().zip(statuses(&cluster).await) {
-        assert_eq!(
-            old.node.generation, new.node.generation,
-            "it began unconfirmed"
-        );
+        let (old, new) = (old.node.generation, new.node.generation);
+        assert_eq!(old, new, "it began unconfirmed");
     }
     console.press("\x15restart 3 nodes\r");
     let running = |s: &str| s.contains("stop all") && s.contains("clear gossip");
@@ -114,29 +129,55 @@ async fn from_the_screen_with_a_preview_and_a_typed_confirmation() {
     console.wait_for("all is well", GENEROUS, |s| is_well(s, 3));
     came_back(&mut cluster, &before).await;
     let canary = cluster.api(0).value("ringmaster:canary").await;
-    assert_eq!(
-        canary.expect("an answer"),
-        None,
-        "the canary was left behind"
-    );
+    let canary = canary.expect("an answer");
+    assert_eq!(canary, None, "the canary was left behind");
+
+    // one after the other, from the same screen
+    let before = statuses(&cluster).await;
+    previews(&mut console, "rolling", &["restart node-1; go on when"]);
+    confirms(&mut console);
+    let done = "rolling restart of 3 nodes done in";
+    console.wait_for("its end", LONG, |s| s.contains(done));
+    came_back(&mut cluster, &before).await;
     quits(&mut console);
 }
 
-/// The preview of a clean restart, as soon as every node's own answer is in.
-fn previews(console: &mut Terminal) {
-    console.press("7");
-    console.wait_for("the screen", GENEROUS, |s| s.contains("Clean restart"));
+#[tokio::test]
+async fn cancelled_on_the_screen_it_brings_the_nodes_back() {
+    let mut cluster = filled().await;
+    let before = statuses(&cluster).await;
+    let mut console = open(&endpoints(&cluster));
+    previews(&mut console, "clean", &[]);
+    confirms(&mut console);
+    has_begun(&cluster).await;
+    console.press("Q");
+    console.wait_for("a warning", GENEROUS, |s| s.contains("Q again leaves it"));
+    console.press("c");
+    let cancelled = "cancelled by the operator";
+    console.wait_for("the end", LONG, |s| s.contains(cancelled));
+    cluster.agree().await;
+    still_one(&cluster, &before).await;
+    console.press("1");
+    console.wait_for("all is well", GENEROUS, |s| is_well(s, 3));
+    quits(&mut console);
+}
+
+const QUESTION: &str = "Type restart 3 nodes";
+
+fn confirms(console: &mut Terminal) {
+    console.press("\r");
+    console.wait_for("the question", GENEROUS, |s| s.contains(QUESTION));
+    console.press("restart 3 nodes\r");
+}
+
+/// The preview of a restart, as soon as every node's own answer is in.
+fn previews(console: &mut Terminal, kind: &str, steps: &[&str]) {
+    console.wait_for("a connection", GENEROUS, |s| is_well(s, 3));
+    let command = format!(":restart {kind}\r");
     let ready = |s: &str| s.contains("Nothing stands in the way");
-    console.press_until(":restart clean\r", "the preview", GENEROUS, ready);
-    let seen = console.wait_for("that nothing began", GENEROUS, |s| {
-        s.contains("not started")
-    });
-    for step in [
-        "bring to standby",
-        "clear gossip state",
-        "with seed",
-        "verify",
-    ] {
+    let seen = console.press_until(&command, "the preview", GENEROUS, ready);
+    assert!(seen.contains("not started"), "{seen}");
+    for step in steps {
         assert!(seen.contains(step), "no {step}: {seen}");
     }
 }
@@ -292,22 +333,7 @@ async fn a_console_killed_in_the_middle_leaves_nodes_that_can_be_started() {
     })
     .await;
     cluster.agree().await;
-    for i in 0..3 {
-        for n in 0..KEYS {
-            cluster
-                .reads(i, &format!("kept-{n}"), &json!({ "n": n }))
-                .await;
-        }
-    }
-    let ids: Vec<_> = statuses(&cluster)
-        .await
-        .into_iter()
-        .map(|s| s.cluster.cluster_id)
-        .collect();
-    assert!(
-        ids.iter().all(|id| *id == before[0].cluster.cluster_id),
-        "{ids:?}"
-    );
+    still_one(&cluster, &before).await;
 }
 
 #[tokio::test]
@@ -322,13 +348,5 @@ async fn cancelled_by_ctrl_c_it_brings_the_nodes_back() {
     assert!(ended.err.contains("cancelled by the operator"), "{ended:?}");
     // all of them at once, long before their hold ends
     cluster.agree().await;
-    let after = statuses(&cluster).await;
-    assert_eq!(after[0].cluster.cluster_id, before[0].cluster.cluster_id);
-    for i in 0..3 {
-        for n in 0..KEYS {
-            cluster
-                .reads(i, &format!("kept-{n}"), &json!({ "n": n }))
-                .await;
-        }
-    }
+    still_one(&cluster, &before).await;
 }

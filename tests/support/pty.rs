@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io::{Read, Write},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -15,11 +15,51 @@ const POLL: Duration = Duration::from_millis(30);
 /// Between two presses of a key that had no effect yet.
 const PRESS_AGAIN: Duration = Duration::from_secs(2);
 
+/// Around each whole drawing ("synchronized output"): what is between is half drawn.
+const DRAWING: &[u8] = b"\x1b[?2026h";
+const DRAWN: &[u8] = b"\x1b[?2026l";
+
+/// What the program wrote, and what a terminal would show of it.
+struct Seen {
+    parser: vt100::Parser,
+    raw: Vec<u8>,
+    shown: String,
+    is_drawing: bool,
+}
+
+impl Seen {
+    fn new(rows: u16, cols: u16) -> Self {
+        Self {
+            parser: vt100::Parser::new(rows, cols, 0),
+            raw: Vec::new(),
+            shown: String::new(),
+            is_drawing: false,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        // a mark may be cut in two by the reads
+        let from = self.raw.len().saturating_sub(DRAWN.len() - 1);
+        self.raw.extend(bytes);
+        self.parser.process(bytes);
+        let marks = self.raw[from..].windows(DRAWN.len());
+        let last = marks.rev().find(|m| *m == DRAWING || *m == DRAWN);
+        if let Some(mark) = last {
+            self.is_drawing = mark == DRAWING;
+        }
+        if !self.is_drawing {
+            self.shown = self.parser.screen().contents();
+        }
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A program on a terminal of its own; killed when dropped.
 pub struct Terminal {
-    parser: Arc<Mutex<vt100::Parser>>,
-    /// Every byte the program wrote.
-    raw: Arc<Mutex<Vec<u8>>>,
+    seen: Arc<Mutex<Seen>>,
     writer: Box<dyn Write + Send>,
     child: Box<dyn Child + Send + Sync>,
     master: Box<dyn MasterPty + Send>,
@@ -60,10 +100,9 @@ impl Terminal {
             .spawn_command(command)
             .expect("the program starts");
         drop(pair.slave);
-        let parser = Arc::new(Mutex::new(vt100::Parser::new(rows, cols, 0)));
-        let raw = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Mutex::new(Seen::new(rows, cols)));
         let mut reader = pair.master.try_clone_reader().expect("a reader");
-        let (screen, bytes) = (parser.clone(), raw.clone());
+        let eyes = seen.clone();
         // ends when the program's side of the terminal is closed
         thread::spawn(move || {
             let mut buffer = [0_u8; 4096];
@@ -71,74 +110,46 @@ impl Terminal {
                 if n == 0 {
                     return;
                 }
-                screen
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .process(&buffer[..n]);
-                bytes
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .extend(&buffer[..n]);
+                lock(&eyes).take(&buffer[..n]);
             }
         });
         let writer = pair.master.take_writer().expect("a writer");
         Self {
-            parser,
-            raw,
+            seen,
             writer,
             child,
             master: pair.master,
         }
     }
 
-    /// The screen as text, a line a row.
+    /// The screen as text, a line a row; the last one that was drawn whole.
     pub fn text(&self) -> String {
-        self.parser
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .screen()
-            .contents()
+        lock(&self.seen).shown.clone()
     }
 
     /// Whether the program is on the alternate screen.
     pub fn is_fullscreen(&self) -> bool {
-        self.parser
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .screen()
-            .alternate_screen()
+        lock(&self.seen).parser.screen().alternate_screen()
     }
 
     /// Whether the terminal's cursor is hidden.
     pub fn cursor_hidden(&self) -> bool {
-        self.parser
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .screen()
-            .hide_cursor()
+        lock(&self.seen).parser.screen().hide_cursor()
     }
 
     /// Bytes written by the program so far.
     pub fn bytes_written(&self) -> usize {
-        self.raw
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        lock(&self.seen).raw.len()
     }
 
     /// Every byte written by the program so far.
     pub fn raw(&self) -> Vec<u8> {
-        self.raw
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.seen).raw.clone()
     }
 
     /// Gives the terminal another size, as a window that is dragged does.
     pub fn resize(&mut self, rows: u16, cols: u16) {
-        let mut parser = self.parser.lock().unwrap_or_else(PoisonError::into_inner);
-        parser.screen_mut().set_size(rows, cols);
-        drop(parser);
+        lock(&self.seen).parser.screen_mut().set_size(rows, cols);
         let size = PtySize {
             rows,
             cols,
@@ -198,6 +209,20 @@ impl Terminal {
             assert!(
                 Instant::now() < until,
                 "never saw {what}; the screen is:\n{text}"
+            );
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until the terminal is as a shell expects it.
+    pub fn wait_restored(&mut self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        while self.is_fullscreen() || self.cursor_hidden() {
+            assert!(
+                Instant::now() < until,
+                "left behind: alternate screen {}, hidden cursor {}",
+                self.is_fullscreen(),
+                self.cursor_hidden()
             );
             thread::sleep(POLL);
         }
