@@ -57,6 +57,9 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a program wrote is here so long after its end at most.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A program on a terminal of its own; killed when dropped.
 pub struct Terminal {
     seen: Arc<Mutex<Seen>>,
@@ -200,11 +203,14 @@ impl Terminal {
         deadline: Duration,
         seen: impl Fn(&str) -> bool,
     ) -> String {
-        let until = Instant::now() + deadline;
+        let mut until = Instant::now() + deadline;
         loop {
             let text = self.text();
             if seen(&text) {
                 return text;
+            }
+            if !self.is_running() {
+                until = until.min(Instant::now() + LAST_WORDS);
             }
             assert!(
                 Instant::now() < until,
