@@ -14,7 +14,7 @@ mod verbs;
 
 use std::time::Duration;
 
-use crate::support::{binaries::binaries, cluster::Cluster, pty::Terminal};
+use crate::support::{binaries::binaries, cluster::Cluster, node::Node, pty::Terminal};
 
 /// Limit for what takes several gates of several nodes.
 const LONG: Duration = Duration::from_secs(150);
@@ -23,7 +23,7 @@ const COLUMNS: u16 = 120;
 const STATES: [&str; 3] = ["Connected", "Fallback Mode", "Disconnected"];
 
 fn endpoints(cluster: &Cluster) -> Vec<String> {
-    cluster.nodes.iter().map(|node| node.address()).collect()
+    cluster.nodes.iter().map(Node::address).collect()
 }
 
 /// `--endpoint A --endpoint B`.

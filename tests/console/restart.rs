@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use ringmaster_shared::{api::health::StatusResponse, member::Lifecycle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     LONG,
@@ -13,7 +13,7 @@ use super::{
 use crate::support::{
     cluster::Cluster,
     pty::Terminal,
-    wait::{GENEROUS, eventually},
+    wait::{GENEROUS, eventually, same},
 };
 
 const KEYS: usize = 30;
@@ -259,18 +259,43 @@ async fn it_is_refused_while_a_member_is_down() {
     quits(&mut console);
 }
 
+/// The same order to every node, which must take it.
+async fn order(cluster: &Cluster, path: &str, body: &Value) {
+    for i in 0..cluster.nodes.len() {
+        let reply = cluster.api(i).send(Method::POST, path, Some(body)).await;
+        let reply = reply.expect("answers");
+        assert!(reply.status < 300, "{path}: {}", reply.text());
+    }
+}
+
+const STANDBY: &str = "/api/v1/admin/standby";
+
 #[tokio::test]
 async fn a_hold_that_runs_out_brings_all_nodes_back() {
     let mut cluster = filled().await;
     let before = statuses(&cluster).await;
-    let order = json!({"hold_seconds": 2, "reason": "nobody comes back"});
-    for i in 0..3 {
-        let path = "/api/v1/admin/standby";
-        let reply = cluster.api(i).send(Method::POST, path, Some(&order)).await;
-        let reply = reply.expect("answers");
-        assert_eq!(reply.status, 202, "{}", reply.text());
-    }
+    order(&cluster, STANDBY, &json!({"hold_seconds": 2})).await;
     in_new_life(&cluster, &before).await;
+    came_back(&mut cluster, &before).await;
+}
+
+#[tokio::test]
+async fn so_it_does_when_their_gossip_was_cleared_already() {
+    let mut cluster = filled().await;
+    let before = statuses(&cluster).await;
+    order(&cluster, STANDBY, &json!({"hold_seconds": 300})).await;
+    eventually("all in standby", GENEROUS, async || {
+        for i in 0..3 {
+            let status = cluster.api(i).status().await;
+            let lifecycle = status.map_err(|e| format!("{e:#}"))?.node.lifecycle;
+            same("lifecycle", &lifecycle, &Lifecycle::Standby)?;
+        }
+        Ok(())
+    })
+    .await;
+    order(&cluster, "/api/v1/admin/clear-gossip", &json!({})).await;
+    // held, they can be told to hold for another while
+    order(&cluster, STANDBY, &json!({"hold_seconds": 1})).await;
     came_back(&mut cluster, &before).await;
 }
 
