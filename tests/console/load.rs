@@ -1,4 +1,4 @@
-//! A client that writes and reads all the while, and tries what fails once more elsewhere.
+//! Clients that write and read all the while, and try what fails once more elsewhere.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use crate::support::{client::Api, client::Reply, cluster::Cluster};
 
 /// Between two requests: the machine has other things to do as well.
 const PACE: Duration = Duration::from_millis(5);
-/// Keys are used again after so many writes.
+const CLIENTS: u64 = 4;
+/// A client's keys are used again after so many writes.
 const KEYS: u64 = 40;
 
 /// What became of the requests.
@@ -25,7 +26,7 @@ pub struct Tally {
 
 pub struct Load {
     stop: watch::Sender<bool>,
-    task: JoinHandle<Tally>,
+    clients: Vec<JoinHandle<Tally>>,
 }
 
 impl Load {
@@ -33,35 +34,46 @@ impl Load {
     pub fn begin(cluster: &Cluster) -> Self {
         let apis: Vec<Api> = (0..cluster.nodes.len()).map(|i| cluster.api(i)).collect();
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            let mut tally = Tally::default();
-            let mut n = 0;
-            while !*stopped.borrow() {
-                n += 1;
-                step(&apis, n, &mut tally).await;
-                tokio::time::sleep(PACE).await;
-            }
-            tally
-        });
-        Self { stop, task }
+        let client = |name| tokio::spawn(client(name, apis.clone(), stopped.clone()));
+        let clients = (0..CLIENTS).map(client).collect();
+        Self { stop, clients }
     }
 
     pub async fn end(self) -> Tally {
         self.stop.send_replace(true);
-        self.task.await.expect("the client does not panic")
+        let mut all = Tally::default();
+        for client in self.clients {
+            let one = client.await.expect("the client finds what it wrote");
+            all.done += one.done;
+            all.retried += one.retried;
+            all.failed.extend(one.failed);
+        }
+        all
     }
 }
 
+/// Has keys of its own, so that it knows what it must read.
+async fn client(name: u64, apis: Vec<Api>, stopped: watch::Receiver<bool>) -> Tally {
+    let mut tally = Tally::default();
+    let mut n = name;
+    while !*stopped.borrow() {
+        n += 1;
+        let path = format!("/api/v1/data/load-{name}-{}", n % KEYS);
+        step(&apis, &path, n, &mut tally).await;
+        tokio::time::sleep(PACE).await;
+    }
+    tally
+}
+
 /// One write, and a read of the same key through another node, which must return it.
-async fn step(apis: &[Api], n: u64, tally: &mut Tally) {
-    let path = format!("/api/v1/data/load-{}", n % KEYS);
+async fn step(apis: &[Api], path: &str, n: u64, tally: &mut Tally) {
     let at = n as usize % apis.len();
     let body = json!({ "value": n });
-    let written = twice(apis, at, Method::PUT, &path, Some(&body), tally).await;
+    let written = twice(apis, at, Method::PUT, path, Some(&body), tally).await;
     if written.is_none() {
         return;
     }
-    let read = twice(apis, at + 1, Method::GET, &path, None, tally).await;
+    let read = twice(apis, at + 1, Method::GET, path, None, tally).await;
     if let Some(reply) = read {
         let found: Value = reply.json().expect("JSON");
         assert_eq!(

@@ -20,8 +20,8 @@ const SCREENS: [(&str, &str); 9] = [
 ];
 
 /// What an idle console may write in [`IDLE`]; drawing the whole screen twenty times a second
-/// would be a hundred times as much.
-const IDLE_BYTES: usize = 24 * 1024;
+/// would be hundreds of times as much.
+const IDLE_BYTES: usize = 8 * 1024;
 const IDLE: Duration = Duration::from_secs(5);
 
 #[tokio::test]
