@@ -7,5 +7,6 @@ pub mod history;
 pub mod linearizability;
 pub mod node;
 pub mod proxy;
+pub mod pty;
 pub mod raw;
 pub mod wait;
