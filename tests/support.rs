@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod history;
 pub mod linearizability;
+pub mod netns;
 pub mod node;
 pub mod proxy;
 pub mod pty;
