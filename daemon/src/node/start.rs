@@ -13,7 +13,7 @@ use super::{
     SharedNode,
     address_book::Addresses,
     bind,
-    seeds::{self, Welcome},
+    seeds::{self, Meanwhile, Welcome},
     watchers,
 };
 use crate::{
@@ -264,7 +264,7 @@ async fn join(
         cluster_id,
         topology,
         members,
-    } = seeds::knock(node, through).await?;
+    } = seeds::knock(node, through, Meanwhile::Waits).await?;
     if topology.contains(&node.facts.id) {
         let why = format!(
             "{} is a member of the ring already, but {} holds none of its data",
@@ -418,7 +418,7 @@ fn spawn_greeting(node: &SharedNode, seeds: Vec<String>) {
     tokio::spawn(async move {
         let knocked = tokio::select! {
             () = node.stop.cancelled() => return,
-            knocked = seeds::knock(&node, &seeds) => knocked,
+            knocked = seeds::knock(&node, &seeds, Meanwhile::Serves) => knocked,
         };
         match knocked {
             Ok(welcome) => {
