@@ -3,4 +3,5 @@
 mod campaign;
 mod durability;
 mod linearizable;
+mod orders;
 mod returning;
