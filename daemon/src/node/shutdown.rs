@@ -23,7 +23,11 @@ pub async fn shutdown(node: &SharedNode, server: Server, cause: Cause) -> Result
     let (why, end) = match cause {
         Cause::Stop { why } => (why, Ok(End::Stopped)),
         Cause::Replace { why, standby } => {
-            (format!("to restart ({why})"), Ok(End::Replace { standby }))
+            let why = match &standby {
+                Some(_) => why,
+                None => format!("to restart ({why})"),
+            };
+            (why, Ok(End::Replace { standby }))
         }
         // the last line on stderr says why
         Cause::Fail(failure) => ("it cannot go on".to_owned(), Err(failure)),
