@@ -220,6 +220,7 @@ impl Runner {
         let mut started: Vec<Target> = Vec::new();
         for (n, target) in plan.order.iter().enumerate() {
             self.open_step(n + 3);
+            self.renew_holds(&plan.order[n..]).await;
             let seeds = if n == 0 {
                 Vec::new()
             } else {
@@ -250,6 +251,22 @@ impl Runner {
             self.close_step(StepState::Done, detail);
         }
         Ok(())
+    }
+
+    /// Those that still wait hold on from now: a large cluster takes longer than one hold.
+    async fn renew_holds(&mut self, waiting: &[Target]) {
+        let order = StandbyOrder {
+            hold_seconds: Some(HOLD_SECONDS),
+            reason: Some("clean restart".to_owned()),
+        };
+        for target in waiting {
+            let path = "/api/v1/admin/standby";
+            let answer: Result<OrderResponse, _> =
+                self.client.post(&target.address, path, &order).await;
+            if let Err(e) = answer {
+                self.log(&format!("{}: its hold was not renewed: {e}", target.id));
+            }
+        }
     }
 
     /// Ends the clock of refused writes as soon as one passes.
