@@ -4,4 +4,5 @@ mod campaign;
 mod durability;
 mod linearizable;
 mod orders;
+mod partition;
 mod returning;

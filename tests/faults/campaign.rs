@@ -44,6 +44,15 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// The clients of a campaign.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    pub keys: usize,
+    pub writers: usize,
+    pub readers: usize,
+    pub seed: u64,
+}
+
 /// Faults that really happened.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Injected {
@@ -60,24 +69,40 @@ static NEXT_VALUE: AtomicU64 = AtomicU64::new(1);
 
 /// Runs the plan; the keys must not have been used before.
 pub async fn run(cluster: &mut Cluster, prefix: &str, plan: Plan) -> (Recorder, Injected) {
-    let recorder = Arc::new(Recorder::new());
-    let over = Arc::new(AtomicBool::new(false));
     let nodes: Vec<(String, Api)> = (0..cluster.nodes.len())
         .map(|i| (cluster.nodes[i].id.clone(), cluster.api(i)))
         .collect();
+    let crowd = Crowd {
+        keys: plan.keys,
+        writers: plan.writers,
+        readers: plan.readers,
+        seed: plan.seed,
+    };
+    run_beside(disturb(cluster, plan), nodes, prefix, crowd).await
+}
+
+/// The same with a disturbance of one's own; the clients work until it ends.
+pub async fn run_beside<T>(
+    disturbance: impl Future<Output = T>,
+    nodes: Vec<(String, Api)>,
+    prefix: &str,
+    crowd: Crowd,
+) -> (Recorder, T) {
+    let recorder = Arc::new(Recorder::new());
+    let over = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
-    for number in 0..plan.writers + plan.readers {
+    for number in 0..crowd.writers + crowd.readers {
         let client = Client {
             number,
-            writes: number < plan.writers,
+            writes: number < crowd.writers,
             nodes: nodes.clone(),
-            keys: (0..plan.keys).map(|k| format!("{prefix}-{k}")).collect(),
+            keys: (0..crowd.keys).map(|k| format!("{prefix}-{k}")).collect(),
             recorder: Arc::clone(&recorder),
-            random: StdRng::seed_from_u64(plan.seed * 1000 + number as u64),
+            random: StdRng::seed_from_u64(crowd.seed * 1000 + number as u64),
         };
         clients.spawn(client.run(Arc::clone(&over)));
     }
-    let injected = disturb(cluster, plan).await;
+    let injected = disturbance.await;
     over.store(true, Ordering::Relaxed);
     clients.join_all().await;
     let recorder = Arc::into_inner(recorder).expect("all clients have ended");

@@ -68,7 +68,12 @@ pub fn http() -> Client {
 
 impl Api {
     pub fn new(http: Client, port: u16) -> Self {
-        let base = format!("http://localhost:{port}");
+        Self::at(http, &format!("localhost:{port}"))
+    }
+
+    /// `address` is `host:port`.
+    pub fn at(http: Client, address: &str) -> Self {
+        let base = format!("http://{address}");
         Self { http, base }
     }
 

@@ -173,7 +173,8 @@ impl Cluster {
     }
 }
 
-async fn agreement(apis: &[Api]) -> Result<(), String> {
+/// All of them serve and go by the same members and the same settled ring.
+pub async fn agreement(apis: &[Api]) -> Result<(), String> {
     let mut rings = Vec::new();
     for api in apis {
         let members = api.members().await.map_err(|e| format!("{e:#}"))?;
