@@ -6,6 +6,7 @@
 
 mod address_book;
 mod bind;
+mod descriptors;
 mod entry;
 mod handle;
 mod seeds;
@@ -92,7 +93,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
     };
     let node = Node::new(config.clone(), identity, orders, phase)?;
     let limits = ServerLimits {
-        connections: config.limits.connections,
+        connections: descriptors::connections(config.limits.connections),
         header_timeout: config.limits.header_timeout,
     };
     let server = Server::start(

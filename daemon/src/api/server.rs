@@ -87,16 +87,23 @@ struct Acceptor {
 
 impl Acceptor {
     async fn accept(self, listener: TcpListener) {
+        let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, from)) => self.admit(stream, from),
+                Ok((stream, from)) => {
+                    failing = false;
+                    self.admit(stream, from);
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!("cannot accept connections: {error}");
+                    // said once: it is tried ten times a second
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("cannot accept connections for now: {error}");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

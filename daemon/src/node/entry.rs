@@ -167,7 +167,7 @@ pub fn come_back(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
         return Err(Failure::Failed(why.into()));
     }
     tracing::info!(
-        "coming back to cluster {} at ring epoch {} with {} members",
+        "coming back to cluster {} at ring epoch {}, members: {}",
         topology.cluster_id,
         topology.epoch,
         topology.members.len()

@@ -145,7 +145,10 @@ async fn run(site: &Site) {
             match perform(site, &topology, &mut settled_since).await {
                 Ok(()) => pause = BACKOFF.0,
                 Err(why) => {
-                    tracing::info!("moving data has to wait: {why}");
+                    // right after a start nobody is known yet, and the next attempt succeeds
+                    if pause > BACKOFF.0 {
+                        tracing::info!("moving data has to wait: {why}");
+                    }
                     let jitter = rand::rng().random_range(0.5..1.0);
                     tokio::time::sleep(pause.mul_f64(jitter)).await;
                     pause = (pause * 2).min(BACKOFF.1);

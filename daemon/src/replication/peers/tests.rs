@@ -365,16 +365,11 @@ const WELCOME: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade
 
 #[tokio::test]
 async fn servers_that_are_no_ringd_are_described() {
-    let cases: [(&[u8], &str); 4] = [
+    let cases: [(&[u8], &str); 3] = [
         (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "not HTTP"),
         (
             b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
             "404",
-        ),
-        (
-            b"HTTP/1.1 503 Service Unavailable\r\nx-ring-node: b\r\ncontent-length: 49\r\n\r\n\
-              {\"error\":\"this is stopping\",\"code\":\"NOT_SERVING\"}",
-            "this is stopping",
         ),
         (
             b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: h2c\r\n\
@@ -389,6 +384,18 @@ async fn servers_that_are_no_ringd_are_described() {
         assert!(matches!(error, PeerError::Protocol { .. }), "{error}");
         assert!(error.to_string().contains(want), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_takes_no_connections_says_why_itself() {
+    let refusal =
+        b"HTTP/1.1 503 Service Unavailable\r\nx-ring-node: b\r\ncontent-length: 49\r\n\r\n\
+        {\"error\":\"this is stopping\",\"code\":\"NOT_SERVING\"}";
+    let address = says(refusal).await;
+    let peers = peers(quick(), &[("b", address.clone())]);
+    let error = ask(&peers, "k", GENEROUS).await.expect_err("it stops");
+    assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
+    assert_eq!(error.to_string(), format!("{address}: this is stopping"));
 }
 
 #[tokio::test]
