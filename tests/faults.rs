@@ -3,5 +3,6 @@
 mod campaign;
 mod durability;
 mod linearizable;
+mod orders;
 mod partition;
 mod returning;

@@ -1,5 +1,6 @@
 //! Real processes on real ports: the guide, the contract, and the promises under faults.
 
+mod console;
 mod contract;
 mod faults;
 mod guide;

@@ -8,5 +8,6 @@ pub mod linearizability;
 pub mod netns;
 pub mod node;
 pub mod proxy;
+pub mod pty;
 pub mod raw;
 pub mod wait;

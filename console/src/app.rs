@@ -1,6 +1,6 @@
 //! The console's state, and the pure function that changes it.
 //!
-//! [`update`] takes one message and returns what is to be done; it awaits nothing, reads no
+//! [`mod@update`] takes one message and returns what is to be done; it awaits nothing, reads no
 //! clock and touches no terminal. The screens draw from [`App`] and change nothing.
 
 mod act;

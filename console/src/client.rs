@@ -33,7 +33,7 @@ pub enum ClientError {
         /// The request was certainly not received.
         not_sent: bool,
     },
-    #[error("{endpoint} refused: {}", .body.error)]
+    #[error("{endpoint}: {}", .body.error)]
     Refused {
         endpoint: String,
         status: u16,

@@ -163,16 +163,10 @@ impl Cluster {
 
     /// The nodes that count as answering: reachable by gossip and taking part.
     pub fn available(&self) -> BTreeSet<NodeId> {
-        let Some(members) = &self.members else {
-            return BTreeSet::new();
-        };
-        members
-            .value
-            .cluster_members
-            .values()
-            .filter(|m| m.status.is_reachable() && m.lifecycle.replicates())
-            .map(|m| m.node_id.clone())
-            .collect()
+        self.members
+            .as_ref()
+            .map(|m| m.value.available())
+            .unwrap_or_default()
     }
 
     /// Health of one partition as the members shown make it; `None` without a ring.

@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
@@ -36,6 +36,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end after an interrupt.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(50);
+/// How often other ports are tried when a node ends at once.
+const ATTEMPTS: u32 = 4;
 
 /// Starts the daemons, opens the console on them (or waits), stops them.
 pub async fn run(common: &Common, args: DemoArgs) -> ExitCode {
@@ -126,13 +128,22 @@ impl DemoCluster {
             dir,
             _temporary: temporary,
         };
-        let began = cluster.launch(&ringd, args.nodes).await;
-        match began {
-            Ok(()) => Ok(cluster),
-            Err(e) => {
-                cluster.stop().await;
-                Err(e)
+        let mut attempt = 1;
+        loop {
+            let ports = free_ports(args.nodes, attempt == 1)?;
+            let launched = cluster.launch(&ringd, &ports).await;
+            if matches!(launched, Ok(None)) {
+                return Ok(cluster);
             }
+            cluster.stop().await;
+            cluster.nodes.clear();
+            // between the look at a port and its use another program may have taken it
+            if let Some(why) = launched?
+                && attempt == ATTEMPTS
+            {
+                bail!(why);
+            }
+            attempt += 1;
         }
     }
 
@@ -148,8 +159,8 @@ impl DemoCluster {
         &self.dir
     }
 
-    async fn launch(&mut self, ringd: &Path, count: u8) -> anyhow::Result<()> {
-        let ports = free_ports(count)?;
+    /// Until all agree; `Some` when a node ended by itself, and what it said.
+    async fn launch(&mut self, ringd: &Path, ports: &[u16]) -> anyhow::Result<Option<String>> {
         for (i, port) in ports.iter().enumerate() {
             let seed = (i > 0).then(|| format!("localhost:{}", ports[0]));
             let node = spawn(ringd, &self.dir, i + 1, *port, seed)?;
@@ -158,7 +169,7 @@ impl DemoCluster {
         self.wait_until_agreed().await
     }
 
-    async fn wait_until_agreed(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_agreed(&mut self) -> anyhow::Result<Option<String>> {
         let client = Client::new()?;
         let targets: Vec<Target> = self.nodes.iter().map(|n| n.target.clone()).collect();
         let ids: Vec<NodeId> = targets.iter().map(|t| t.id.clone()).collect();
@@ -166,11 +177,10 @@ impl DemoCluster {
         loop {
             for node in &mut self.nodes {
                 if let Some(status) = node.child.try_wait()? {
-                    bail!(
-                        "{} ended at once ({status}): {}",
-                        node.target.id,
-                        last_line(&node.log)
-                    );
+                    let said = last_line(&node.log);
+                    let id = &node.target.id;
+                    let why = format!("{id} ended at once ({status}): {said}");
+                    return Ok(Some(why));
                 }
             }
             let views = members(&client, &targets).await;
@@ -183,7 +193,7 @@ impl DemoCluster {
                 gate = ring_is_settled(&client, &targets).await;
             }
             match gate {
-                Gate::Met(_) => return Ok(()),
+                Gate::Met(_) => return Ok(None),
                 Gate::Waiting(why) if Instant::now() >= deadline => {
                     bail!(
                         "the nodes did not agree within {} s: {why}; logs are in {}",
@@ -273,11 +283,15 @@ fn spawn(
     Ok(DemoNode { target, child, log })
 }
 
-/// The guide's ports when all are free, otherwise whatever the system gives.
-fn free_ports(count: u8) -> anyhow::Result<Vec<u16>> {
+/// The guide's ports when they are wanted and all free, otherwise whatever the system gives.
+fn free_ports(count: u8, guides: bool) -> anyhow::Result<Vec<u16>> {
     let guide: Vec<u16> = (0..u16::from(count)).map(|i| FIRST_PORT + i).collect();
-    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    if guide.iter().all(free) {
+    // a node needs its number for TCP and for UDP
+    let free = |port: &u16| {
+        let place = (Ipv4Addr::LOCALHOST, *port);
+        TcpListener::bind(place).is_ok() && UdpSocket::bind(place).is_ok()
+    };
+    if guides && guide.iter().all(free) {
         return Ok(guide);
     }
     // held together until all are known, so that they differ
@@ -321,7 +335,7 @@ mod tests {
     #[test]
     fn a_taken_port_moves_all_of_them() {
         let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT));
-        let ports = free_ports(3).expect("ports");
+        let ports = free_ports(3, true).expect("ports");
         assert_eq!(ports.len(), 3);
         assert!(
             !ports.contains(&FIRST_PORT),

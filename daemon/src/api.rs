@@ -33,7 +33,7 @@ pub use error::ApiError;
 
 use crate::{
     node::{Node, SharedNode},
-    replication::server::PEER_PATH,
+    replication::{peers::handshake::introduce, server::PEER_PATH},
 };
 
 /// What handlers return.
@@ -105,10 +105,13 @@ fn keys() -> Router<SharedNode> {
 
 /// Other nodes connect here; they are answered once the store is open.
 async fn peer(State(node): State<SharedNode>, request: Request) -> Response {
-    match node.peer_server.get() {
-        Some(server) => server.clone().upgrade(request).await,
-        None => not_serving(&node).into_response(),
+    if let Some(server) = node.peer_server.get() {
+        return server.clone().upgrade(request).await;
     }
+    let mut answer = not_serving(&node).into_response();
+    let cluster = node.identity.cluster_id();
+    introduce(answer.headers_mut(), &node.facts.id, cluster.as_ref());
+    answer
 }
 
 /// Why this node does not do it now.

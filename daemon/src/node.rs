@@ -6,6 +6,7 @@
 
 mod address_book;
 mod bind;
+mod entry;
 mod handle;
 mod seeds;
 mod shutdown;
@@ -81,7 +82,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
             Failure::Failed(e.to_string())
         }
     })?;
-    start::check_seeds(config, &identity)?;
+    entry::check_seeds(config, &identity)?;
     let (orders, mut received) = orders::channel();
     signals::watch(orders.clone())
         .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
@@ -121,7 +122,7 @@ async fn course(
             Held::End(cause) => return cause,
         }
     }
-    let seeds = start::seeds_to_use(node, seeds);
+    let seeds = entry::seeds_to_use(node, seeds);
     let started = tokio::select! {
         started = start::start(node, udp, seeds) => started,
         cause = next_cause(received) => return cause,

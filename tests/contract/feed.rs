@@ -3,16 +3,23 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use ringmaster_shared::feed::{CLIENT_FRAME_MAX_BYTES, Frame, FrameBody};
-use tokio::{net::TcpStream, time::timeout};
+use reqwest::Method;
+use ringmaster_shared::{
+    feed::{CLIENT_FRAME_MAX_BYTES, Frame, FrameBody},
+    member::MemberStatus,
+};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
 use crate::support::{
     cluster::Cluster,
-    wait::{GENEROUS, eventually},
+    wait::{GENEROUS, eventually, same},
 };
 
 /// Far beyond the second between heartbeats.
@@ -174,6 +181,65 @@ async fn frames_that_are_too_large_or_binary_are_told_or_closed() {
     let mut feed = Feed::open(port).await;
     assert!(matches!(feed.next().await, Some(FrameBody::Snapshot(_))));
     assert!(cluster.nodes[0].is_running());
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_is_closed() {
+    let mut cluster = Cluster::start(1).await;
+    let address = ([127, 0, 0, 1], cluster.nodes[0].port).into();
+    let narrow = TcpSocket::new_v4().expect("a socket");
+    narrow.set_recv_buffer_size(4096).expect("a small window");
+    let stream = narrow.connect(address).await.expect("it listens");
+    let (mut socket, _) = client_async(format!("ws://{address}/ws"), stream)
+        .await
+        .expect("the feed opens");
+    // each asks for a whole snapshot, which nobody takes
+    for _ in 0..2000 {
+        let order = Message::text(r#"{"ring_table": true}"#);
+        let said = timeout(Duration::from_secs(1), socket.send(order)).await;
+        if !matches!(said, Ok(Ok(()))) {
+            break;
+        }
+    }
+    let api = cluster.api(0);
+    let feeds = async |want: &str| {
+        let metrics = api.send(Method::GET, "/metrics", None).await;
+        let metrics = metrics.map_err(|e| e.to_string())?.text();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("ringd_feeds "));
+        same("feeds", &line.unwrap_or_default(), &want)
+    };
+    eventually("the stuck feed is closed", GENEROUS, async || {
+        feeds("ringd_feeds 0").await
+    })
+    .await;
+    let mut feed = Feed::open(cluster.nodes[0].port).await;
+    assert!(matches!(feed.next().await, Some(FrameBody::Snapshot(_))));
+    assert!(cluster.nodes[0].is_running());
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_dead_member_arrives_as_a_delta() {
+    let mut cluster = Cluster::start(3).await;
+    let mut feed = Feed::open(cluster.nodes[0].port).await;
+    assert!(matches!(feed.next().await, Some(FrameBody::Snapshot(_))));
+    cluster.nodes[2].kill9();
+    let dead = |frame: &FrameBody| {
+        let FrameBody::Delta(delta) = frame else {
+            return false;
+        };
+        let members = delta.members.as_ref();
+        members.is_some_and(|m| {
+            let of_third = m
+                .cluster_members
+                .iter()
+                .find(|(id, _)| id.as_str() == "node-3");
+            of_third.is_some_and(|(_, member)| member.status == MemberStatus::Dead)
+        })
+    };
+    feed.until("death of node-3", dead).await;
 }
 
 #[tokio::test]

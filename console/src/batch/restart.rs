@@ -70,8 +70,11 @@ pub async fn run(
         print_plan(args.kind, &steps, &effects);
     }
     if args.yes {
-        let progress = carry_out(client, endpoints, args.kind, output).await;
-        return report(&progress, output);
+        let (progress, interrupted) = carry_out(client, endpoints, args.kind, output).await;
+        let exit = report(&progress, output)?;
+        // an interrupt that came too late to stop anything changed nothing
+        let stopped = interrupted && exit == exit::FAILED;
+        return Ok(if stopped { exit::INTERRUPTED } else { exit });
     }
     if output == Output::Json {
         print_json(&serde_json::json!({"steps": steps, "effects": effects}))?;
@@ -91,12 +94,13 @@ fn print_plan(kind: ProcedureKind, steps: &[String], effects: &[String]) {
     );
 }
 
+/// To the end; and whether the operator interrupted it.
 async fn carry_out(
     client: Client,
     endpoints: &[String],
     kind: ProcedureKind,
     output: Output,
-) -> Progress {
+) -> (Progress, bool) {
     let (progress, mut reports) = mpsc::channel(16);
     let (cancel, cancelled) = watch::channel(false);
     let runner = Runner::new(
@@ -110,13 +114,14 @@ async fn carry_out(
     let endpoints = endpoints.to_vec();
     let mut run = std::pin::pin!(runner.run(&endpoints));
     let mut printer = Printer::default();
+    let mut interrupted = false;
     loop {
         tokio::select! {
             done = &mut run => {
                 if output == Output::Table {
                     printer.print(&done);
                 }
-                return done;
+                return (done, interrupted);
             }
             Some(now) = reports.recv() => {
                 if output == Output::Table {
@@ -126,6 +131,7 @@ async fn carry_out(
             _ = tokio::signal::ctrl_c() => {
                 eprintln!("ringmaster: cancelling; nodes in standby are told to start");
                 let _ = cancel.send(true);
+                interrupted = true;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The verbs that ask one question: status, members, ring, quorum, check, get, put, del.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use reqwest::Method;
 use ringmaster_shared::{
@@ -332,20 +332,10 @@ struct WouldLose {
     partitions: u16,
 }
 
-/// Who counts as answering, by what one node sees.
-fn available(view: &ClusterResponse) -> BTreeSet<NodeId> {
-    view.members
-        .cluster_members
-        .values()
-        .filter(|m| m.status.is_reachable() && m.lifecycle.counts_for_quorum())
-        .map(|m| m.node_id.clone())
-        .collect()
-}
-
 fn quorum_report(view: &ClusterResponse) -> Option<QuorumReport> {
     let cluster = ClusterId::new(&view.status.cluster.cluster_id).ok()?;
     let topology = topology_of(&view.ring, &cluster)?;
-    let up = available(view);
+    let up = view.members.available();
     let partitions = partition_counts(&topology, &up);
     let short = (0..topology.partition_count())
         .filter_map(|p| {

@@ -1,21 +1,25 @@
 //! Carries a procedure out: gives the orders, waits at the gates, reports each change.
 //!
 //! Every wait has a deadline and can be cancelled. When something fails or is cancelled after
-//! nodes went to standby, they are all told to start from what they remember; those that do not
-//! hear it start by themselves when their hold time ends.
+//! nodes were sent to standby, each of them is told to start from what it remembers as soon as it
+//! stands by; those that do not hear it start by themselves when their hold time ends.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
         admin::{ClearGossipResponse, OrderResponse, RestartOrder, StandbyOrder, StartOrder},
         data::{DeleteRequest, PutRequest, ReadResponse, WriteResponse},
+        health::StatusResponse,
     },
-    id::NodeId,
+    id::{Generation, NodeId},
+    member::Lifecycle,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -66,6 +70,8 @@ pub struct Runner {
     progress: Progress,
     step_started: Instant,
     refused_since: Option<Instant>,
+    /// Who was told to stand by.
+    sent: BTreeSet<NodeId>,
 }
 
 impl Runner {
@@ -87,6 +93,7 @@ impl Runner {
             progress,
             step_started,
             refused_since: None,
+            sent: BTreeSet::new(),
         }
     }
 
@@ -131,7 +138,7 @@ impl Runner {
         self.refused_since = Some(Instant::now());
         let result = self.clean_steps(&plan).await;
         if result.is_err() {
-            self.let_all_start(&plan).await;
+            self.let_all_start(&survey).await;
         }
         result?;
         let refused = self.progress.writes_refused_ms;
@@ -163,6 +170,9 @@ impl Runner {
             reason: Some("clean restart".to_owned()),
         };
         for target in &plan.order {
+            self.check_cancel()?;
+            // before it answers: an answer that is lost does not mean that it was not heard
+            self.sent.insert(target.id.clone());
             self.order(target, "/api/v1/admin/standby", &order).await?;
         }
         // proven twice, so that one that was just passing through is not mistaken
@@ -210,6 +220,7 @@ impl Runner {
         let mut started: Vec<Target> = Vec::new();
         for (n, target) in plan.order.iter().enumerate() {
             self.open_step(n + 3);
+            self.renew_holds(&plan.order[n..]).await;
             let seeds = if n == 0 {
                 Vec::new()
             } else {
@@ -242,6 +253,22 @@ impl Runner {
         Ok(())
     }
 
+    /// Those that still wait hold on from now: a large cluster takes longer than one hold.
+    async fn renew_holds(&mut self, waiting: &[Target]) {
+        let order = StandbyOrder {
+            hold_seconds: Some(HOLD_SECONDS),
+            reason: Some("clean restart".to_owned()),
+        };
+        for target in waiting {
+            let path = "/api/v1/admin/standby";
+            let answer: Result<OrderResponse, _> =
+                self.client.post(&target.address, path, &order).await;
+            if let Err(e) = answer {
+                self.log(&format!("{}: its hold was not renewed: {e}", target.id));
+            }
+        }
+    }
+
     /// Ends the clock of refused writes as soon as one passes.
     async fn watch_writes(&mut self, started: &[Target]) {
         let Some(since) = self.refused_since else {
@@ -256,24 +283,17 @@ impl Runner {
         }
     }
 
-    /// The way back: whoever stands by starts from what it remembers.
-    async fn let_all_start(&mut self, plan: &clean::Plan) {
+    /// The way back for everyone who was sent to standby, all at once.
+    async fn let_all_start(&mut self, before: &Survey) {
         self.log("telling every node in standby to start from what it remembers");
-        for target in &plan.order {
-            let order = StartOrder { seeds: None };
-            let answer: Result<OrderResponse, _> = self
-                .client
-                .post(&target.address, "/api/v1/admin/start", &order)
-                .await;
-            match answer {
-                Ok(_) => self.log(&format!("{}: told to start", target.id)),
-                // serving nodes refuse the order, which is as good
-                Err(ClientError::Refused { .. }) => {}
-                Err(e) => self.log(&format!(
-                    "{}: {e}; it starts by itself when its {HOLD_SECONDS} s hold ends",
-                    target.id
-                )),
-            }
+        let sent = before.targets.iter().zip(&before.views);
+        let sent = sent.filter(|(target, _)| self.sent.contains(&target.id));
+        let told = join_all(sent.map(|(target, view)| {
+            let old = view.as_ref().map_or(0, |v| v.status.node.generation);
+            start_from_memory(&self.client, target, old)
+        }));
+        for line in told.await {
+            self.log(&line);
         }
     }
 
@@ -317,8 +337,7 @@ impl Runner {
             }
         })
         .await?;
-        let before: ringmaster_shared::api::health::StatusResponse =
-            self.client.get(&target.address, "/api/v1/status").await?;
+        let before: StatusResponse = self.client.get(&target.address, "/api/v1/status").await?;
         let order = RestartOrder {
             reason: Some("rolling restart".to_owned()),
         };
@@ -512,6 +531,36 @@ impl Runner {
         }
         // a full channel means a slow reader, which gets the next one
         let _ = self.wires.progress.try_send(self.progress.clone());
+    }
+}
+
+/// Tells one node to start. It may still be on its way down, where it refuses and would hold
+/// afterwards: so it is asked until it stands by, or lives a life after `old` already.
+async fn start_from_memory(client: &Client, target: &Target, old: Generation) -> String {
+    let deadline = Instant::now() + GATE_DEADLINE;
+    let id = &target.id;
+    loop {
+        let status = client.get(&target.address, "/api/v1/status").await;
+        let why = match status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation)) {
+            Ok((Lifecycle::Standby, _)) => {
+                let order = StartOrder { seeds: None };
+                let path = "/api/v1/admin/start";
+                let answer = client.post(&target.address, path, &order).await;
+                match answer.map(|a: OrderResponse| a.message) {
+                    Ok(message) => return format!("{id}: {message}"),
+                    Err(e) => e.to_string(),
+                }
+            }
+            Ok((lifecycle, generation)) if generation > old => {
+                return format!("{id}: is {} again", lifecycle.as_str());
+            }
+            Ok((lifecycle, _)) => format!("still {}", lifecycle.as_str()),
+            Err(e) => e.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return format!("{id}: {why}; it starts by itself {HOLD_SECONDS} s after it stands by");
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 

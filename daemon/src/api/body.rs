@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, header},
+    http::{HeaderMap, header, response::Parts},
+    response::Response,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -33,7 +34,46 @@ pub struct BodyLimits {
 #[derive(Debug)]
 pub struct Held {
     pub bytes: Bytes,
+    share: OwnedSemaphorePermit,
+}
+
+/// Bytes of an answer with their share; lives as long as any slice of them.
+struct Counted {
+    bytes: Bytes,
     _share: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn counted(parts: Parts, bytes: Bytes, share: OwnedSemaphorePermit) -> Response {
+    let counted = Bytes::from_owner(Counted {
+        bytes,
+        _share: share,
+    });
+    Response::from_parts(parts, Body::from(counted))
+}
+
+async fn whole(response: Response) -> Answer<(Parts, Bytes)> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.map_err(|e| {
+        ApiError::new(
+            ErrorCode::Internal,
+            format!("the answer cannot be written: {e}"),
+        )
+    })?;
+    Ok((parts, bytes.to_bytes()))
+}
+
+impl Held {
+    /// Hands the share on to an answer that repeats the body.
+    pub async fn answer(self, response: Response) -> Answer<Response> {
+        let (parts, bytes) = whole(response).await?;
+        Ok(counted(parts, bytes, self.share))
+    }
 }
 
 impl BodyLimits {
@@ -62,7 +102,7 @@ impl BodyLimits {
         match tokio::time::timeout(self.deadline, whole).await {
             Ok(Ok(bytes)) => Ok(Held {
                 bytes: bytes.to_bytes(),
-                _share: share,
+                share,
             }),
             Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large(most).close()),
             Ok(Err(_)) => {
@@ -77,6 +117,19 @@ impl BodyLimits {
             )
             .close()),
         }
+    }
+
+    /// Counts an answer against the budget until the last of its bytes is taken by the client:
+    /// many who ask for much and read nothing must not fill the memory.
+    pub async fn answer(&self, response: Response) -> Answer<Response> {
+        let (parts, bytes) = whole(response).await?;
+        let share = bytes.len().div_ceil(1024) as u32;
+        let share = self
+            .budget
+            .clone()
+            .try_acquire_many_owned(share)
+            .map_err(|_| busy("answers that clients do not take fill the memory set aside"))?;
+        Ok(counted(parts, bytes, share))
     }
 
     /// The body of an order; empty means `T::default()`.
@@ -249,6 +302,20 @@ mod tests {
         assert_eq!(second.expect_err("full").code(), ErrorCode::TooBusy);
         drop(first);
         assert!(limits.read(&big, body(), 50_000).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn answers_count_until_they_are_taken() {
+        let limits = limits();
+        let answer = || Response::new(Body::from(vec![b'x'; 40_000]));
+        let first = limits.answer(answer()).await.expect("fits");
+        // as a server does: the body is dropped, its bytes wait to be written
+        let waiting = first.into_body().collect().await.expect("whole").to_bytes();
+        assert_eq!(waiting.len(), 40_000);
+        let second = limits.answer(answer()).await;
+        assert_eq!(second.expect_err("full").code(), ErrorCode::TooBusy);
+        drop(waiting);
+        assert!(limits.answer(answer()).await.is_ok());
     }
 
     #[tokio::test]

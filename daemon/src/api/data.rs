@@ -115,11 +115,12 @@ pub async fn read(
         .read(key.clone(), level.consistency, timeout)
         .await?;
     let head = outcome.record.head().and_then(|s| s.value.as_ref());
-    match head {
-        None => Err(absent(&key, &outcome)),
-        Some(Value::Raw(bytes)) if wants_raw(&headers) => Ok(raw(&key, &outcome, bytes.clone())),
-        Some(value) => Ok(value::read_answer(&key, &outcome, value)?.into_response()),
-    }
+    let answer = match head {
+        None => return Err(absent(&key, &outcome)),
+        Some(Value::Raw(bytes)) if wants_raw(&headers) => raw(&key, &outcome, bytes.clone()),
+        Some(value) => value::read_answer(&key, &outcome, value)?.into_response(),
+    };
+    node.gates.answers.answer(answer).await
 }
 
 fn absent(key: &Key, outcome: &ReadOutcome) -> ApiError {
@@ -199,7 +200,8 @@ pub async fn write(
     };
     let admitted = Admitted::new(&node, Kind::Put)?;
     let outcome = admitted.coordinator.write(request).await?;
-    Ok(value::write_answer(&key, &outcome, Some(&put.value))?.into_response())
+    let answer = value::write_answer(&key, &outcome, Some(&put.value))?;
+    held.answer(answer.into_response()).await
 }
 
 /// Deletes one key; deleting what is absent is fine.

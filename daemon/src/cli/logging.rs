@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
+    fmt::{format::Writer, time::FormatTime},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -20,6 +21,15 @@ fn filter(log: &LogConfig) -> Targets {
         .with_target("ringd", level)
 }
 
+/// `2026-01-31T08:15:30.123Z`: finer than that is noise to a person.
+struct Milliseconds;
+
+impl FormatTime for Milliseconds {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{:.3}", jiff::Timestamp::now())
+    }
+}
+
 /// A second call (the node started again in this process) changes nothing.
 pub fn start(log: &LogConfig) {
     let registry = tracing_subscriber::registry().with(filter(log));
@@ -30,6 +40,7 @@ pub fn start(log: &LogConfig) {
         let layer = tracing_subscriber::fmt::layer()
             .compact()
             .with_target(false)
+            .with_timer(Milliseconds)
             .with_ansi(std::io::stdout().is_terminal());
         let _ = registry.with(layer).try_init();
     }

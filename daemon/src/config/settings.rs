@@ -168,7 +168,7 @@ pub static SETTINGS: &[Setting] = &[
         "limits.body_bytes_total",
         "BYTES",
         Some("268435456"),
-        "Request bodies held in memory at once; more get 429",
+        "Request bodies held in memory at once, and as much again of values on their way to clients; more get 429",
     ),
     setting(
         LIMITS,

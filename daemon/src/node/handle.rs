@@ -56,6 +56,8 @@ pub struct Node {
 /// Bounds on what clients do at once.
 pub struct Gates {
     pub bodies: BodyLimits,
+    /// Of values on their way to clients.
+    pub answers: BodyLimits,
     /// Requests for data.
     pub requests: Semaphore,
     pub feeds: Arc<Semaphore>,
@@ -84,6 +86,7 @@ impl Node {
         let limits = &config.limits;
         let gates = Gates {
             bodies: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
+            answers: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
             requests: Semaphore::new(limits.requests),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
         };

@@ -38,8 +38,21 @@ pub enum Closed {
     Never(Failure),
 }
 
+/// What the node does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Nothing: without a seed it gets nowhere.
+    Waits,
+    /// It serves; the seeds are only to be told that it is back.
+    Serves,
+}
+
 /// Tries all seeds in turn for ever.
-pub async fn knock(node: &SharedNode, seeds: &[String]) -> Result<Welcome, Failure> {
+pub async fn knock(
+    node: &SharedNode,
+    seeds: &[String],
+    meanwhile: Meanwhile,
+) -> Result<Welcome, Failure> {
     let peers = node
         .peers
         .get()
@@ -54,7 +67,16 @@ pub async fn knock(node: &SharedNode, seeds: &[String]) -> Result<Welcome, Failu
                 Err(Closed::Never(failure)) => return Err(failure),
             }
         }
-        told.tell(node, &whys.join("; "));
+        match meanwhile {
+            Meanwhile::Waits => told.tell(node, &whys.join("; ")),
+            Meanwhile::Serves if attempt == 0 => {
+                tracing::info!(
+                    "no seed answers yet: {}; tried on beside serving",
+                    whys.join("; ")
+                );
+            }
+            Meanwhile::Serves => {}
+        }
         tokio::time::sleep(pause(attempt, rand::random())).await;
     }
     Err(Failure::Failed("a bug: the seeds were given up".into()))

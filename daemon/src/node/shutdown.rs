@@ -23,9 +23,14 @@ pub async fn shutdown(node: &SharedNode, server: Server, cause: Cause) -> Result
     let (why, end) = match cause {
         Cause::Stop { why } => (why, Ok(End::Stopped)),
         Cause::Replace { why, standby } => {
-            (format!("to restart ({why})"), Ok(End::Replace { standby }))
+            let why = match &standby {
+                Some(_) => why,
+                None => format!("to restart ({why})"),
+            };
+            (why, Ok(End::Replace { standby }))
         }
-        Cause::Fail(failure) => (failure.to_string(), Err(failure)),
+        // the last line on stderr says why
+        Cause::Fail(failure) => ("it cannot go on".to_owned(), Err(failure)),
     };
     stop_taking(node, &why);
     finish_requests(node).await;
@@ -41,13 +46,13 @@ pub async fn shutdown(node: &SharedNode, server: Server, cause: Cause) -> Result
 }
 
 fn stop_taking(node: &SharedNode, why: &str) {
-    let message = format!("stopping: {why}; new requests are refused");
+    let id = &node.facts.id;
+    let message = format!("{id} is draining: {why}; new requests are refused");
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;
         facts.waiting_for = Some("it is about to stop".to_owned());
     });
-    node.events
-        .info(EventCode::NodeStopping, Some(&node.facts.id), message);
+    node.events.info(EventCode::NodeStopping, Some(id), message);
 }
 
 async fn finish_requests(node: &SharedNode) {
@@ -81,6 +86,13 @@ async fn close_store(node: &SharedNode) -> Result<(), Failure> {
     let Some(store) = node.store.get() else {
         return Ok(());
     };
+    if store.poisoned().is_some() {
+        // nothing can be written any more, and closing would only say so again
+        tracing::warn!(
+            "stopping: the store stays as it is; acknowledged writes are in its log and are replayed at the next start"
+        );
+        return Ok(());
+    }
     let failed = match timeout(CLOSE, store.close()).await {
         Ok(Ok(())) => {
             tracing::info!("stopping: data is flushed and the store is closed");

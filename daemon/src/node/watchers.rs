@@ -18,7 +18,10 @@ use crate::{
     gossip::{GossipHandle, GossipNotice, Members},
     health::{QuorumChange, QuorumWatch},
     identity::RememberedMember,
-    lifecycle::{facts::Place, orders::Order},
+    lifecycle::{
+        facts::{Phase, Place},
+        orders::Order,
+    },
     storage::Store,
     time,
     view::{Views, same_members, same_status},
@@ -55,8 +58,9 @@ pub fn spawn_board(node: &SharedNode) {
     let watched = node.clone();
     every(node, BOARD_EVERY, move || {
         let mut views = watched.views();
-        // before gossip runs nobody can have been heard of
-        if watched.gossip.get().is_some() {
+        // before gossip runs nobody can have been heard of; who leaves no longer counts himself
+        let leaving = watched.control.facts().phase == Phase::Stopping;
+        if watched.gossip.get().is_some() && !leaving {
             let change = quorum.observe(time::unix_ms(), views.counts);
             tell_quorum(&watched, change);
         }
@@ -99,9 +103,12 @@ pub fn spawn_lifecycle(node: &SharedNode) {
                 if let Some(gossip) = node.gossip.get() {
                     gossip.set_lifecycle(state.lifecycle);
                 }
-                let message = state.sentence(&node.facts.id);
-                node.events
-                    .info(EventCode::LifecycleChanged, Some(&node.facts.id), message);
+                // the end is told step by step by whoever brings it about, in order
+                if node.control.facts().phase != Phase::Stopping {
+                    let message = state.sentence(&node.facts.id);
+                    node.events
+                        .info(EventCode::LifecycleChanged, Some(&node.facts.id), message);
+                }
                 before = Some(state.lifecycle);
             }
             tokio::select! {
@@ -182,8 +189,7 @@ fn spawn_storage(node: &SharedNode) {
             Some(&watched.facts.id),
             message.clone(),
         );
-        let advice = "check the disk, then start this node again";
-        let failure = Failure::Failed(format!("{message}; {advice}"));
+        let failure = Failure::Failed(message);
         // a full queue holds orders that end this node as well
         let _ = watched.orders.try_send(Order::Fail(failure));
     });

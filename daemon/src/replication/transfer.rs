@@ -364,14 +364,18 @@ pub(super) async fn forget(
     })
     .await
     .map_err(|error| error.to_string())?;
+    let mut forgotten = 0_usize;
     for partition in candidates {
         let current = replica.topology.current().map(|t| t.epoch);
         if current != Some(topology.epoch) || replica.topology.settled_epoch() < topology.epoch {
-            return Ok(());
+            break;
         }
         let dropped = replica.store.drop_partition(partition).await;
         dropped.map_err(|error| error.to_string())?;
-        tracing::info!(partition, "forgot a partition that other nodes hold now");
+        forgotten += 1;
+    }
+    if forgotten > 0 {
+        tracing::info!("dropped the copies of {forgotten} partitions that other nodes hold now");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `/gossip/*` and `/api/v1/observations`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,15 @@ pub struct MembersResponse {
     pub total_members: usize,
     pub alive_members: usize,
     pub membership_digest: String,
+}
+
+impl MembersResponse {
+    /// The nodes that can be part of a quorum, as this node sees them.
+    pub fn available(&self) -> BTreeSet<NodeId> {
+        let counts = |m: &&MemberInfo| m.status.is_reachable() && m.lifecycle.counts_for_quorum();
+        let members = self.cluster_members.values();
+        members.filter(counts).map(|m| m.node_id.clone()).collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

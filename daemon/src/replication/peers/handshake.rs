@@ -120,6 +120,10 @@ async fn connect_one(
             };
             Err(PeerError::Protocol { address, why })
         }
+        Err(PeerError::Unreachable { address, why }) => {
+            let why = sentence_of(response).await.unwrap_or(why);
+            Err(PeerError::Unreachable { address, why })
+        }
         Err(error) => Err(error),
     }
 }
@@ -188,6 +192,13 @@ fn judge(
             "it switched to {} instead of {PROTOCOL}",
             other.unwrap_or("nothing")
         ))),
+        // a node that starts, holds or stops; its own sentence says more
+        (status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS), _) => {
+            Err(PeerError::Unreachable {
+                address: address.to_owned(),
+                why: format!("{} takes no connections now ({status})", peer.node_id),
+            })
+        }
         (status, _) => Err(protocol(format!("it answered {status} to the upgrade"))),
     }
 }
@@ -280,7 +291,7 @@ mod tests {
         // who has no cluster yet may be talked to
         assert!(judged(101, &[(HEADER_NODE, "node-2"), ("upgrade", PROTOCOL)]).is_ok());
 
-        let cases: [Case; 6] = [
+        let cases: [Case; 7] = [
             (404, &[], |e| matches!(e, PeerError::Protocol { .. })),
             (101, &[("upgrade", PROTOCOL)], |e| {
                 matches!(e, PeerError::Protocol { .. })
@@ -298,9 +309,11 @@ mod tests {
                 &[(HEADER_NODE, "node-3"), ("upgrade", PROTOCOL)],
                 |e| matches!(e, PeerError::WrongNode { .. }),
             ),
+            // a ringd that takes no connections now, and something that is none
             (503, &[(HEADER_NODE, "node-2")], |e| {
-                matches!(e, PeerError::Protocol { .. })
+                matches!(e, PeerError::Unreachable { .. })
             }),
+            (503, &[], |e| matches!(e, PeerError::Protocol { .. })),
         ];
         for (status, headers, want) in cases {
             let error = judged(status, headers).expect_err("not the right one");
