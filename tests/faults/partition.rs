@@ -17,7 +17,7 @@ use ringmaster_shared::{
     error::{ErrorBody, ErrorCode},
     event::EventCode,
     id::{Epoch, NodeId},
-    member::{Lifecycle, MemberStatus},
+    member::MemberStatus,
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
