@@ -98,9 +98,7 @@ pub enum ReplicationError {
         /// Who does not answer, and why.
         missing: BTreeMap<NodeId, String>,
     },
-    #[error(
-        "{answered} of {needed} replicas answered in time; whether the write took place is not known"
-    )]
+    #[error("{}", deadline_sentence(.missing, *.needed, *.answered, *.may_have_written))]
     Deadline {
         needed: usize,
         answered: usize,
@@ -127,6 +125,29 @@ fn quorum_sentence(missing: &BTreeMap<NodeId, String>, needed: usize, available:
         "quorum not met: {available} of the {needed} replicas needed answer; missing: {}",
         who.join(", ")
     )
+}
+
+fn deadline_sentence(
+    missing: &BTreeMap<NodeId, String>,
+    needed: usize,
+    answered: usize,
+    may_have_written: bool,
+) -> String {
+    let outcome = if may_have_written {
+        "whether the write took place is not known"
+    } else {
+        "nothing was changed; try again"
+    };
+    let who: Vec<String> = missing
+        .iter()
+        .map(|(id, why)| format!("{id} ({why})"))
+        .collect();
+    let who = if who.is_empty() {
+        String::new()
+    } else {
+        format!("; missing: {}", who.join(", "))
+    };
+    format!("{answered} of the {needed} replicas needed answered in time{who}; {outcome}")
 }
 
 pub struct CoordinatorParts {
@@ -331,4 +352,35 @@ fn test_skew_ms() -> i64 {
         tracing::warn!("RINGD_CLOCK_SKEW_MS={skew}: version stamps are off on purpose, for tests");
     }
     skew
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_deadline_says_who_and_what_became_of_it() {
+        let text = |may_have_written, missing: &[(&str, &str)]| {
+            let missing = missing.iter().map(|(id, why)| {
+                let id = NodeId::new(id).expect("valid");
+                (id, (*why).to_owned())
+            });
+            ReplicationError::Deadline {
+                needed: 2,
+                answered: 1,
+                missing: missing.collect(),
+                may_have_written,
+            }
+            .to_string()
+        };
+        assert_eq!(
+            text(false, &[("node-2", "no answer in time")]),
+            "1 of the 2 replicas needed answered in time; missing: node-2 (no answer in time); \
+             nothing was changed; try again"
+        );
+        assert_eq!(
+            text(true, &[]),
+            "1 of the 2 replicas needed answered in time; whether the write took place is not known"
+        );
+    }
 }
