@@ -76,7 +76,14 @@ async fn around(State(frame): State<Frame>, mut request: Request, next: Next) ->
 /// Renders [`ApiError`]s, and errors that axum made by itself.
 fn in_one_format(mut response: Response, request_id: &str) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        return error.render(request_id);
+        let mut rendered = error.render(request_id);
+        // what the handler added to its refusal; the length is that of the empty one
+        for (name, value) in response.headers() {
+            if name != header::CONTENT_LENGTH && !rendered.headers().contains_key(name) {
+                rendered.headers_mut().append(name, value.clone());
+            }
+        }
+        return rendered;
     }
     let status = response.status();
     let typed = response.headers().contains_key(header::CONTENT_TYPE) && !is_plain_text(&response);
