@@ -48,16 +48,12 @@ pub struct Finding {
     pub after_ms: u64,
 }
 
-/// Nodes whose replicas count: they answer, take replica requests and have their data.
+/// Nodes whose replicas count: they answer, take replica requests and have their data. Who is only
+/// suspected is still asked, but nobody should count on it.
 pub fn available(members: &[MemberView]) -> BTreeSet<NodeId> {
     members
         .iter()
-        .filter(|m| {
-            let lifecycle = m.state.lifecycle;
-            m.state.status.is_reachable()
-                && lifecycle.replicates()
-                && lifecycle != Lifecycle::Recovering
-        })
+        .filter(|m| m.state.status == MemberStatus::Alive && m.state.lifecycle.counts_for_quorum())
         .map(|m| m.state.id.clone())
         .collect()
 }

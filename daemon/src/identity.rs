@@ -250,6 +250,16 @@ impl IdentityStore {
         self.update(|state| state.had_store = true)
     }
 
+    /// Votes on top of epochs up to this one may have been given by an earlier life whose folder
+    /// is gone; such a vote must not be given again. 0: none.
+    pub fn abstains_through(&self) -> u64 {
+        self.state().abstain_through
+    }
+
+    pub fn abstain_through(&self, epoch: u64) -> anyhow::Result<()> {
+        self.update(|state| state.abstain_through = state.abstain_through.max(epoch))
+    }
+
     /// Partitions of the change at `epoch` that have been filled from a quorum of the old replicas.
     /// Never goes back.
     pub fn set_filled_epoch(&self, epoch: u64) -> anyhow::Result<()> {

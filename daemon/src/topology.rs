@@ -290,6 +290,13 @@ impl Inner {
             return RegisterReply::Behind { epoch };
         }
 
+        // a node that lost its folder may have voted on this epoch and does not know how; where
+        // every voter is needed anyway, what it accepted is known to the others
+        let voters = current.voters().len();
+        if base_epoch <= self.identity.abstains_through() && current.voter_majority() < voters {
+            return RegisterReply::Behind { epoch: 0 };
+        }
+
         let before = slot.clone().unwrap_or_else(|| AcceptorState::fresh(epoch));
         let mut state = before.clone();
         let reply = match request {

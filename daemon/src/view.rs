@@ -175,7 +175,12 @@ fn status(
         storage: storage_status(store),
         replication: ReplicationStatus {
             current_node: facts.id.clone(),
-            total_nodes: members_response.total_members,
+            // a lone node still belongs to a larger ring
+            total_nodes: members_response.total_members.max(
+                look.topology
+                    .as_ref()
+                    .map_or(0, |t| t.settled_members().count()),
+            ),
             alive_nodes: members_response.alive_members,
             quorum_available: counts.total > 0 && counts.unavailable == 0,
             partitions: counts,

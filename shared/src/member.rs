@@ -70,7 +70,7 @@ impl Lifecycle {
         )
     }
 
-    /// Whether it can be one of a quorum: takes part, and holds what it should.
+    /// Whether it can be one of a quorum, if it answers: takes part, and holds what it should.
     pub fn counts_for_quorum(self) -> bool {
         self.replicates() && self != Self::Recovering
     }

@@ -29,6 +29,11 @@ impl Group {
         Self { members, need }
     }
 
+    /// Enough of the group has answered.
+    pub fn is_met(&self, answered: &BTreeSet<NodeId>) -> bool {
+        self.count(answered) >= self.need
+    }
+
     fn count(&self, answered: &BTreeSet<NodeId>) -> usize {
         self.members
             .iter()
@@ -46,7 +51,7 @@ pub struct Requirement {
 impl Requirement {
     /// Enough has answered.
     pub fn is_met(&self, answered: &BTreeSet<NodeId>) -> bool {
-        self.groups.iter().all(|g| g.count(answered) >= g.need)
+        self.groups.iter().all(|g| g.is_met(answered))
     }
 
     /// `consistency=one`: one answer from any replica of each group.

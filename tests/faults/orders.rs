@@ -187,6 +187,11 @@ async fn of_two_processes_with_one_id_the_older_stops_and_says_why() {
     cluster.write(0, "kept", &json!(1), GENEROUS).await;
     let elsewhere = tempfile::tempdir().expect("a temporary folder");
     let mut newer = Node::new("node-2", elsewhere.path());
+    // a copy of the folder, as a backup or a cloned machine makes it
+    assert!(cluster.nodes[1].stop().await.success());
+    copy_folder(&cluster.nodes[1].data_dir(), &newer.data_dir());
+    cluster.nodes[1].start(&[]);
+    cluster.agree().await;
     newer.start(&cluster.seed(0));
     ends_with(&mut cluster.nodes[1], 1).await;
     let log = cluster.nodes[1].log();
@@ -198,6 +203,44 @@ async fn of_two_processes_with_one_id_the_older_stops_and_says_why() {
     );
     cluster.nodes[1].kill9();
     std::mem::swap(&mut cluster.nodes[1], &mut newer);
+    cluster.agree().await;
+    cluster.reads(1, "kept", &json!(1)).await;
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("made");
+    for entry in fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("copied");
+        }
+    }
+}
+
+/// Two of one name at once would each acknowledge writes for one replica.
+#[tokio::test]
+async fn nobody_takes_the_place_of_a_living_node_but_of_a_dead_one() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.write(0, "kept", &json!(1), GENEROUS).await;
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    let mut heir = Node::new("node-2", elsewhere.path());
+    heir.start(&cluster.seed(0));
+    eventually("it waits and says why", GENEROUS, async || {
+        let log = heir.log();
+        if log.contains("node-2 is alive at") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+    assert!(cluster.nodes[1].is_running());
+    cluster.agree().await;
+    cluster.nodes[1].kill9();
+    std::mem::swap(&mut cluster.nodes[1], &mut heir);
     cluster.agree().await;
     cluster.reads(1, "kept", &json!(1)).await;
 }

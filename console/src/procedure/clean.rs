@@ -57,7 +57,7 @@ impl Plan {
     pub fn effects(&self) -> Vec<String> {
         let mut effects = vec![
             "reads and writes are refused from the first step until a quorum is back".to_owned(),
-            "a node that hears nothing for 120 s in standby starts by itself".to_owned(),
+            "a node that is not told to start for 120 s starts by itself".to_owned(),
         ];
         effects.extend(self.notes.iter().cloned());
         effects

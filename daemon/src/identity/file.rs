@@ -39,6 +39,9 @@ pub(super) struct Persisted {
     #[serde(default)]
     pub had_store: bool,
     pub filled_epoch: Epoch,
+    /// Votes on top of epochs up to this one may have been given and forgotten.
+    #[serde(default)]
+    pub abstain_through: Epoch,
     pub remembered: Vec<RememberedMember>,
     #[serde(with = "one_line")]
     pub topology: Option<Topology>,
@@ -57,6 +60,7 @@ impl Persisted {
             needs_refill: false,
             had_store: false,
             filled_epoch: 0,
+            abstain_through: 0,
             remembered: Vec::new(),
             topology: None,
             acceptor: None,

@@ -138,6 +138,9 @@ pub async fn join(
             node.config.data_dir.display()
         );
         refill(node, &why).await?;
+        // the votes of the life before went with its folder
+        let epoch = topology.epoch;
+        on_disk(node, move |identity| identity.abstain_through(epoch)).await?;
     }
     let mut remembered = remembered_of(&members, node);
     if remembered.is_empty() {

@@ -288,12 +288,14 @@ fn gainers(topology: &Topology) -> BTreeSet<NodeId> {
 /// Of a group that is not past this epoch by a quorum, those who are missing.
 fn missing_quorum(now: &Situation<'_>, replicas: Vec<NodeId>, missing: &mut BTreeSet<NodeId>) {
     let group = Group::majority_of(replicas);
-    let (settled, rest): (Vec<_>, Vec<_>) = group
+    let settled = group
         .members
-        .into_iter()
-        .partition(|id| has_settled(now, id));
-    if settled.len() < group.need {
-        missing.extend(rest);
+        .iter()
+        .filter(|id| has_settled(now, id))
+        .cloned()
+        .collect();
+    if !group.is_met(&settled) {
+        missing.extend(group.members.into_iter().filter(|id| !settled.contains(id)));
     }
 }
 

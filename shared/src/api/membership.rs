@@ -27,9 +27,11 @@ pub struct MembersResponse {
 }
 
 impl MembersResponse {
-    /// The nodes that can be part of a quorum, as this node sees them.
+    /// The nodes that can be part of a quorum, as this node sees them. Who is only suspected is
+    /// still asked, but nobody should count on it.
     pub fn available(&self) -> BTreeSet<NodeId> {
-        let counts = |m: &&MemberInfo| m.status.is_reachable() && m.lifecycle.counts_for_quorum();
+        let counts =
+            |m: &&MemberInfo| m.status == MemberStatus::Alive && m.lifecycle.counts_for_quorum();
         let members = self.cluster_members.values();
         members.filter(counts).map(|m| m.node_id.clone()).collect()
     }

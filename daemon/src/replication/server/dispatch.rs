@@ -10,7 +10,7 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::MemberState,
+    gossip::{MemberState, MemberView},
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
@@ -74,6 +74,22 @@ impl PeerServer {
         ) else {
             return not_ready();
         };
+        let alive = |m: &MemberView| {
+            m.state.id == member.id
+                && m.state.generation != member.generation
+                && m.state.status.is_reachable()
+        };
+        if topology.contains(&member.id)
+            && let Some(other) = gossip.members().iter().find(|m| alive(m))
+        {
+            // two at once would each acknowledge writes for one replica: one has to be gone
+            return Response::NotReady {
+                reason: format!(
+                    "{} is alive at {}: it must have stopped, or be held dead, before another takes its place; a new node needs another --node-id",
+                    member.id, other.state.address
+                ),
+            };
+        }
         let members = gossip.exchange(&caller.node_id, vec![member]).await;
         Response::Welcome {
             cluster_id,
