@@ -331,7 +331,7 @@ pub mod tests {
         use MemberStatus::{Alive, Dead, Stopped, Suspected};
         let cases = [
             (Alive, Serving, true),
-            (Suspected, Serving, true),
+            (Suspected, Serving, false),
             (Alive, Draining, true),
             (Alive, Recovering, false),
             (Alive, Standby, false),

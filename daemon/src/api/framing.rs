@@ -76,7 +76,14 @@ async fn around(State(frame): State<Frame>, mut request: Request, next: Next) ->
 /// Renders [`ApiError`]s, and errors that axum made by itself.
 fn in_one_format(mut response: Response, request_id: &str) -> Response {
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        return error.render(request_id);
+        let mut rendered = error.render(request_id);
+        // what the handler added to its refusal; the length is that of the empty one
+        for (name, value) in response.headers() {
+            if name != header::CONTENT_LENGTH && !rendered.headers().contains_key(name) {
+                rendered.headers_mut().append(name, value.clone());
+            }
+        }
+        return rendered;
     }
     let status = response.status();
     let typed = response.headers().contains_key(header::CONTENT_TYPE) && !is_plain_text(&response);
@@ -145,6 +152,13 @@ mod tests {
             )
             .route("/text", get(async || (StatusCode::BAD_REQUEST, "plain")))
             .route(
+                "/named",
+                get(async || {
+                    let refusal = ApiError::new(ErrorCode::NotServing, "not yet");
+                    ([("x-ring-node", "node-1")], refusal)
+                }),
+            )
+            .route(
                 "/busy",
                 get(async || ApiError::new(ErrorCode::TooBusy, "no").retry_after(3)),
             );
@@ -191,6 +205,18 @@ mod tests {
             let body: ErrorBody = serde_json::from_slice(&bytes.to_bytes()).expect("the format");
             assert_eq!((body.code, body.request_id.as_str()), (code, "my-id"));
         }
+    }
+
+    #[tokio::test]
+    async fn headers_of_a_refusal_are_kept_but_not_its_length() {
+        let response = ask("GET", "/named", "id").await;
+        assert_eq!(response.status(), 503);
+        let headers = response.headers().clone();
+        assert_eq!(headers.get("x-ring-node").expect("kept"), "node-1");
+        let body = response.into_body().collect().await.expect("whole");
+        let length = body.to_bytes().len().to_string();
+        let told = headers.get(header::CONTENT_LENGTH);
+        assert!(told.is_none_or(|told| *told == *length), "{told:?}");
     }
 
     #[tokio::test]

@@ -18,6 +18,15 @@ fn filter(log: &LogConfig) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         // a client that goes silent is its own business, and hyper warns about each
         .with_target("hyper", level.min(LevelFilter::ERROR))
+        // the store tells in words what fails; this library repeats it while it is torn down
+        .with_target(
+            "sled",
+            if level >= LevelFilter::DEBUG {
+                LevelFilter::WARN
+            } else {
+                LevelFilter::OFF
+            },
+        )
         .with_target("ringd", level)
 }
 
