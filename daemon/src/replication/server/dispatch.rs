@@ -161,6 +161,11 @@ fn refusal(
             RefusalCode::WrongCluster,
             format!("this node belongs to cluster {ours}, not {theirs}"),
         )),
+        // no proof of life for the member whose place this one wants to take
+        (None, Some(_)) if matches!(request, Request::Ping) => Some(refused(
+            RefusalCode::NotServing,
+            "this node has not joined a cluster yet".into(),
+        )),
         _ if harmless => None,
         (Some(ours), None) => Some(refused(
             RefusalCode::WrongCluster,
@@ -247,6 +252,7 @@ mod tests {
             (Serving, A, "", &Request::FetchTopology, None),
             (Joining, "", A, &merge, Some(NotServing)),
             (Joining, "", A, &Request::Members, None),
+            (Joining, "", A, &Request::Ping, Some(NotServing)),
             (Joining, "", "", &Request::Ping, None),
             (Joining, "", "", &push_pull, Some(NotServing)),
             (Standby, A, A, &Request::Ping, Some(NotServing)),
