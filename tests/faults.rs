@@ -1,4 +1,4 @@
-//! The promises P1 and P2 of the design, under kills and pauses.
+//! The promises of the README under kills, pauses and cut networks.
 
 mod campaign;
 mod durability;

@@ -4,7 +4,7 @@
 //! under way, where the table is going. It changes only by a majority decision of the voters it
 //! names itself; each decision raises the epoch by one.
 //!
-//! During a change both tables are in force, in two steps (design section 4):
+//! During a change both tables are in force, in two steps (`docs/protocol.md`):
 //! [`Step::Filling`]: writes go to a quorum of the old **and** of the new replicas, reads to the
 //! old; [`Step::Dual`]: reads need a quorum of both as well. Then the new table stands alone.
 

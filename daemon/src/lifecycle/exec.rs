@@ -78,15 +78,15 @@ mod tests {
 
     #[test]
     fn the_binary_is_found_as_a_shell_finds_it() {
-        let here = Path::new("/work");
+        let here = Path::new("/srv/here");
         let search = OsStr::new("/bin:tools:/usr/bin");
-        let present = |p: &Path| p == Path::new("/work/tools/ringd") || p.starts_with("/usr");
+        let present = |p: &Path| p == Path::new("/srv/here/tools/ringd") || p.starts_with("/usr");
         let found = |arg0: &str| locate(OsStr::new(arg0), here, Some(search), present);
         let path = |p: &str| Some(PathBuf::from(p));
         assert_eq!(found("/opt/ringd"), path("/opt/ringd"));
-        assert_eq!(found("target/ringd"), path("/work/target/ringd"));
-        assert_eq!(found("./ringd"), path("/work/./ringd"));
-        assert_eq!(found("ringd"), path("/work/tools/ringd"));
+        assert_eq!(found("target/ringd"), path("/srv/here/target/ringd"));
+        assert_eq!(found("./ringd"), path("/srv/here/./ringd"));
+        assert_eq!(found("ringd"), path("/srv/here/tools/ringd"));
         assert_eq!(locate(OsStr::new("ringd"), here, None, present), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What the next topology should be, and when: the rules of design section 4.
+//! What the next topology should be, and when: the rules of `docs/protocol.md`, "The handover".
 //!
 //! Pure: a situation in, a decision out; durations are handed in. Promises that a step is taken
 //! only when, for each partition that moves, enough replicas are past the step before, so that
