@@ -36,7 +36,7 @@ pub enum ErrorCode {
     WrongCluster,
     /// 426: this path speaks WebSocket.
     UpgradeRequired,
-    /// 429: too many requests at once.
+    /// 429: too many requests at once; 503 when it is connections.
     TooBusy,
     /// 500: a bug or a broken disk; the message says which.
     Internal,
