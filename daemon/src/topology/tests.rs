@@ -77,6 +77,36 @@ async fn adopting_waits_for_requests_of_earlier_epochs() {
     assert_eq!(handle.settled_epoch(), 2);
 }
 
+/// Its votes went with its folder: it must not give them again, and may where every voter is
+/// needed, because then the others know what it accepted.
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_forgot_abstains_until_the_ring_changed_without_it() {
+    let prepare = |base: &Topology| RegisterRequest::Prepare {
+        base: base.clone(),
+        ballot: Ballot {
+            round: 7,
+            node: id("b"),
+        },
+    };
+    let promised = RegisterReply::Promised { accepted: None };
+    let cases = [
+        (
+            topology(4, &["a", "b", "c"]),
+            RegisterReply::Behind { epoch: 0 },
+        ),
+        (topology(5, &["a", "b", "c"]), promised.clone()),
+        (topology(4, &["a", "b"]), promised),
+    ];
+    for (base, want) in cases {
+        let (handle, _dir) = quiet_handle("a", &cluster());
+        let identity = &handle.inner.identity;
+        identity.abstain_through(4).expect("synced");
+        identity.abstain_through(2).expect("never goes back");
+        handle.adopt(base.clone()).await.expect("adopts");
+        assert_eq!(handle.register(prepare(&base)).await, want, "{base:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_acceptor_judges_only_its_own_base_and_remembers() {
     let (handle, dir) = quiet_handle("a", &cluster());
