@@ -133,19 +133,19 @@ impl Client {
             endpoint: endpoint.to_owned(),
             why,
         };
-        let answer = request
+        let mut answer = request
             .timeout(timeout)
             .send()
             .await
             .map_err(|e| unreachable(&e))?;
         let status = answer.status();
-        if answer
-            .content_length()
-            .is_some_and(|n| n > ANSWER_BYTES_MAX as u64)
-        {
-            return Err(protocol("the answer is too large".to_owned()));
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|e| unreachable(&e))? {
+            if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
+                return Err(protocol("the answer is too large".to_owned()));
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        let bytes = answer.bytes().await.map_err(|e| unreachable(&e))?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|e| protocol(e.to_string()));
         }

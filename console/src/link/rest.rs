@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder};
 use ringmaster_shared::{
     api::{
@@ -19,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::POLL_TIMEOUT_MS;
+use crate::client::data_path;
 use crate::message::{DataFailure, DataOp, DataOutcome};
 
 /// For a read or a write of data: longer than the daemon's own deadline, so that its answer wins.
@@ -27,13 +27,6 @@ const DATA_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Events asked for at once.
 const EVENTS_PAGE: usize = 200;
-
-const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~')
-    .remove(b':');
 
 /// Cheap to clone; connections are kept and shared.
 #[derive(Debug, Clone)]
@@ -120,8 +113,7 @@ impl Rest {
 }
 
 fn key_url(address: &str, key: &str, rest: &str) -> String {
-    let key = utf8_percent_encode(key, IN_PATH);
-    format!("http://{address}/api/v1/data/{key}{rest}")
+    format!("http://{address}{}{rest}", data_path(key))
 }
 
 async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, DataFailure> {

@@ -13,7 +13,9 @@
 //! [`Core::suspicion_ms`] (confirmations); both are asked at every use.
 
 mod exchanging;
+mod farewell;
 mod hearsay;
+mod known;
 mod probing;
 
 #[cfg(test)]
@@ -27,7 +29,6 @@ use std::{
 
 use rand::{Rng, rngs::SmallRng};
 use ringmaster_shared::{
-    api::membership::{GossipStatus, Rumor},
     id::{ClusterId, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
@@ -37,7 +38,7 @@ use self::{
     probing::{Probe, Relay},
 };
 use super::{
-    GossipConfig, MemberState, MemberView,
+    GossipConfig, MemberState,
     claim::{self, Claim, Now},
     codec::{self, Body, Packet, RejectReason},
     dissemination::{Dissemination, transmit_limit},
@@ -53,14 +54,9 @@ const REAP_INTERVAL_MS: u64 = 60_000;
 const FOREIGN_REPORT_MS: u64 = 60_000;
 /// Rejections are answered at most this often.
 const REJECT_ANSWER_MS: u64 = 200;
-/// Rumors listed for a person.
-const RUMORS_LISTED_MAX: usize = 1000;
 /// A new node exchanges lists again after this, then twice that, and so on up to the interval:
 /// rumors sent while the cluster was still small may not have reached everybody.
 const FIRST_EXCHANGE_GAP_MS: u64 = 1000;
-/// The farewell is said so often, so far apart.
-const FAREWELL_ROUNDS: u32 = 3;
-const FAREWELL_GAP_MS: u64 = 150;
 
 /// Where a packet goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -546,140 +542,6 @@ impl Core {
             state: self.local.clone(),
             from: self.local.id.clone(),
         });
-    }
-
-    /// This node goes down on purpose: everybody reachable is told, then there is silence.
-    pub fn stop(&mut self, now: Now) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        self.local.status = MemberStatus::Stopped;
-        self.local.lifecycle = Lifecycle::Stopped;
-        self.local.incarnation += 1;
-        self.revision += 1;
-        let witnesses: Vec<String> = self
-            .members
-            .pick_reachable(&mut self.rng, 2, |_| true)
-            .into_iter()
-            .map(|m| m.state.address.clone())
-            .collect();
-        for address in witnesses {
-            self.out.push(Output::Exchange { address });
-        }
-        self.phase = Phase::Farewell {
-            rounds_left: FAREWELL_ROUNDS,
-            next_ms: now.ms,
-        };
-        self.say_farewell(now);
-    }
-
-    fn say_farewell(&mut self, now: Now) {
-        let Phase::Farewell {
-            rounds_left,
-            next_ms,
-        } = self.phase
-        else {
-            return;
-        };
-        if now.ms < next_ms {
-            return;
-        }
-        let everybody: Vec<(NodeId, String)> = self
-            .members
-            .reachable()
-            .iter()
-            .filter_map(|id| self.members.get(id))
-            .map(|m| (m.state.id.clone(), m.state.address.clone()))
-            .collect();
-        let done = rounds_left <= 1 || everybody.is_empty();
-        for (id, address) in everybody {
-            let packet = self.packet(id, Body::Gossip, None);
-            self.send(Dest::Address(address), packet);
-        }
-        self.phase = if done {
-            Phase::Silent
-        } else {
-            Phase::Farewell {
-                rounds_left: rounds_left - 1,
-                next_ms: now.ms + FAREWELL_GAP_MS,
-            }
-        };
-    }
-
-    /// Whether the farewell is over.
-    pub fn is_silent(&self) -> bool {
-        self.phase == Phase::Silent
-    }
-
-    // ---- what is known ----------------------------------------------------------------------
-
-    /// Everything this node knows, itself included, for a full-state exchange.
-    pub fn states(&self) -> Vec<MemberState> {
-        std::iter::once(&self.local)
-            .chain(self.members.iter().map(|m| &m.state))
-            .cloned()
-            .collect()
-    }
-
-    /// All but those that left, this node included, sorted by id.
-    pub fn views(&self, now: Now) -> Vec<MemberView> {
-        let me = MemberView {
-            state: self.local.clone(),
-            last_seen: crate::time::timestamp_of_ms(now.unix_ms),
-            status_since: crate::time::timestamp_of_ms(self.born.unix_ms),
-            heartbeat_seq: 0,
-        };
-        let others = self
-            .members
-            .iter()
-            .filter(|m| m.state.status != MemberStatus::Left);
-        let mut views: Vec<MemberView> = others
-            .map(|m| MemberView {
-                state: m.state.clone(),
-                last_seen: crate::time::timestamp_of_ms(m.last_seen_unix_ms),
-                status_since: crate::time::timestamp_of_ms(m.status_since_unix_ms),
-                heartbeat_seq: m.heartbeat_seq,
-            })
-            .collect();
-        let at = views.partition_point(|v| v.state.id < me.state.id);
-        views.insert(at, me);
-        views
-    }
-
-    /// Grows whenever the list changed in anything but counters, times and load.
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// Other members on the list.
-    pub fn others(&self) -> usize {
-        self.members.len()
-    }
-
-    pub fn status(&self, queue_depth: usize) -> GossipStatus {
-        let count = |status| self.members.count(status);
-        let alive_nodes =
-            count(MemberStatus::Alive) + usize::from(self.local.status == MemberStatus::Alive);
-        let stopped_nodes =
-            count(MemberStatus::Stopped) + usize::from(self.local.status == MemberStatus::Stopped);
-        let suspected_nodes = count(MemberStatus::Suspected);
-        let dead_nodes = count(MemberStatus::Dead);
-        GossipStatus {
-            current_node: self.local.id.clone(),
-            cluster_size: alive_nodes + stopped_nodes + suspected_nodes + dead_nodes,
-            alive_nodes,
-            suspected_nodes,
-            dead_nodes,
-            stopped_nodes,
-            active_rumors: self.rumors.len(),
-            health_score: 0,
-            queue_depth,
-            rejected_messages: self.rejected,
-        }
-    }
-
-    pub fn rumors(&self) -> Vec<Rumor> {
-        self.rumors.rumors(self.transmit_limit(), RUMORS_LISTED_MAX)
     }
 
     pub fn take_outputs(&mut self) -> Vec<Output> {

@@ -820,5 +820,5 @@ fn thousands_of_members_cost_a_bounded_tick() {
         }
     }
     assert_eq!(core.status(0).cluster_size, 5001);
-    assert!(core.rumors().len() <= RUMORS_LISTED_MAX);
+    assert!(core.rumors().len() <= known::RUMORS_LISTED_MAX);
 }

@@ -1,0 +1,79 @@
+//! The end of a node that goes down on purpose: everybody reachable is told a few times, by packet
+//! and a couple by exchange, and then there is silence for good.
+
+use ringmaster_shared::{
+    id::NodeId,
+    member::{Lifecycle, MemberStatus},
+};
+
+use super::{Core, Dest, Output, Phase};
+use crate::gossip::{claim::Now, codec::Body};
+
+/// The farewell is said so often, so far apart.
+const FAREWELL_ROUNDS: u32 = 3;
+const FAREWELL_GAP_MS: u64 = 150;
+
+impl Core {
+    /// This node goes down on purpose: everybody reachable is told, then there is silence.
+    pub fn stop(&mut self, now: Now) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.local.status = MemberStatus::Stopped;
+        self.local.lifecycle = Lifecycle::Stopped;
+        self.local.incarnation += 1;
+        self.revision += 1;
+        let witnesses: Vec<String> = self
+            .members
+            .pick_reachable(&mut self.rng, 2, |_| true)
+            .into_iter()
+            .map(|m| m.state.address.clone())
+            .collect();
+        for address in witnesses {
+            self.out.push(Output::Exchange { address });
+        }
+        self.phase = Phase::Farewell {
+            rounds_left: FAREWELL_ROUNDS,
+            next_ms: now.ms,
+        };
+        self.say_farewell(now);
+    }
+
+    pub(super) fn say_farewell(&mut self, now: Now) {
+        let Phase::Farewell {
+            rounds_left,
+            next_ms,
+        } = self.phase
+        else {
+            return;
+        };
+        if now.ms < next_ms {
+            return;
+        }
+        let everybody: Vec<(NodeId, String)> = self
+            .members
+            .reachable()
+            .iter()
+            .filter_map(|id| self.members.get(id))
+            .map(|m| (m.state.id.clone(), m.state.address.clone()))
+            .collect();
+        let done = rounds_left <= 1 || everybody.is_empty();
+        for (id, address) in everybody {
+            let packet = self.packet(id, Body::Gossip, None);
+            self.send(Dest::Address(address), packet);
+        }
+        self.phase = if done {
+            Phase::Silent
+        } else {
+            Phase::Farewell {
+                rounds_left: rounds_left - 1,
+                next_ms: now.ms + FAREWELL_GAP_MS,
+            }
+        };
+    }
+
+    /// Whether the farewell is over.
+    pub fn is_silent(&self) -> bool {
+        self.phase == Phase::Silent
+    }
+}
