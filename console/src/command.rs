@@ -52,12 +52,7 @@ const fn spec(
 }
 
 static SPECS: &[Spec] = &[
-    spec(
-        &["overview"],
-        ":overview",
-        "open a screen; so do the next ones",
-        Follow::Nothing,
-    ),
+    spec(&["overview"], ":overview", "open a screen", Follow::Nothing),
     spec(
         &["members"],
         ":members",

@@ -152,7 +152,7 @@ static BINDINGS: &[Binding] = &[
     on(Everywhere, &[Char('G'), Code(KeyCode::End)], Action::Bottom, ("G End", "last")),
     on(Everywhere, &[Char('r')], Action::RetryNow, ("r", "try the connection again now")),
     on(Everywhere, &[Char(' ')], Action::Freeze, ("Space", "freeze and unfreeze what is shown")),
-    on(Everywhere, &[Char('y')], Action::Yank, ("y", "send what is selected to the terminal's clipboard")),
+    on(Everywhere, &[Char('y')], Action::Yank, ("y", "copy what is selected")),
     on(Everywhere, &[Char('q'), Code(KeyCode::Esc)], Action::Back, ("Esc q", "back, one layer at a time")),
     on(Everywhere, &[Ctrl('z')], Action::Suspend, ("Ctrl-Z", "suspend")),
     on(Everywhere, &[Char('Q'), Ctrl('c')], Action::Quit, ("Q Ctrl-C", "quit")),

@@ -161,7 +161,7 @@ fn progressed(app: &mut App, progress: Progress) {
     if let Some(outcome) = &progress.outcome {
         let title = progress.kind.title();
         match outcome {
-            Ok(text) => app.notify(Tone::Info, format!("{title} done: {text}")),
+            Ok(text) => app.notify(Tone::Info, text.clone()),
             Err(text) => app.notify(Tone::Error, format!("{title} failed: {text}")),
         }
     }

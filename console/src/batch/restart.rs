@@ -183,6 +183,12 @@ fn report(progress: &Progress, output: Output) -> anyhow::Result<Exit> {
         None => (false, "the procedure did not end"),
     };
     match output {
+        Output::Table if ok && progress.writes_refused_ms > 0 => {
+            let seconds = progress.writes_refused_ms as f64 / 1000.0;
+            print_lines([format!(
+                "{message}; reads and writes were refused for {seconds:.1} s"
+            )]);
+        }
         Output::Table if ok => print_lines([message.to_owned()]),
         Output::Table => eprintln!("ringmaster: {message}"),
         Output::Json => print_json(&Report {

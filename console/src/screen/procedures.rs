@@ -175,15 +175,17 @@ fn outcome_line(view: &View, progress: &Progress) -> Line<'static> {
         ]),
         Some(Ok(text)) => Line::styled(
             format!(
-                " {} {text} Writes were refused for {refused}.",
-                theme.glyphs.good
+                " {} {}. Writes were refused for {refused}.",
+                theme.glyphs.good,
+                text.trim_end_matches('.')
             ),
             theme.style(Tone::Good),
         ),
         Some(Err(text)) => Line::styled(
             format!(
-                " {} {text} Writes were refused for {refused}.",
-                theme.glyphs.bad
+                " {} {}. Writes were refused for {refused}.",
+                theme.glyphs.bad,
+                text.trim_end_matches('.')
             ),
             theme.style(Tone::Bad),
         ),
