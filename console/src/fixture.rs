@@ -165,6 +165,10 @@ fn status(cluster: &Cluster, i: usize) -> StatusResponse {
             durability: "fsync".to_owned(),
             read_only: false,
             hints_owed: BTreeMap::new(),
+            read_only_reason: None,
+            disk_free_bytes: None,
+            dirty_partitions: std::collections::BTreeMap::new(),
+            tombstones_wait_for: vec![],
         },
         replication: ReplicationStatus {
             replication_factor: 3,

@@ -93,6 +93,7 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
     }
     let (code, severity) = match picture.lifecycle.lifecycle {
         Lifecycle::Serving => return found,
+        Lifecycle::Candidate => ("NODE_CANDIDATE", Severity::Info),
         Lifecycle::Joining => ("NODE_JOINING", Severity::Warning),
         Lifecycle::Recovering => ("NODE_RECOVERING", Severity::Warning),
         Lifecycle::Draining => ("NODE_DRAINING", Severity::Warning),

@@ -225,6 +225,10 @@ fn storage_status(store: &StoreLook) -> StorageStatus {
         durability: "fsync".to_owned(),
         read_only: store.poisoned.is_some(),
         hints_owed: store.hints_owed.clone(),
+        read_only_reason: None,
+        disk_free_bytes: None,
+        dirty_partitions: BTreeMap::new(),
+        tombstones_wait_for: vec![],
     }
 }
 

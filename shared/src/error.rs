@@ -26,7 +26,7 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// 409: the state changed under the request.
     Conflict,
-    /// 412: `If-None-Match: *` and the key exists.
+    /// 412: `If-None-Match: *` and the key exists, or `If-Match` and the key is not as it was read.
     PreconditionFailed,
     /// 413
     TooLarge,
@@ -46,6 +46,8 @@ pub enum ErrorCode {
     NotServing,
     /// 503: the storage engine refused.
     StorageUnavailable,
+    /// 503: the disk is nearly full; reads go on, writes wait for space.
+    ReadOnly,
     /// 504: the deadline passed; `details.outcome` is `unknown`.
     DeadlineExceeded,
     /// 408: the request did not arrive in time.
@@ -69,7 +71,9 @@ impl ErrorCode {
             Self::UpgradeRequired => 426,
             Self::TooBusy => 429,
             Self::Internal => 500,
-            Self::QuorumNotMet | Self::NotServing | Self::StorageUnavailable => 503,
+            Self::QuorumNotMet | Self::NotServing | Self::StorageUnavailable | Self::ReadOnly => {
+                503
+            }
             Self::DeadlineExceeded => 504,
         }
     }

@@ -57,6 +57,18 @@ pub enum EventCode {
     OrderReceived,
     ClockSkew,
     Overloaded,
+    /// Disk space is nearly used up: no client writes until some is free again.
+    DiskNearlyFull,
+    /// Space is back; writes are taken again.
+    DiskWritable,
+    /// Partitions of a member that must be compared when it returns: hints for it were dropped.
+    PartitionsDirty,
+    /// Deleted keys cannot be forgotten because somebody does not confirm.
+    TombstonesBlocked,
+    /// Two contents under one ring epoch.
+    RingFork,
+    /// This node gave up one cluster for another and pushes what it holds.
+    ClusterAdopted,
     #[serde(other)]
     Other,
 }

@@ -47,6 +47,8 @@ impl MemberStatus {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Lifecycle {
+    /// Known to the members but not in the ring: waits for an operator's plan (`--join manual`).
+    Candidate,
     /// Not in the ring yet: waiting for a seed, or for its data.
     Joining,
     /// In the ring but its data was lost; being refilled, does not count towards read quorums.
@@ -66,7 +68,7 @@ impl Lifecycle {
     pub fn replicates(self) -> bool {
         matches!(
             self,
-            Self::Joining | Self::Recovering | Self::Serving | Self::Draining
+            Self::Candidate | Self::Joining | Self::Recovering | Self::Serving | Self::Draining
         )
     }
 
@@ -77,6 +79,7 @@ impl Lifecycle {
 
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Candidate => "candidate",
             Self::Joining => "joining",
             Self::Recovering => "recovering",
             Self::Serving => "serving",

@@ -242,6 +242,8 @@ mod tests {
         let mut t = topology();
         t.transition = Some(Transition {
             step: Step::Dual,
+            kind: crate::topology::ChangeKind::Join,
+            leaving: vec![],
             joining: vec![],
             target: vec![vec![0, 1, 3], vec![1, 2, 3]],
         });

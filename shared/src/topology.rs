@@ -45,12 +45,35 @@ pub enum Step {
     Dual,
 }
 
+/// What a change is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// New members are taken in.
+    #[default]
+    Join,
+    /// A living member hands over all it holds and goes (decommission).
+    Leave,
+    /// A dead member's place is filled by the others.
+    Remove,
+    /// A new member takes over exactly what a dead one held.
+    Replace,
+    /// The same members, balanced anew (zones or counts had gone out of balance).
+    Rebalance,
+}
+
 /// A change under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
+    #[serde(default)]
+    pub kind: ChangeKind,
     pub step: Step,
     /// Members that are not in the old table; they do not vote before the change is done.
     pub joining: Vec<NodeId>,
+    /// Members that are not in the target table and no members any more once it is in force.
+    /// They vote until then.
+    #[serde(default)]
+    pub leaving: Vec<NodeId>,
     /// The table the change leads to.
     pub target: Table,
 }
@@ -114,6 +137,13 @@ impl Topology {
         self.transition
             .as_ref()
             .is_some_and(|t| t.joining.contains(id))
+    }
+
+    /// Whether `id` will be gone when the change under way is done.
+    pub fn is_leaving(&self, id: &NodeId) -> bool {
+        self.transition
+            .as_ref()
+            .is_some_and(|t| t.leaving.contains(id))
     }
 
     /// Members of the table in force, joiners excluded.
@@ -288,6 +318,8 @@ mod tests {
         let change = |step| {
             Some(Transition {
                 step,
+                kind: ChangeKind::Join,
+                leaving: vec![],
                 joining: vec![NodeId::new("d").expect("valid")],
                 target: vec![vec![0, 1, 3], vec![0, 1, 2]],
             })
@@ -352,6 +384,8 @@ mod tests {
             table: vec![vec![0], vec![0]],
             transition: Some(Transition {
                 step: Step::Filling,
+                kind: ChangeKind::Join,
+                leaving: vec![],
                 joining: names
                     .iter()
                     .map(|n| NodeId::new(n).expect("valid"))

@@ -293,8 +293,10 @@ fn topology(ring: &RingResponse, cluster_id: &str) -> Option<Topology> {
         zone: n.zone.clone(),
     };
     let transition = ring.transition.as_ref().map(|t| Transition {
+        kind: t.kind,
         step: t.step,
         joining: t.joining.clone(),
+        leaving: t.leaving.clone(),
         target: t.target.clone(),
     });
     let topology = Topology {

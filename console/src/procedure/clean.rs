@@ -401,8 +401,10 @@ pub(crate) mod tests {
             (
                 |v| {
                     v.ring.transition = Some(ringmaster_shared::api::ring::TransitionInfo {
+                        kind: ringmaster_shared::topology::ChangeKind::Join,
                         step: ringmaster_shared::topology::Step::Filling,
                         joining: vec![],
+                        leaving: vec![],
                         moving: 1,
                         target: vec![],
                     });

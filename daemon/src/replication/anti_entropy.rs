@@ -16,6 +16,7 @@ use std::{
 
 use rand::Rng;
 use ringmaster_shared::{
+    clock::Hlc,
     event::EventCode,
     id::{Epoch, NodeId, PartitionId},
     key::Key,
@@ -32,7 +33,7 @@ use super::{
     peers::Class,
     site::Site,
 };
-use crate::{gossip::MemberView, storage::Store};
+use crate::{gossip::MemberView, storage::Store, time::unix_ms};
 
 /// Between two rounds when nothing happens; up to a quarter is added at random.
 const EVERY: Duration = Duration::from_secs(60);
@@ -331,7 +332,10 @@ async fn push(site: &Site, peer: &NodeId, epoch: Epoch, plan: &Exchange) -> Resu
         })
         .await?;
         for part in parts(entries) {
-            let request = Request::Merge { entries: part };
+            let request = Request::Merge {
+                entries: part,
+                issued: Hlc::from_parts(unix_ms(), 0),
+            };
             let Response::Merged { changed: n } = ask(site, peer, epoch, request).await? else {
                 return Err(NOT_ASKED.to_owned());
             };
@@ -424,6 +428,8 @@ mod tests {
             table: vec![vec![0, 1], vec![0, 1], vec![1, 2], vec![0, 2]],
             transition: Some(Transition {
                 step: Step::Dual,
+                kind: ringmaster_shared::topology::ChangeKind::Join,
+                leaving: vec![],
                 joining: vec![],
                 target: vec![vec![0, 2], vec![0, 1], vec![1, 2], vec![0, 2]],
             }),

@@ -4,6 +4,7 @@
 //! sender goes by and how long it will wait; replies repeat the id and may come in any order.
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{ClusterId, Epoch, PartitionId},
     key::Key,
     topology::Topology,
@@ -69,14 +70,32 @@ pub enum Request {
     ReadRecord {
         key: Key,
     },
-    /// Epoch-checked: join this record; answered after it is synced.
+    /// Epoch-checked: join this record; answered after it is synced. `issued` is the sender's
+    /// clock when the operation began; what is older than the partition's floor is refused, for
+    /// the tombstone that would have covered it may be forgotten (`docs/protocol.md`).
     Write {
         key: Key,
         record: Record,
+        issued: Hlc,
     },
-    /// Joins records without an epoch check (hints, repair, transfer): joining is always safe.
+    /// Joins records without an epoch check (hints, repair, transfer); `issued` as in `Write`:
+    /// when the sender read these records from its store, or a hint's own stamp.
     Merge {
         entries: Vec<(Key, Record)>,
+        issued: Hlc,
+    },
+    /// Of each tombstone (key and the fingerprint of the whole record): what the receiver holds,
+    /// and whether it keeps a hint for the key. Asked of every member.
+    TombstoneCheck {
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+    },
+    /// All replicas had confirmed these by `floor`: forget those that are still the same, and
+    /// refuse from now on whatever was issued by then.
+    TombstoneDrop {
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
     },
     /// Epoch-checked and only when settled: a page of a partition, for filling a new replica.
     Scan {
@@ -94,6 +113,11 @@ pub enum Request {
     LeafVersions {
         partition: PartitionId,
         leaf: u16,
+    },
+    /// Keys and fingerprints of several leaves of a partition in one answer.
+    LeavesVersions {
+        partition: PartitionId,
+        leaves: Vec<u16>,
     },
     FetchRecords {
         keys: Vec<Key>,
@@ -143,6 +167,12 @@ pub enum Response {
     Page {
         entries: Vec<(Key, Record)>,
         next: Option<Key>,
+        /// The sender's floor of the partition; who is filled takes over the highest.
+        floor: Hlc,
+    },
+    /// In the order asked.
+    Tombstones {
+        states: Vec<TombstoneState>,
     },
     Roots {
         roots: Vec<u64>,
@@ -174,6 +204,20 @@ pub enum Response {
     },
 }
 
+/// What a member knows of one tombstone that another wants to forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TombstoneState {
+    /// Holds exactly this record, and owes nobody a hint for the key.
+    Holds,
+    /// Holds nothing for the key and would refuse what it covered (or is no replica), and owes
+    /// nobody a hint for the key.
+    Gone,
+    /// Holds something else, or nothing yet.
+    Differs,
+    /// Keeps a hint for the key.
+    Hinted,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefusalCode {
     NotServing,
@@ -184,4 +228,8 @@ pub enum RefusalCode {
     BadRequest,
     /// Another cluster, or not the node that was meant.
     WrongCluster,
+    /// The disk is nearly full: no more writes of clients.
+    ReadOnly,
+    /// Issued before the partition's floor: it may bring back what was deleted.
+    Stale,
 }

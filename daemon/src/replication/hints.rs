@@ -193,6 +193,11 @@ impl Hints {
     async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {
         let request = Request::Merge {
             entries: part.to_vec(),
+            issued: part
+                .iter()
+                .map(|(_, r)| r.max_hlc())
+                .min()
+                .unwrap_or_default(),
         };
         let deadline = Instant::now() + CALL_TIMEOUT;
         let ask = self.site.ask(target, Class::Bulk, 0, request, deadline);

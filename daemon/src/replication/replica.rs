@@ -96,7 +96,7 @@ impl ReplicaContext {
                 let record = self.store.get(&key)?;
                 Ok(Response::Record { record })
             }
-            Request::Write { key, record } => {
+            Request::Write { key, record, .. } => {
                 // held until the record is synced: the epoch settles only after it
                 let guard = self.topology.guard(epoch)?;
                 self.must_hold(&guard, guard.topology.partition_of(&key))?;
@@ -107,7 +107,7 @@ impl ReplicaContext {
                 drop(guard);
                 Ok(Response::Done)
             }
-            Request::Merge { entries } => self.merge(entries).await,
+            Request::Merge { entries, .. } => self.merge(entries).await,
             Request::Scan {
                 partition,
                 after,
@@ -219,6 +219,7 @@ impl ReplicaContext {
                 Ok(Response::Page {
                     entries: page.entries,
                     next: page.next,
+                    floor: ringmaster_shared::clock::Hlc::default(),
                 })
             })
             .await;

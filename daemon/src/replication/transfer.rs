@@ -323,7 +323,7 @@ async fn scan(
         let deadline = Instant::now() + CALL_TIMEOUT;
         let ask = site.ask(from, Class::Bulk, epoch, request, deadline).await;
         let (entries, next) = match ask {
-            Ok(Response::Page { entries, next }) => (entries, next),
+            Ok(Response::Page { entries, next, .. }) => (entries, next),
             Ok(_) => return Err("answered something else than was asked".to_owned()),
             Err(AskError::Newer { topology, .. }) => {
                 let later = topology.epoch;

@@ -210,6 +210,8 @@ fn joined(topology: &Topology, joiners: &[&Sighting]) -> Topology {
         table: placement.current,
         transition: Some(Transition {
             step: Step::Filling,
+            kind: ringmaster_shared::topology::ChangeKind::Join,
+            leaving: vec![],
             joining: joiners.iter().map(|s| s.id.clone()).collect(),
             target: placement.target,
         }),

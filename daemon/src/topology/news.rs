@@ -155,6 +155,8 @@ mod tests {
             table: placement.current,
             transition: Some(Transition {
                 step: Step::Filling,
+                kind: ringmaster_shared::topology::ChangeKind::Join,
+                leaving: vec![],
                 joining: vec![id(joiner)],
                 target: placement.target,
             }),

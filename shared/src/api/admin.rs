@@ -59,6 +59,17 @@ pub struct StartOrder {
     pub seeds: Option<Vec<String>>,
 }
 
+/// `POST /api/v1/admin/adopt`: give up this node's cluster, push everything it holds into the one
+/// that the seeds belong to, and join that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdoptOrder {
+    /// Nodes of the cluster to join, `host:port`.
+    pub seeds: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Answer to every order: what the node is going to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderResponse {

@@ -110,6 +110,52 @@ pub struct ReadResult {
     pub repaired: Vec<NodeId>,
 }
 
+/// Most keys in one batch.
+pub const BATCH_MAX: usize = 256;
+
+/// `POST /api/v1/batch/get`: several keys in one request. Not a snapshot: each key is read by
+/// itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchGetRequest {
+    pub keys: Vec<String>,
+}
+
+/// `POST /api/v1/batch/put`: several writes in one request. Not a transaction: each succeeds or
+/// fails by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchPutRequest {
+    pub entries: Vec<BatchPut>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchPut {
+    pub key: String,
+    pub value: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+}
+
+/// Answer to a batch: one result a key, in the order of the request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchResponse {
+    pub results: Vec<BatchResult>,
+    pub succeeded: usize,
+    pub failed: usize,
+}
+
+/// What the same request on the single key would have answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BatchResult {
+    pub key: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The body: that of the single read or write, or an error's.
+    pub answer: Value,
+}
+
 /// `GET /api/v1/data?prefix=&limit=&cursor=`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ListResponse {

@@ -57,9 +57,23 @@ pub struct StorageStatus {
     /// `fsync`: acknowledged writes are synced.
     pub durability: String,
     pub read_only: bool,
+    /// Why, in a sentence; absent when it is writable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only_reason: Option<String>,
+    /// Free on the disk of the data folder; absent when it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
     /// Hints this node holds for others, by the node they are owed to.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub hints_owed: BTreeMap<NodeId, u64>,
+    /// Partitions by the member that has to be compared in them, because hints for it were dropped.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub dirty_partitions: BTreeMap<NodeId, u64>,
+    /// Members that deleted keys wait for before they can be forgotten.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub tombstones_wait_for: Vec<NodeId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

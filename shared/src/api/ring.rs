@@ -7,7 +7,7 @@ use crate::{
     api::{health::StatusResponse, membership::MembersResponse},
     id::{ClusterId, Epoch, NodeId, PartitionId},
     member::{Lifecycle, MemberStatus},
-    topology::{RingMember, Step, Table, Topology, Transition},
+    topology::{ChangeKind, RingMember, Step, Table, Topology, Transition},
 };
 
 /// `GET /api/v1/ring`.
@@ -54,11 +54,20 @@ pub struct RingNode {
     /// Share of all replica places, percent.
     pub owns_percent: f64,
     pub joining: bool,
+    /// Being taken out by the change under way.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TransitionInfo {
+    #[serde(default)]
+    pub kind: ChangeKind,
     pub step: Step,
+    /// Members that will be gone when the change is done.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub leaving: Vec<NodeId>,
     #[schema(value_type = Vec<String>)]
     pub joining: Vec<NodeId>,
     /// Partitions whose replicas change.
@@ -82,6 +91,7 @@ pub fn ring_response(topology: &Topology) -> RingResponse {
             replicas,
             owns_percent: 100.0 * replicas as f64 / places.max(1) as f64,
             joining: topology.is_joining(&m.id),
+            leaving: topology.is_leaving(&m.id),
         }
     });
     let ring = (0..partitions).filter_map(|p| {
@@ -103,8 +113,10 @@ pub fn ring_response(topology: &Topology) -> RingResponse {
         digest: format!("{:016x}", topology.digest()),
         table: topology.table.clone(),
         transition: topology.transition.as_ref().map(|t| TransitionInfo {
+            kind: t.kind,
             step: t.step,
             joining: t.joining.clone(),
+            leaving: t.leaving.clone(),
             moving: t
                 .target
                 .iter()
@@ -131,12 +143,111 @@ pub fn topology_of(ring: &RingResponse, cluster_id: &ClusterId) -> Option<Topolo
         members: ring.nodes.iter().map(member).collect(),
         table: ring.table.clone(),
         transition: ring.transition.as_ref().map(|t| Transition {
+            kind: t.kind,
             step: t.step,
             joining: t.joining.clone(),
+            leaving: t.leaving.clone(),
             target: t.target.clone(),
         }),
     };
     topology.is_well_formed().then_some(topology)
+}
+
+/// What an operator wants done to the ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// Take in candidates (nodes started with `--join manual`).
+    Join {
+        #[schema(value_type = Vec<String>)]
+        nodes: Vec<NodeId>,
+    },
+    /// Hand over all that a living member holds, then let it go (decommission).
+    Leave {
+        #[schema(value_type = String)]
+        node: NodeId,
+    },
+    /// Take a dead member out; the others take over what it held.
+    Remove {
+        #[schema(value_type = String)]
+        node: NodeId,
+    },
+    /// Put a candidate exactly in the place of a dead member.
+    Replace {
+        #[schema(value_type = String)]
+        dead: NodeId,
+        #[schema(value_type = String)]
+        with: NodeId,
+    },
+    /// Balance the same members anew, also over zones.
+    Rebalance {},
+    /// Give up the change under way and go back to the table in force.
+    Cancel {},
+}
+
+/// `POST /api/v1/ring/plan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    pub change: Change,
+}
+
+/// What a change would do. Nothing has been done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PlanResponse {
+    /// Opaque; any node of the cluster takes it while `base_epoch` stands.
+    pub plan_id: String,
+    pub base_epoch: Epoch,
+    pub change: Change,
+    /// One sentence.
+    pub summary: String,
+    /// Partitions whose replicas change.
+    pub partitions_moved: usize,
+    /// Replica copies that are made, by the node that receives them.
+    #[schema(value_type = std::collections::BTreeMap<String, usize>)]
+    pub copies: std::collections::BTreeMap<NodeId, usize>,
+    /// About how many bytes are copied, from what the members say they hold.
+    pub bytes_moved: u64,
+    /// Members as they are and as they would be, with how many partitions each holds.
+    pub before: Vec<PlannedShare>,
+    pub after: Vec<PlannedShare>,
+    /// What the operator should know before applying; empty when there is nothing.
+    pub risks: Vec<String>,
+    /// Why it cannot be applied now; empty when it can.
+    pub obstacles: Vec<String>,
+    /// The replication table in force and the one to go to; indexes into `members`.
+    #[schema(value_type = Vec<String>)]
+    pub members: Vec<NodeId>,
+    pub table: Table,
+    pub target: Table,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlannedShare {
+    #[schema(value_type = String)]
+    pub node_id: NodeId,
+    pub zone: String,
+    /// Partitions it holds.
+    pub replicas: usize,
+    /// Partitions it is the primary of.
+    pub primaries: usize,
+}
+
+/// `POST /api/v1/ring/apply`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    pub plan_id: String,
+}
+
+/// The change is decided and under way; `GET /api/v1/ring` shows how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApplyResponse {
+    /// The epoch that began it.
+    pub epoch: Epoch,
+    pub change: Change,
+    /// One sentence.
+    pub message: String,
 }
 
 /// `GET /api/v1/ring/locate?key=K`.
@@ -186,6 +297,8 @@ mod tests {
         let mut topology = Topology::founded(cluster.clone(), member("a"), 3, 4);
         topology.members.push(member("b"));
         topology.transition = Some(Transition {
+            kind: ChangeKind::Join,
+            leaving: vec![],
             step: Step::Filling,
             joining: vec![NodeId::new("b").expect("valid")],
             target: vec![vec![0, 1]; 4],

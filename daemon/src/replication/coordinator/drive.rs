@@ -404,6 +404,7 @@ impl Inner {
             Ask::Record => Request::ReadRecord { key },
             Ask::Store(record) => Request::Write {
                 key,
+                issued: record.max_hlc(),
                 record: Arc::unwrap_or_clone(record),
             },
         };

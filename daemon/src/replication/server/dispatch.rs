@@ -240,7 +240,10 @@ mod tests {
     fn who_may_ask_for_what() {
         use Lifecycle::{Draining, Joining, Serving, Standby};
         use RefusalCode::{NotServing, WrongCluster};
-        let merge = Request::Merge { entries: vec![] };
+        let merge = Request::Merge {
+            entries: vec![],
+            issued: ringmaster_shared::clock::Hlc::default(),
+        };
         let push_pull = Request::PushPull { members: vec![] };
         let cases = [
             (Serving, A, A, &merge, None),

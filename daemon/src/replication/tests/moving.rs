@@ -26,6 +26,8 @@ fn joining(epoch: u64, step: Step) -> Topology {
         table: plan.current,
         transition: Some(Transition {
             step,
+            kind: ringmaster_shared::topology::ChangeKind::Join,
+            leaving: vec![],
             joining: vec![id("d")],
             target: plan.target,
         }),

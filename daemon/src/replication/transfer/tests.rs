@@ -36,6 +36,8 @@ fn topology(rf: u16, transition: Option<Transition>) -> Topology {
 fn change(step: Step) -> Transition {
     Transition {
         step,
+        kind: ringmaster_shared::topology::ChangeKind::Join,
+        leaving: vec![],
         joining: vec![],
         target: vec![vec![0, 1, 4], vec![3, 4]],
     }
