@@ -35,9 +35,19 @@ pub struct Config {
     /// As given, without repetitions; may name this node itself.
     pub seeds: Vec<String>,
     pub replication_factor: u8,
+    pub join: JoinWay,
     pub gossip: GossipConfig,
     pub limits: Limits,
     pub storage: StorageConfig,
+}
+
+/// How a node that is not in the ring gets into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinWay {
+    /// The members take it in as soon as it is there.
+    Auto,
+    /// It waits as a candidate for an operator's plan.
+    Manual,
 }
 
 /// Bounds on what clients can cost.
@@ -102,6 +112,11 @@ impl Config {
             zone,
             seeds,
             replication_factor: layers.required("replication_factor", |t| whole(t, 1, 9))? as u8,
+            join: layers.required("join", |t| match t {
+                "auto" => Ok(JoinWay::Auto),
+                "manual" => Ok(JoinWay::Manual),
+                _ => Err("a way to join is auto or manual".into()),
+            })?,
             gossip: gossip(layers)?,
             limits: limits(layers)?,
             storage: StorageConfig {
@@ -246,6 +261,7 @@ mod tests {
         assert_eq!(c.advertise, "localhost:8081");
         assert_eq!(c.bind.to_string(), "127.0.0.1");
         assert_eq!(c.zone, "default");
+        assert_eq!(c.join, JoinWay::Auto);
         assert_eq!(c.data_dir, PathBuf::from("data/node-1"));
         assert_eq!(c.limits.connections, 10_000);
         assert_eq!(c.gossip.gossip_interval, Duration::from_millis(200));
@@ -253,10 +269,11 @@ mod tests {
 
     #[test]
     fn misuse_is_one_sentence_that_names_the_flag() {
-        let cases: [(&[(&str, &str)], &str); 9] = [
+        let cases: [(&[(&str, &str)], &str); 10] = [
             (&[], "--node-id is missing"),
             (&[("node_id", "a b")], "--node-id"),
             (&[("node_id", "a"), ("port", "0")], "--port"),
+            (&[("node_id", "a"), ("join", "later")], "--join"),
             (&[("node_id", "a"), ("port", "70000")], "--port"),
             (&[("node_id", "a"), ("bind", "0.0.0.0")], "--advertise"),
             (&[("node_id", "a"), ("advertise", "nohost")], "--advertise"),

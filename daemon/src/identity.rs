@@ -53,6 +53,16 @@ pub struct AcceptorState {
     pub accepted: Option<(Ballot, Topology)>,
 }
 
+/// This node is out of the ring for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departure {
+    pub cluster_id: ClusterId,
+    /// The ring without it; the change itself may have ended a little earlier.
+    pub epoch: u64,
+    /// It handed over all it held and left; otherwise it was removed or replaced.
+    pub as_asked: bool,
+}
+
 /// Cheap handle of the identity file; every setter returns after the file is synced
 /// (written beside, fsync, rename, fsync of the folder). Blocking, but small. A setter that
 /// changes nothing writes nothing.
@@ -145,6 +155,8 @@ impl IdentityStore {
                 state.topology = None;
                 state.acceptor = None;
                 state.filled_epoch = 0;
+                state.was_member = false;
+                state.was_leaving = false;
                 state.cluster_id = Some(id);
             }
         })
@@ -168,7 +180,11 @@ impl IdentityStore {
                 });
                 return;
             }
-            state.topology = Some(topology.clone());
+            // the one before as well: a file of an earlier version has no note of it
+            if let Some(before) = state.topology.replace(topology.clone()) {
+                state.note_membership(&before);
+            }
+            state.note_membership(topology);
             if state
                 .acceptor
                 .as_ref()
@@ -178,6 +194,18 @@ impl IdentityStore {
             }
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
+    }
+
+    /// Whether this node was a member and the ring it goes by does not have it any more.
+    pub fn departure(&self) -> Option<Departure> {
+        let state = self.state();
+        let ring = state.topology.as_ref()?;
+        let gone = state.was_member && !ring.contains(&state.node_id);
+        gone.then(|| Departure {
+            cluster_id: ring.cluster_id.clone(),
+            epoch: ring.epoch,
+            as_asked: state.was_leaving,
+        })
     }
 
     pub fn acceptor(&self) -> Option<AcceptorState> {

@@ -6,6 +6,7 @@
 
 mod address_book;
 mod bind;
+mod departure;
 mod descriptors;
 mod entry;
 mod handle;

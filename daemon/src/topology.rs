@@ -5,20 +5,25 @@
 //! Leaves to others: filling the partitions a node gains (replication), telling who answers
 //! (gossip).
 //!
-//! `register` is the pure register that decides, `handover` the pure rules of what to propose,
-//! `epoch_gate` the book of which epochs are in use, `driver` the task that acts.
+//! `register` is the pure register that decides, `handover` the pure rules of when to propose,
+//! `steps` the topologies a change goes through, `plan` what an operator's change would do,
+//! `change` having it done, `epoch_gate` the book of which epochs are in use, `driver` the task
+//! that acts.
 
+mod change;
 mod driver;
 mod epoch_gate;
 #[cfg(test)]
 mod fixture;
 mod handover;
 mod news;
+
 mod register;
+mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use ringmaster_shared::{
@@ -38,6 +43,8 @@ use crate::{
     replication::peers::Peers,
 };
 
+pub use change::ChangeError;
+use driver::ballots::Proposing;
 use epoch_gate::EpochGate;
 pub use epoch_gate::EpochGuard;
 
@@ -104,6 +111,10 @@ struct Inner {
     /// along to the blocking thread, so that a caller that gives up cannot let a later write
     /// overtake an earlier one.
     acceptor: Arc<Mutex<Option<AcceptorState>>>,
+    /// Held by whoever proposes from this node: one at a time, so that ballots are used once.
+    proposing: Mutex<()>,
+    /// How this node proposes, once it runs.
+    proposer: OnceLock<Proposing<driver::Live>>,
 }
 
 impl TopologyHandle {
@@ -124,6 +135,8 @@ impl TopologyHandle {
             gate: EpochGate::new(topology.clone()),
             current: watch::Sender::new(topology),
             acceptor: Arc::new(Mutex::new(acceptor)),
+            proposing: Mutex::new(()),
+            proposer: OnceLock::new(),
             identity,
             events,
         };
@@ -210,6 +223,12 @@ impl TopologyHandle {
             gossip: parts.gossip,
             peers: parts.peers,
         };
+        let proposing = Proposing {
+            handle: self.clone(),
+            around: around.clone(),
+            stop: parts.stop.clone(),
+        };
+        let _ = self.inner.proposer.set(proposing);
         tokio::spawn(driver::Driver::new(self.clone(), around, parts.stop).run());
     }
 
@@ -256,7 +275,7 @@ impl Inner {
     /// Two decided topologies of one epoch cannot be; keeping ours is the least harm.
     fn report_fork(&self, theirs: &Topology) {
         self.events.error(
-            EventCode::Other,
+            EventCode::RingFork,
             None,
             format!(
                 "epoch {} was sent with a content that differs from what this node goes by; \

@@ -116,6 +116,13 @@ pub static SETTINGS: &[Setting] = &[
     )),
     setting(
         CLUSTER,
+        "join",
+        "WAY",
+        Some("auto"),
+        "auto: the members take this node in by themselves; manual: it waits as a candidate for an operator's plan (join, or replace a dead node)",
+    ),
+    setting(
+        CLUSTER,
         "replication_factor",
         "N",
         Some("3"),

@@ -12,7 +12,7 @@ use std::{
 
 use ringmaster_shared::{
     id::{ClusterId, Epoch, Generation, NodeId},
-    topology::Topology,
+    topology::{ChangeKind, Topology, Transition},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -42,6 +42,12 @@ pub(super) struct Persisted {
     /// Votes on top of epochs up to this one may have been given and forgotten.
     #[serde(default)]
     pub abstain_through: Epoch,
+    /// A ring of this cluster had this node as a settled member.
+    #[serde(default)]
+    pub was_member: bool,
+    /// The last ring that had it was letting it go as it had been asked to.
+    #[serde(default)]
+    pub was_leaving: bool,
     pub remembered: Vec<RememberedMember>,
     #[serde(with = "one_line")]
     pub topology: Option<Topology>,
@@ -61,9 +67,21 @@ impl Persisted {
             had_store: false,
             filled_epoch: 0,
             abstain_through: 0,
+            was_member: false,
+            was_leaving: false,
             remembered: Vec::new(),
             topology: None,
             acceptor: None,
+        }
+    }
+
+    /// Remembers what this ring says of this node's membership; says nothing where it is none.
+    pub(super) fn note_membership(&mut self, ring: &Topology) {
+        let id = &self.node_id;
+        if ring.contains(id) && !ring.is_joining(id) {
+            let leaves = |t: &Transition| t.kind == ChangeKind::Leave;
+            self.was_leaving = ring.is_leaving(id) && ring.transition.iter().any(leaves);
+            self.was_member = true;
         }
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::BodyLimits,
     cli::{self, Failure},
-    config::Config,
+    config::{Config, JoinWay},
     events::Events,
     gossip::{GossipHandle, MemberState},
     health::keeper::Keeper,
@@ -82,6 +82,7 @@ impl Node {
         let topology = TopologyHandle::new(identity.clone(), events.clone())
             .map_err(|e| Failure::Failed(format!("{e:#}")))?;
         let control = Control::new(phase);
+        control.update(|facts| facts.waits_for_plan = config.join == JoinWay::Manual);
         let lifecycle = control.lifecycle();
         let limits = &config.limits;
         let gates = Gates {

@@ -7,7 +7,7 @@ use ringmaster_shared::{event::EventCode, id::ClusterId, key::PARTITION_COUNT_DE
 use super::{
     SharedNode,
     address_book::Addresses,
-    bind,
+    bind, departure,
     entry::{self, Way, addresses, ring_members},
     watchers,
 };
@@ -47,7 +47,10 @@ pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Res
     let members = match &way {
         Way::Found => entry::found(node).await?,
         Way::Join(through) => entry::join(node, &peers, through).await?,
-        Way::Return => entry::come_back(node)?,
+        Way::Return => {
+            departure::refuse(identity)?;
+            entry::come_back(node)?
+        }
     };
     let cluster_id = node
         .identity
