@@ -85,6 +85,8 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/api/v1/observations", get(membership::observations))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))
+        .route("/api/v1/ring/plan", post(ring::plan))
+        .route("/api/v1/ring/apply", post(ring::apply))
 }
 
 fn keys() -> Router<SharedNode> {

@@ -17,7 +17,7 @@ mod epoch_gate;
 mod fixture;
 mod handover;
 mod news;
-
+pub mod plan;
 mod register;
 mod steps;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
         status::healthz, status::readyz, status::metrics, status::status, status::cluster,
         membership::members, membership::gossip_status, membership::rumors, membership::join,
         membership::leave, membership::observations,
-        ring::ring, ring::locate,
+        ring::ring, ring::locate, ring::plan, ring::apply,
         data::read, data::write, data::delete, data::list, data::replicas,
         events::events,
         admin::drain, admin::resume, admin::restart, admin::standby, admin::start,
