@@ -74,6 +74,8 @@ pub struct StorageConfig {
     pub cache_bytes: u64,
     pub segment_bytes: u64,
     pub hint_bytes_max: u64,
+    pub reserve_bytes: u64,
+    pub min_free_bytes: u64,
 }
 
 /// How logs look; needed before anything else.
@@ -123,6 +125,8 @@ impl Config {
                 cache_bytes: layers.required("storage.cache_bytes", |t| bytes(t, 1 << 20))?,
                 segment_bytes: layers.required("storage.segment_bytes", |t| bytes(t, 1 << 16))?,
                 hint_bytes_max: layers.required("storage.hint_bytes", |t| bytes(t, 0))?,
+                reserve_bytes: layers.required("storage.reserve_bytes", |t| bytes(t, 0))?,
+                min_free_bytes: layers.required("storage.min_free_bytes", |t| bytes(t, 0))?,
             },
         })
     }

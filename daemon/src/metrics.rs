@@ -56,6 +56,8 @@ struct Gauges {
     keys: IntGauge,
     tombstones: IntGauge,
     bytes_on_disk: IntGauge,
+    disk_free: IntGauge,
+    read_only: IntGauge,
     hints: IntGauge,
     log_syncs: IntGauge,
     log_records: IntGauge,
@@ -160,7 +162,7 @@ impl Metrics {
 }
 
 impl Gauges {
-    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 15] {
+    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 17] {
         [
             ("storage_keys", "Keys with a value on this node", &self.keys),
             (
@@ -169,6 +171,16 @@ impl Gauges {
                 &self.tombstones,
             ),
             ("storage_disk_bytes", "Bytes on disk", &self.bytes_on_disk),
+            (
+                "storage_disk_free_bytes",
+                "Free space on the disk of the data folder",
+                &self.disk_free,
+            ),
+            (
+                "storage_read_only",
+                "1 while nothing new is stored because the disk is nearly full",
+                &self.read_only,
+            ),
             (
                 "hints_owed",
                 "Writes kept for nodes that do not answer",
@@ -224,6 +236,8 @@ impl Gauges {
         set(&self.keys, store.keys);
         set(&self.tombstones, store.tombstones);
         set(&self.bytes_on_disk, store.bytes_on_disk);
+        set(&self.disk_free, store.disk_free_bytes.unwrap_or(0));
+        set(&self.read_only, store.read_only.is_some().into());
         set(&self.hints, status.storage.hints_owed.values().sum());
         set(&self.log_syncs, store.log_syncs);
         set(&self.log_records, store.log_records);

@@ -34,6 +34,7 @@ use crate::{
         orders::{self, Order, OrderReceiver},
         signals,
     },
+    storage::Store,
 };
 use standby::Held;
 
@@ -77,6 +78,11 @@ pub fn run(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
 
 async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
     let sockets = bind::bind(config.bind, config.port)?;
+    // a full disk would not take the note of this start
+    Store::make_room(
+        &config.data_dir.join(start::STORE_DIR),
+        config.storage.reserve_bytes,
+    );
     let identity = IdentityStore::open(&config.data_dir, &config.node_id).map_err(|e| {
         if e.is_usage() {
             Failure::Usage(e.to_string())

@@ -14,6 +14,7 @@ mod hints;
 mod record;
 mod recovery;
 mod scan;
+mod space;
 mod table;
 
 #[cfg(test)]
@@ -48,6 +49,7 @@ use self::{
     },
     committer::{Committer, Reply, Request, Ticket},
     core::Core,
+    space::guard::Guard,
     table::TableError,
 };
 
@@ -65,6 +67,10 @@ pub struct StoreConfig {
     pub cache_bytes: u64,
     /// Most bytes of hints kept for one node.
     pub hint_bytes_max: u64,
+    /// Kept allocated and empty, to be given up when the disk is all but full.
+    pub reserve_bytes: u64,
+    /// Below this much free space nothing new is stored.
+    pub min_free_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -74,6 +80,9 @@ pub enum StorageError {
     Poisoned(String),
     #[error("the storage engine is closing")]
     Closed,
+    /// The disk is nearly full: nothing was stored, and nothing is until some space is free.
+    #[error("read-only: {0}")]
+    ReadOnly(String),
     #[error("cannot read {what}: {why}")]
     Read { what: String, why: String },
     #[error("cannot open the store in {path}: {why}")]
@@ -107,6 +116,10 @@ pub struct StoreStats {
     pub log_syncs: u64,
     /// Records appended so far.
     pub log_records: u64,
+    /// Why nothing new is stored, when that is so: a sentence about the disk.
+    pub read_only: Option<String>,
+    /// Free bytes on the file system of the store; `None` when it cannot be asked.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// A page of a partition.
@@ -137,7 +150,8 @@ struct Inner {
     /// Bounds the bytes in the queue, in KiB.
     budget: Arc<Semaphore>,
     closed: AtomicBool,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    guard: Arc<Guard>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
     /// Released last.
     _lock: File,
 }
@@ -145,13 +159,13 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue = None; // ends the committer after what it has in hand
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread {
-            // it fences its own panics
+        self.guard.stop();
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            // they fence their own panics
             let _ = thread.join();
         }
     }
@@ -197,8 +211,10 @@ impl Store {
             .map_err(failed)?;
         let core = Arc::new(recovered.core);
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
+        let guard = Arc::new(recovered.guard);
         let committer = Committer::new(
             Arc::clone(&core),
+            Arc::clone(&guard),
             log,
             requests,
             &config.dir,
@@ -213,12 +229,19 @@ impl Store {
                 }
             })
             .map_err(failed)?;
+        let watching = Arc::clone(&guard);
+        let watch = thread::Builder::new()
+            .name("storage-space".to_owned())
+            .spawn(move || watching.watch(|_| {}))
+            .map_err(failed)?;
+        let threads = vec![thread, watch];
         let inner = Inner {
             core,
             queue: Some(queue),
             budget: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
             closed: AtomicBool::new(false),
-            thread: Mutex::new(Some(thread)),
+            guard,
+            threads: Mutex::new(threads),
             _lock: recovered.lock,
         };
         let inner = Arc::new(inner);
@@ -269,6 +292,7 @@ impl Store {
     /// `true`: something changed.
     pub async fn merge(&self, key: Key, incoming: Record) -> Result<bool, StorageError> {
         self.core()?;
+        self.inner.guard.writable()?;
         let bytes = weight(&key, &incoming);
         let entries = vec![(key, incoming)];
         let merged = self.ask(bytes, |reply| Request::Merge { entries, reply });
@@ -279,6 +303,7 @@ impl Store {
     /// changed. After an error any part of the entries may have been stored.
     pub async fn merge_many(&self, entries: Vec<(Key, Record)>) -> Result<usize, StorageError> {
         self.core()?;
+        self.inner.guard.writable()?;
         let mut changed = 0;
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
@@ -375,6 +400,7 @@ impl Store {
         record: Record,
     ) -> Result<bool, StorageError> {
         self.core()?;
+        self.inner.guard.writable()?;
         let bytes = weight(&key, &record);
         let target = target.clone();
         self.ask(bytes, |reply| Request::HintAdd {
@@ -421,7 +447,15 @@ impl Store {
     }
 
     pub fn stats(&self) -> StoreStats {
-        self.inner.core.stats()
+        let mut stats = self.inner.core.stats();
+        stats.read_only = self.inner.guard.reason();
+        stats.disk_free_bytes = self.inner.guard.free();
+        stats
+    }
+
+    /// Why nothing new is stored, if so.
+    pub fn read_only(&self) -> Option<String> {
+        self.inner.guard.reason()
     }
 
     /// Why the engine stopped, if it did.
@@ -436,6 +470,12 @@ impl Store {
             path: dir.display().to_string(),
             why: e.to_string(),
         })
+    }
+
+    /// Gives up the reserve of the store in `dir` when the disk has less free space than that, so
+    /// that a node on a full disk can write what it has to while it starts. Blocking.
+    pub fn make_room(dir: &std::path::Path, reserve_bytes: u64) {
+        space::guard::make_room(dir, reserve_bytes);
     }
 
     /// Checkpoints and stops; later calls say `Closed`.

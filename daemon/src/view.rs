@@ -169,6 +169,7 @@ fn status(
         counts,
         hints_owed: &store.hints_owed,
         poisoned: store.poisoned.as_deref(),
+        read_only: store.stats.read_only.as_deref(),
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -223,10 +224,10 @@ fn storage_status(store: &StoreLook) -> StorageStatus {
         tombstones: store.stats.tombstones,
         bytes_on_disk: store.stats.bytes_on_disk,
         durability: "fsync".to_owned(),
-        read_only: store.poisoned.is_some(),
+        read_only: store.poisoned.is_some() || store.stats.read_only.is_some(),
         hints_owed: store.hints_owed.clone(),
-        read_only_reason: None,
-        disk_free_bytes: None,
+        read_only_reason: store.poisoned.clone().or(store.stats.read_only.clone()),
+        disk_free_bytes: store.stats.disk_free_bytes,
         dirty_partitions: BTreeMap::new(),
         tombstones_wait_for: vec![],
     }

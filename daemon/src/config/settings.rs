@@ -227,6 +227,20 @@ pub static SETTINGS: &[Setting] = &[
         "Hints kept for one absent node",
     ),
     setting(
+        STORAGE,
+        "storage.reserve_bytes",
+        "BYTES",
+        Some("67108864"),
+        "Disk space kept allocated and empty, so that a full disk can be started from and tidied",
+    ),
+    setting(
+        STORAGE,
+        "storage.min_free_bytes",
+        "BYTES",
+        Some("268435456"),
+        "With less free space than this on the disk, no writes are taken until a quarter more is free",
+    ),
+    setting(
         GOSSIP,
         "gossip.interval",
         "TIME",

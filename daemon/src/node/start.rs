@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Folder of the engine inside the data dir.
-const STORE_DIR: &str = "store";
+pub const STORE_DIR: &str = "store";
 
 pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Result<(), Failure> {
     let starting = "the store to open".to_owned();
@@ -74,6 +74,8 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
         segment_bytes: node.config.storage.segment_bytes,
         cache_bytes: node.config.storage.cache_bytes,
         hint_bytes_max: node.config.storage.hint_bytes_max,
+        reserve_bytes: node.config.storage.reserve_bytes,
+        min_free_bytes: node.config.storage.min_free_bytes,
     };
     let dir = config.dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(config)).await;

@@ -141,6 +141,7 @@ pub fn spawn_running(node: &SharedNode, gossip: &GossipHandle) {
     spawn_ring(node, gossip);
     departure::spawn(node);
     spawn_storage(node);
+    spawn_space(node);
     spawn_notices(node, gossip);
     spawn_remember(node, gossip);
     let (told, watched) = (gossip.clone(), node.clone());
@@ -194,6 +195,33 @@ fn spawn_storage(node: &SharedNode) {
         let failure = Failure::Failed(message);
         // a full queue holds orders that end this node as well
         let _ = watched.orders.try_send(Order::Fail(failure));
+    });
+}
+
+/// Tells when the disk gets too full for writes, and when it is not any more.
+fn spawn_space(node: &SharedNode) {
+    let watched = node.clone();
+    let mut told = false;
+    every(node, LOOK_EVERY, move || {
+        let Some(store) = watched.store.get() else {
+            return;
+        };
+        let read_only = store.read_only();
+        if read_only.is_some() == told {
+            return;
+        }
+        told = read_only.is_some();
+        let id = Some(&watched.facts.id);
+        match read_only {
+            Some(why) => {
+                let message = format!("no writes are stored here: {why}");
+                watched.events.error(EventCode::DiskNearlyFull, id, message);
+            }
+            None => {
+                let message = "the disk has space again; writes are stored".to_owned();
+                watched.events.info(EventCode::DiskWritable, id, message);
+            }
+        }
     });
 }
 

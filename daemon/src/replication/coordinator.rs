@@ -98,6 +98,15 @@ pub enum ReplicationError {
         /// Who does not answer, and why.
         missing: BTreeMap<NodeId, String>,
     },
+    /// There would be a quorum if it were not for replicas whose disks are nearly full; nothing
+    /// was stored.
+    #[error("{}", read_only_sentence(.missing, *.needed, *.available))]
+    ReadOnly {
+        partition: PartitionId,
+        needed: usize,
+        available: usize,
+        missing: BTreeMap<NodeId, String>,
+    },
     #[error("{}", deadline_sentence(.missing, *.needed, *.answered, *.may_have_written))]
     Deadline {
         needed: usize,
@@ -123,6 +132,21 @@ fn quorum_sentence(missing: &BTreeMap<NodeId, String>, needed: usize, available:
         .collect();
     format!(
         "quorum not met: {available} of the {needed} replicas needed answer; missing: {}",
+        who.join(", ")
+    )
+}
+
+fn read_only_sentence(
+    missing: &BTreeMap<NodeId, String>,
+    needed: usize,
+    available: usize,
+) -> String {
+    let who: Vec<String> = missing
+        .iter()
+        .map(|(id, why)| format!("{id} ({why})"))
+        .collect();
+    format!(
+        "not written, disks are nearly full: {available} of the {needed} replicas needed take writes; missing: {}",
         who.join(", ")
     )
 }

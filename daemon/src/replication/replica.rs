@@ -48,7 +48,11 @@ impl Refusal {
 
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
-        refusal(RefusalCode::Storage, error.to_string())
+        let code = match error {
+            StorageError::ReadOnly(_) => RefusalCode::ReadOnly,
+            _ => RefusalCode::Storage,
+        };
+        refusal(code, error.to_string())
     }
 }
 

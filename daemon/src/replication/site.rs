@@ -226,7 +226,10 @@ impl AskError {
     /// An answer after an earlier try that may have arrived proves nothing about that try.
     fn after(self, may_have_arrived: bool) -> Self {
         match self {
-            Self::Failed(failure) if may_have_arrived && failure.kind == FailureKind::NotDone => {
+            Self::Failed(failure)
+                if may_have_arrived
+                    && matches!(failure.kind, FailureKind::NotDone | FailureKind::ReadOnly) =>
+            {
                 Self::failed(FailureKind::Unknown, failure.why)
             }
             Self::Newer { topology, .. } => Self::Newer {
@@ -251,6 +254,7 @@ fn sort(response: Response) -> Result<Response, AskError> {
         Response::Refused { code, reason } => {
             let kind = match code {
                 RefusalCode::Recovering => FailureKind::Recovering,
+                RefusalCode::ReadOnly => FailureKind::ReadOnly,
                 // the log may have it although the answer could not be given
                 RefusalCode::Storage => FailureKind::Unknown,
                 _ => FailureKind::NotDone,
@@ -304,6 +308,7 @@ mod tests {
     fn refusals_say_whether_something_may_have_happened() {
         let cases = [
             (RefusalCode::Recovering, FailureKind::Recovering),
+            (RefusalCode::ReadOnly, FailureKind::ReadOnly),
             (RefusalCode::Storage, FailureKind::Unknown),
             (RefusalCode::NotReplica, FailureKind::NotDone),
             (RefusalCode::NotServing, FailureKind::NotDone),

@@ -228,6 +228,8 @@ impl Core {
             bytes_on_disk: get(&self.log_bytes) + self.table_size(),
             log_syncs: get(&self.log_syncs),
             log_records: get(&self.log_records),
+            // the disk is the guard's
+            ..StoreStats::default()
         }
     }
 

@@ -5,7 +5,7 @@
 //! that is not needed. The task outlives the answer by a bounded time (the tail): late replicas
 //! are still heard, and those that missed a write are owed a hint.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
@@ -73,6 +73,8 @@ struct Drive {
     view: View,
     calls: Calls,
     regroups: u32,
+    /// Replicas that refused to store because their disks are nearly full.
+    read_only: BTreeSet<NodeId>,
 }
 
 /// What the driver does next, after an input that was not simply an answer.
@@ -94,6 +96,7 @@ impl Drive {
             view,
             calls: Calls::new(),
             regroups: 0,
+            read_only: BTreeSet::new(),
         })
     }
 
@@ -119,7 +122,12 @@ impl Drive {
         };
         match answer {
             (who, Ok(said)) => Ok(Turn::Said(who, said)),
-            (who, Err(AskError::Failed(failure))) => Ok(Turn::Failed(who, failure)),
+            (who, Err(AskError::Failed(failure))) => {
+                if failure.kind == FailureKind::ReadOnly {
+                    self.read_only.insert(who.clone());
+                }
+                Ok(Turn::Failed(who, failure))
+            }
             (
                 who,
                 Err(AskError::Newer {
@@ -146,6 +154,18 @@ impl Drive {
 
     fn error(&self, unmet: Unmet) -> ReplicationError {
         match unmet {
+            Unmet::Quorum {
+                needed,
+                available,
+                missing,
+            } if self.read_only.iter().any(|id| missing.contains_key(id)) => {
+                ReplicationError::ReadOnly {
+                    partition: self.view.partition,
+                    needed,
+                    available,
+                    missing,
+                }
+            }
             Unmet::Quorum {
                 needed,
                 available,

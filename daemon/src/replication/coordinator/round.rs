@@ -47,6 +47,8 @@ pub enum FailureKind {
     Unknown,
     /// It takes writes but must not answer reads before it is refilled.
     Recovering,
+    /// Its disk is nearly full: it answers reads, and certainly did not store anything.
+    ReadOnly,
 }
 
 /// Why an operation ended without its quorum.

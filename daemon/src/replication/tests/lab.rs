@@ -230,6 +230,8 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
         segment_bytes: 4 << 20,
         cache_bytes: 4 << 20,
         hint_bytes_max: 4 << 20,
+        reserve_bytes: 0,
+        min_free_bytes: 0,
     })
     .expect("store");
     let replica = ReplicaContext {

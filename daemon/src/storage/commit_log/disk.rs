@@ -13,6 +13,9 @@ pub(in crate::storage) trait LogFile: Send {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when everything appended is on stable storage.
     fn sync(&mut self) -> io::Result<()>;
+    /// Removes everything after the first `len` bytes, durably: what an append that failed may
+    /// have left.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
 }
 
 /// Where segments are made.
@@ -35,6 +38,11 @@ impl LogFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)?;
+        self.sync_all()
     }
 }
 
