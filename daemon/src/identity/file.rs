@@ -17,7 +17,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AcceptorState, IdentityError, REMEMBERED_MAX, RememberedMember};
+use super::{AcceptorState, Adopting, IdentityError, REMEMBERED_MAX, RememberedMember};
 
 pub(super) const FILE_NAME: &str = "identity.json";
 pub(super) const TEMP_NAME: &str = "identity.json.tmp";
@@ -43,6 +43,12 @@ pub(super) struct Persisted {
     #[serde(default)]
     pub abstain_through: Epoch,
     pub remembered: Vec<RememberedMember>,
+    /// How far this node is with leaving one cluster for another.
+    #[serde(default)]
+    pub adopting: Option<Adopting>,
+    /// The cluster that was given up last.
+    #[serde(default)]
+    pub given_up: Option<ClusterId>,
     #[serde(with = "one_line")]
     pub topology: Option<Topology>,
     #[serde(with = "one_line")]
@@ -62,6 +68,8 @@ impl Persisted {
             filled_epoch: 0,
             abstain_through: 0,
             remembered: Vec::new(),
+            adopting: None,
+            given_up: None,
             topology: None,
             acceptor: None,
         }
@@ -81,6 +89,13 @@ impl Persisted {
                     t.cluster_id
                 ));
             }
+        }
+        let given_up = matches!(
+            self.adopting,
+            Some(Adopting::Pushing(_) | Adopting::Emptying(_))
+        );
+        if given_up && self.cluster_id.is_some() {
+            return Some("it gave its cluster up and names one".into());
         }
         if self.remembered.len() > REMEMBERED_MAX {
             return Some("it remembers too many members".into());
