@@ -153,10 +153,9 @@ pub async fn order(node: &SharedNode, seeds: Vec<String>) -> Result<(), Declined
 pub async fn order_by_flag(node: &SharedNode, seed: &str) -> Order {
     let why = format!("to adopt the cluster of {seed}");
     match order(node, vec![seed.to_owned()]).await {
-        Ok(()) => Order::Restart { why },
         Err(Declined::No(why)) => Order::Fail(Failure::Failed(why)),
         // it goes on looking when it starts
-        Err(Declined::NotNow(_)) => Order::Restart { why },
+        Ok(()) | Err(Declined::NotNow(_)) => Order::Restart { why },
     }
 }
 

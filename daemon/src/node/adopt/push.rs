@@ -289,7 +289,7 @@ impl Carrier {
             self.show(node);
             moves = 0;
             attempt += 1;
-            if attempt % REFRESH_AFTER == 0 {
+            if u32::is_multiple_of(attempt, REFRESH_AFTER) {
                 self.refresh().await;
             }
             sleep(pause(attempt, rand::random())).await;
@@ -493,7 +493,7 @@ fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
