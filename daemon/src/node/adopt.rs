@@ -73,29 +73,41 @@ pub async fn begin(node: &SharedNode, seeds: Vec<String>) -> Result<Course, Fail
             seeds: asked,
             patience,
             ordered,
-        } => match (look(node, &asked, patience).await, ordered) {
-            (Looked::Go(route), _) => give_up(node, route).await,
-            (Looked::Nothing(why), false) => {
-                tracing::info!("{why}; going on as usual");
-                Ok(Course::On { seeds })
-            }
-            (Looked::Silent(why), false) => {
-                tracing::warn!(
-                    "no seed says which cluster it is of: {why}; going on as a member of this node's own cluster, and asking on"
-                );
-                Ok(Course::On { seeds })
-            }
-            (Looked::Refused(why), false) => Err(Failure::Failed(why)),
-            (Looked::Nothing(why) | Looked::Silent(why) | Looked::Refused(why), true) => {
-                on_disk(node, IdentityStore::drop_order).await?;
-                let message = format!(
-                    "the order to adopt is given back, and this node stays what it was: {why}"
-                );
-                node.events
-                    .error(EventCode::SeedRefused, Some(&node.facts.id), message);
-                Ok(Course::On { seeds })
-            }
-        },
+        } => {
+            let whose = if ordered { Wish::Order } else { Wish::Flag };
+            let looked = look(node, &asked, patience, whose).await;
+            after_look(node, looked, whose, seeds).await
+        }
+    }
+}
+
+async fn after_look(
+    node: &SharedNode,
+    looked: Looked,
+    whose: Wish,
+    seeds: Vec<String>,
+) -> Result<Course, Failure> {
+    match (looked, whose) {
+        (Looked::Go(route), _) => give_up(node, route).await,
+        (Looked::Nothing(why), Wish::Flag) => {
+            tracing::info!("{why}; going on as usual");
+            Ok(Course::On { seeds })
+        }
+        (Looked::Silent(why), Wish::Flag) => {
+            tracing::warn!(
+                "no seed says which cluster it is of: {why}; going on as a member of this node's own cluster, and asking on"
+            );
+            Ok(Course::On { seeds })
+        }
+        (Looked::Refused(why), Wish::Flag) => Err(Failure::Failed(why)),
+        (Looked::Nothing(why) | Looked::Silent(why) | Looked::Refused(why), Wish::Order) => {
+            on_disk(node, IdentityStore::drop_order).await?;
+            let message =
+                format!("the order to adopt is given back, and this node stays what it was: {why}");
+            node.events
+                .error(EventCode::SeedRefused, Some(&node.facts.id), message);
+            Ok(Course::On { seeds })
+        }
     }
 }
 
@@ -139,7 +151,7 @@ pub enum Declined {
 
 /// Looks at the seeds and, when the way is free, notes the order; the next start carries it out.
 pub async fn order(node: &SharedNode, seeds: Vec<String>) -> Result<(), Declined> {
-    let looked = look(node, &seeds, Some(ORDER_TIME)).await;
+    let looked = look(node, &seeds, Some(ORDER_TIME), Wish::Order).await;
     match looked {
         Looked::Go(_) => {}
         Looked::Nothing(why) | Looked::Refused(why) => return Err(Declined::No(why)),
@@ -159,6 +171,13 @@ pub async fn order_by_flag(node: &SharedNode, seed: &str) -> Order {
     }
 }
 
+/// Who wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Flag,
+    Order,
+}
+
 /// What the seeds said in the end.
 enum Looked {
     Go(Route),
@@ -167,19 +186,36 @@ enum Looked {
     Silent(String),
 }
 
-async fn look(node: &SharedNode, seeds: &[String], patience: Option<Duration>) -> Looked {
+/// Asks all seeds, round after round, until one of them settles it.
+async fn look(
+    node: &SharedNode,
+    seeds: &[String],
+    patience: Option<Duration>,
+    whose: Wish,
+) -> Looked {
     let scout = Scout::new(node);
     let until = patience.map(|p| Instant::now() + p);
     let mut told = Told::default();
     for attempt in 0_u32.. {
         let mut whys = Vec::new();
+        let mut nothing = None;
         for seed in seeds {
-            match scout.look(seed).await.map(|seen| verdict(node, &seen)) {
-                Ok(Verdict::Go(route)) => return Looked::Go(route),
-                Ok(Verdict::Nothing(why)) => return Looked::Nothing(why),
-                Ok(Verdict::Refuse(why)) => return Looked::Refused(why),
-                Ok(Verdict::Wait(why)) | Err(why) => whys.push(why),
+            let verdict = match scout.look(seed).await {
+                Ok(seen) if whose == Wish::Flag && has_left(node, &seen) => Verdict::Wait(format!(
+                    "{seed}: belongs to the cluster this node has left; only an order leads back"
+                )),
+                Ok(seen) => verdict(node, &seen),
+                Err(why) => Verdict::Wait(why),
+            };
+            match verdict {
+                Verdict::Go(route) => return Looked::Go(route),
+                Verdict::Refuse(why) => return Looked::Refused(why),
+                Verdict::Nothing(why) => nothing = Some(why),
+                Verdict::Wait(why) => whys.push(why),
             }
+        }
+        if let Some(why) = nothing {
+            return Looked::Nothing(why);
         }
         let whys = whys.join("; ");
         let next = pause(attempt, rand::random());
@@ -192,6 +228,11 @@ async fn look(node: &SharedNode, seeds: &[String], patience: Option<Duration>) -
         sleep(next).await;
     }
     Looked::Silent("a bug: the seeds were given up".into())
+}
+
+/// A flag that stays in a script must not lead a node to and fro.
+fn has_left(node: &SharedNode, seen: &Seen) -> bool {
+    node.identity.given_up().as_ref() == Some(&seen.topology.cluster_id)
 }
 
 fn verdict(node: &SharedNode, seen: &Seen) -> Verdict {

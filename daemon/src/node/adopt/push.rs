@@ -24,7 +24,7 @@ use ringmaster_shared::{
     version::Record,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep},
 };
 
@@ -44,6 +44,7 @@ use crate::{
     replication::{
         frames::{RefusalCode, Request, Response},
         peers::{AddressBook, Class, PeerError, Peers},
+        replica::weight,
     },
     storage::{StorageError, Store},
     time::unix_ms,
@@ -61,6 +62,9 @@ const PAGE_PAUSE: Duration = Duration::from_millis(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The ring is asked for anew after so many failures of one record.
 const REFRESH_AFTER: u32 = 3;
+/// Kibibytes of records on their way; a replica that does not answer holds its share until it
+/// is given up.
+const BUDGET_KIB: usize = 32 * 1024;
 /// Epochs one record follows before it counts as trouble.
 const MOVES_MAX: u32 = 16;
 const SHOW_EVERY: Duration = Duration::from_millis(250);
@@ -220,6 +224,7 @@ struct Carrier {
     peers: Peers,
     book: Arc<Book>,
     topology: Mutex<Arc<Topology>>,
+    budget: Arc<Semaphore>,
     total: u64,
     progress: Mutex<Progress>,
 }
@@ -245,6 +250,7 @@ impl Carrier {
             peers,
             book,
             topology: Mutex::new(Arc::new(seen.topology)),
+            budget: Arc::new(Semaphore::new(BUDGET_KIB)),
             total,
             progress: Mutex::new(Progress {
                 pushed: 0,
@@ -307,7 +313,11 @@ impl Carrier {
             .filter(|id| *id != self.me)
             .collect();
         let (answers, mut answered) = mpsc::channel(others.len().max(1));
+        let kib = (weight(record) / 1024 + 1).min(BUDGET_KIB) as u32;
         for id in others {
+            let Ok(room) = self.budget.clone().acquire_many_owned(kib).await else {
+                return Err(Setback::Trouble("this node is stopping".into()));
+            };
             let request = Request::Write {
                 key: key.clone(),
                 record: record.clone(),
@@ -317,6 +327,7 @@ impl Carrier {
             tokio::spawn(async move {
                 let call = peers.call(&id, Class::Bulk, epoch, request, CALL_TIMEOUT);
                 let answer = call.await;
+                drop(room);
                 // nobody listens once enough have answered
                 let _ = answers.send((id, answer)).await;
             });
