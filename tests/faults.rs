@@ -1,5 +1,6 @@
 //! The promises of the README under kills, pauses and cut networks.
 
+mod adopt;
 mod campaign;
 mod changes;
 mod durability;

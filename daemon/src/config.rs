@@ -34,6 +34,8 @@ pub struct Config {
     pub zone: String,
     /// As given, without repetitions; may name this node itself.
     pub seeds: Vec<String>,
+    /// A seed of another cluster is joined, with all this node holds.
+    pub adopt: bool,
     pub replication_factor: u8,
     pub join: JoinWay,
     pub gossip: GossipConfig,
@@ -113,6 +115,7 @@ impl Config {
             advertise,
             zone,
             seeds,
+            adopt: layers.required("adopt", truth)?,
             replication_factor: layers.required("replication_factor", |t| whole(t, 1, 9))? as u8,
             join: layers.required("join", |t| match t {
                 "auto" => Ok(JoinWay::Auto),
@@ -234,6 +237,14 @@ fn advertise(layers: &Layers, bind: IpAddr, port: u16) -> Result<String, Failure
         )));
     }
     Ok(std::net::SocketAddr::new(bind, port).to_string())
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("true or false is needed".into()),
+    }
 }
 
 fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {

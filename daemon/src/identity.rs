@@ -8,6 +8,7 @@
 //! Dot counters are leased: the file holds a mark that no counter has passed, so that giving a
 //! dot costs no write, and a crash costs only the rest of the lease.
 
+mod adopting;
 mod error;
 mod file;
 mod folder;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{time::unix_ms, topology::Ballot};
 
+pub use adopting::{Adopting, Route};
 pub use error::IdentityError;
 use file::{IdentityFile, Persisted};
 
@@ -248,18 +250,10 @@ impl IdentityStore {
             return self.update(|state| state.needs_refill = false);
         }
         // what was given since the last sync may be lost: no counter of the old actor is safe
-        let mut dots = self.dots();
-        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
-        self.update(|state| {
+        self.update_as_new_actor(|state| {
             state.needs_refill = true;
             state.filled_epoch = 0;
-            state.actor_epoch = epoch;
-            state.dots_leased_to = DOT_LEASE;
-        })?;
-        dots.actor.epoch = epoch;
-        dots.next = 1;
-        dots.leased_to = DOT_LEASE;
-        Ok(())
+        })
     }
 
     pub fn needs_refill(&self) -> bool {
@@ -328,6 +322,21 @@ impl IdentityStore {
     fn dots(&self) -> MutexGuard<'_, Dots> {
         let dots = self.inner.dots.lock();
         dots.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`Self::update`], and with the same write an actor that never gave a dot.
+    fn update_as_new_actor(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
+        let mut dots = self.dots();
+        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        self.update(|state| {
+            change(state);
+            state.actor_epoch = epoch;
+            state.dots_leased_to = DOT_LEASE;
+        })?;
+        dots.actor.epoch = epoch;
+        dots.next = 1;
+        dots.leased_to = DOT_LEASE;
+        Ok(())
     }
 
     /// Changes the state on disk, then in memory; nothing when the write fails.

@@ -23,7 +23,7 @@ use super::{
         ring::ring, ring::locate, ring::plan, ring::apply,
         data::read, data::write, data::delete, data::list, data::replicas,
         events::events,
-        admin::drain, admin::resume, admin::restart, admin::standby, admin::start,
+        admin::drain, admin::resume, admin::restart, admin::standby, admin::start, admin::adopt,
         admin::clear_gossip, admin::repair,
     ),
     components(schemas(ErrorBody, Consistency)),

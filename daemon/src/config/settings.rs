@@ -8,6 +8,8 @@ pub struct Setting {
     pub value_name: &'static str,
     pub default: Option<&'static str>,
     pub repeatable: bool,
+    /// `--flag` alone means true.
+    pub switch: bool,
     pub heading: &'static str,
     pub help: &'static str,
 }
@@ -39,6 +41,7 @@ const fn setting(
         value_name,
         default,
         repeatable: false,
+        switch: false,
         heading,
         help,
     }
@@ -46,6 +49,11 @@ const fn setting(
 
 const fn repeatable(mut s: Setting) -> Setting {
     s.repeatable = true;
+    s
+}
+
+const fn switch(mut s: Setting) -> Setting {
+    s.switch = true;
     s
 }
 
@@ -113,6 +121,13 @@ pub static SETTINGS: &[Setting] = &[
         "HOST:PORT,...",
         None,
         "The same, separated by commas",
+    )),
+    switch(setting(
+        CLUSTER,
+        "adopt",
+        "BOOL",
+        Some("false"),
+        "When a seed is of another cluster: give up this node's cluster, push all it holds into the other, and join that",
     )),
     setting(
         CLUSTER,

@@ -17,7 +17,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AcceptorState, IdentityError, REMEMBERED_MAX, RememberedMember};
+use super::{AcceptorState, Adopting, IdentityError, REMEMBERED_MAX, RememberedMember};
 
 pub(super) const FILE_NAME: &str = "identity.json";
 pub(super) const TEMP_NAME: &str = "identity.json.tmp";
@@ -49,6 +49,12 @@ pub(super) struct Persisted {
     #[serde(default)]
     pub was_leaving: bool,
     pub remembered: Vec<RememberedMember>,
+    /// How far this node is with leaving one cluster for another.
+    #[serde(default)]
+    pub adopting: Option<Adopting>,
+    /// The cluster that was given up last.
+    #[serde(default)]
+    pub given_up: Option<ClusterId>,
     #[serde(with = "one_line")]
     pub topology: Option<Topology>,
     #[serde(with = "one_line")]
@@ -70,6 +76,8 @@ impl Persisted {
             was_member: false,
             was_leaving: false,
             remembered: Vec::new(),
+            adopting: None,
+            given_up: None,
             topology: None,
             acceptor: None,
         }
@@ -99,6 +107,13 @@ impl Persisted {
                     t.cluster_id
                 ));
             }
+        }
+        let given_up = matches!(
+            self.adopting,
+            Some(Adopting::Pushing(_) | Adopting::Emptying(_))
+        );
+        if given_up && self.cluster_id.is_some() {
+            return Some("it gave its cluster up and names one".into());
         }
         if self.remembered.len() > REMEMBERED_MAX {
             return Some("it remembers too many members".into());

@@ -7,6 +7,7 @@ use ringmaster_shared::{event::EventCode, id::ClusterId, key::PARTITION_COUNT_DE
 use super::{
     SharedNode,
     address_book::Addresses,
+    adopt::{self, Course},
     bind, departure,
     entry::{self, Way, addresses, ring_members},
     watchers,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     cli::Failure,
     gossip::{GossipHandle, GossipParts, MemberState},
-    identity::IdentityStore,
+    identity::{Adopting, IdentityStore},
     lifecycle::facts::Phase,
     replication::{
         coordinator::{Coordinator, CoordinatorParts},
@@ -28,13 +29,41 @@ use crate::{
 /// Folder of the engine inside the data dir.
 pub const STORE_DIR: &str = "store";
 
-pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Result<(), Failure> {
+/// How a start ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    Runs,
+    /// A step is done that only a new life can build on.
+    Again {
+        why: String,
+    },
+}
+
+pub async fn start(
+    node: &SharedNode,
+    udp: UdpSocket,
+    seeds: Vec<String>,
+) -> Result<Started, Failure> {
+    node.control.update(|facts| facts.phase = Phase::Starting);
+    let mut course = adopt::begin(node, seeds).await?;
     let starting = "the store to open".to_owned();
     node.control.update(|facts| {
         facts.phase = Phase::Starting;
         facts.waiting_for = Some(starting);
     });
+    if let Course::Again { why } = course {
+        return Ok(Started::Again { why });
+    }
     let store = open_store(node).await?;
+    // before the doors open: what is held of the old cluster is nobody's to read
+    if let Course::Push(route) = course {
+        course = adopt::push(node, &store, route).await?;
+    }
+    let seeds = match course {
+        Course::On { seeds } => seeds,
+        Course::Again { why } => return Ok(Started::Again { why }),
+        Course::Push(_) => return Err(Failure::Failed("a bug: pushed, and to push".into())),
+    };
     let peers = open_doors(node, &store);
     let identity = &node.identity;
     let remembered: Vec<String> = addresses(&identity.remembered());
@@ -57,20 +86,28 @@ pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Res
         .cluster_id()
         .ok_or_else(|| Failure::Failed("a bug: no cluster after joining".into()))?;
     peers.set_cluster(cluster_id.clone());
+    adopt::arrived(node).await?;
     run_parts(node, udp, &seeds, remembered, cluster_id, members)?;
     if way == Way::Return {
         entry::spawn_greeting(node, seeds);
     }
-    Ok(())
+    Ok(Started::Runs)
+}
+
+/// Of the ring this node goes by, or of the one it gave up and has the records of.
+fn partition_count(node: &SharedNode) -> u16 {
+    if let Some(topology) = node.topology.current() {
+        return topology.partition_count();
+    }
+    let adopting = node.identity.adopting();
+    let route = adopting.as_ref().and_then(Adopting::route);
+    route.map_or(PARTITION_COUNT_DEFAULT, |r| r.partition_count)
 }
 
 async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
     let config = StoreConfig {
         dir: node.config.data_dir.join(STORE_DIR),
-        partition_count: node
-            .topology
-            .current()
-            .map_or(PARTITION_COUNT_DEFAULT, |t| t.partition_count()),
+        partition_count: partition_count(node),
         segment_bytes: node.config.storage.segment_bytes,
         cache_bytes: node.config.storage.cache_bytes,
         hint_bytes_max: node.config.storage.hint_bytes_max,
