@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::BodyLimits,
+    api::{Admission, BodyLimits, Bounds},
     cli::{self, Failure},
     config::Config,
     events::Events,
@@ -59,7 +59,7 @@ pub struct Gates {
     /// Of values on their way to clients.
     pub answers: BodyLimits,
     /// Requests for data.
-    pub requests: Semaphore,
+    pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
 }
 
@@ -87,7 +87,15 @@ impl Node {
         let gates = Gates {
             bodies: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
             answers: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
-            requests: Semaphore::new(limits.requests),
+            admission: Admission::new(
+                Bounds {
+                    requests: limits.requests,
+                    bytes: limits.body_bytes_total,
+                    value_bytes: limits.value_bytes,
+                    timeout: limits.request_timeout,
+                },
+                events.clone(),
+            ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
         };
         let look = Look {

@@ -31,7 +31,7 @@ fn intent() -> WriteIntent {
     WriteIntent {
         value: Some(Value::Json(Bytes::from_static(b"1"))),
         context: None,
-        only_if_absent: false,
+        condition: Condition::Always,
         consistency: Consistency::Quorum,
         breaks: Breaks::default(),
     }
@@ -212,13 +212,14 @@ fn only_if_absent_looks_at_the_winning_version() {
     ];
     for (n, (a, b, exists)) in cases.into_iter().enumerate() {
         let create = WriteIntent {
-            only_if_absent: true,
+            condition: Condition::Absent,
             ..intent()
         };
         let (mut machine, _) = WriteMachine::start(create, needs(), &off(&[]));
         machine.on_said(&id("a"), a);
         let step = machine.on_said(&id("b"), b);
-        assert_eq!(step == Step::Failed(Unmet::Exists), exists, "case {n}");
+        let refused = matches!(step, Step::Failed(Unmet::Precondition { .. }));
+        assert_eq!(refused, exists, "case {n}");
     }
 }
 
