@@ -33,6 +33,8 @@ pub struct Picture<'a> {
     pub counts: PartitionCounts,
     pub hints_owed: &'a BTreeMap<NodeId, u64>,
     pub poisoned: Option<&'a str>,
+    /// Requests of clients were turned away within the last seconds.
+    pub overloaded: bool,
 }
 
 /// One thing an operator should know, before anybody knows how long it has lasted.
@@ -90,6 +92,13 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
             Severity::Error,
             format!("storage of {} stopped: {why}", picture.node_id),
         ));
+    }
+    if picture.overloaded {
+        let message = format!(
+            "clients ask {} for more than it can do in time; some of their requests are refused with 429",
+            picture.node_id
+        );
+        found.push(finding("OVERLOADED", Severity::Warning, message));
     }
     let (code, severity) = match picture.lifecycle.lifecycle {
         Lifecycle::Serving => return found,
@@ -322,6 +331,7 @@ pub mod tests {
                 .unwrap_or_default(),
             hints_owed: &BTreeMap::from([(id("b"), 0), (id("c"), 2)]),
             poisoned: None,
+            overloaded: false,
         };
         findings(&picture).iter().map(|f| f.code).collect()
     }

@@ -63,6 +63,8 @@ pub struct Look {
     pub members: Option<Members>,
     /// `None` before the store is open.
     pub store: Option<StoreLook>,
+    /// Requests were turned away within the last seconds.
+    pub overloaded: bool,
 }
 
 /// The three answers that make up the live feed.
@@ -169,6 +171,7 @@ fn status(
         counts,
         hints_owed: &store.hints_owed,
         poisoned: store.poisoned.as_deref(),
+        overloaded: look.overloaded,
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -388,6 +391,7 @@ pub mod tests {
             topology: topology.map(Arc::new),
             members: members.map(Arc::new),
             store: None,
+            overloaded: false,
         }
     }
 

@@ -105,6 +105,7 @@ impl Node {
             topology: topology.current(),
             members: None,
             store: None,
+            overloaded: false,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -146,6 +147,7 @@ impl Node {
                 hints_owed: s.hints_owed(),
                 poisoned: s.poisoned(),
             }),
+            overloaded: self.gates.admission.pressure().overloaded,
         }
     }
 

@@ -363,8 +363,8 @@ fn interrupted(may_have_written: bool) -> ReplicationError {
     }
 }
 
-/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`, with a
-/// comma between them). Test builds only: it exists to show that the checkers notice.
+/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`,
+/// `last-question`, with a comma between them). Test builds only: it exists to show that the checkers notice.
 fn test_breaks() -> Breaks {
     if !cfg!(debug_assertions) {
         return Breaks::default();
@@ -373,6 +373,7 @@ fn test_breaks() -> Breaks {
     let breaks = Breaks {
         write_back: wanted.split(',').any(|word| word == "write-back"),
         version_query: wanted.split(',').any(|word| word == "version-query"),
+        last_question: wanted.split(',').any(|word| word == "last-question"),
     };
     if breaks != Breaks::default() {
         tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");

@@ -100,6 +100,8 @@ pub struct Breaks {
     pub write_back: bool,
     /// Writes do not ask what is there before they stamp.
     pub version_query: bool,
+    /// Conditional writes do not ask whether they are alone.
+    pub last_question: bool,
 }
 
 /// The state of one round.

@@ -644,6 +644,16 @@ fn the_checker_notices_a_missing_version_query() {
 }
 
 #[test]
+fn the_checker_notices_a_missing_last_question() {
+    let breaks = Breaks {
+        last_question: true,
+        ..Breaks::default()
+    };
+    let wins = |seed| Simulation::new(seed, breaks).run().shared_wins();
+    assert!((0..1500).any(|seed| wins(seed) > 0));
+}
+
+#[test]
 fn the_same_seed_is_the_same_run() {
     let run = |seed| {
         format!(

@@ -269,7 +269,10 @@ impl WriteMachine {
         let Phase::Store { check, .. } = &mut self.phase else {
             return Step::Wait;
         };
-        if !self.intent.condition.excludes_others() || self.intent.consistency == Consistency::One {
+        let asks_again = self.intent.condition.excludes_others()
+            && self.intent.consistency != Consistency::One
+            && !self.intent.breaks.last_question;
+        if !asks_again {
             return self.done();
         }
         // who failed the store is not worth asking again
