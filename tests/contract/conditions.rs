@@ -35,8 +35,9 @@ async fn a_write_goes_by_exactly_what_was_read() {
     assert_eq!(tag, format!("\"{}\"", body.context));
 
     let known = [("if-none-match", tag.as_str())];
-    let again = cluster.api(2).send_with(Method::GET, PATH, &known, None);
-    let again = again.await.expect("answered");
+    let reader = cluster.api(2);
+    let again = reader.send_with(Method::GET, PATH, &known, None).await;
+    let again = again.expect("answered");
     assert_eq!((again.status, again.body.len()), (304, 0));
     assert_eq!(etag(&again), tag);
 
@@ -54,9 +55,12 @@ async fn a_write_goes_by_exactly_what_was_read() {
 
     // what the answer to a write says is as good as what a read says
     let now = etag(&swapped);
-    let deleted = cluster.api(1);
-    let deleted = deleted.send_with(Method::DELETE, PATH, &[("if-match", &now)], None);
-    assert_eq!(deleted.await.expect("answered").status, 200);
+    let deleter = cluster.api(1);
+    let headers = [("if-match", now.as_str())];
+    let deleted = deleter
+        .send_with(Method::DELETE, PATH, &headers, None)
+        .await;
+    assert_eq!(deleted.expect("answered").status, 200);
     let any = put(&cluster.api(0), &[("if-match", "*")], json!({"value": 4})).await;
     let error = any.error();
     assert_eq!(error.code, ErrorCode::PreconditionFailed);
@@ -88,14 +92,15 @@ async fn conditions_that_make_no_sense_are_refused() {
     let tag = etag(&first);
     let context = tag.trim_matches('"').to_owned();
     let body = json!({"value": 2});
-    for headers in [
-        &[("if-match", tag.as_str()), ("if-none-match", "*")][..],
-        &[("if-match", "\"a\", \"b\"")],
-        &[("if-match", "W/\"a\"")],
-        &[("if-match", "")],
-        &[("if-none-match", tag.as_str())],
-        &[("if-match", tag.as_str()), ("x-ring-context", &context)],
-    ] {
+    let cases = [
+        vec![("if-match", tag.as_str()), ("if-none-match", "*")],
+        vec![("if-match", "\"a\", \"b\"")],
+        vec![("if-match", "W/\"a\"")],
+        vec![("if-match", "")],
+        vec![("if-none-match", tag.as_str())],
+        vec![("if-match", tag.as_str()), ("x-ring-context", &context)],
+    ];
+    for headers in &cases {
         let refused = put_k(headers, body.clone()).await;
         assert_eq!(refused.error().code, ErrorCode::BadRequest, "{headers:?}");
     }
