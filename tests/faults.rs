@@ -3,8 +3,10 @@
 mod adopt;
 mod campaign;
 mod changes;
+mod compare_and_set;
 mod durability;
 mod linearizable;
 mod orders;
+mod overload;
 mod partition;
 mod returning;

@@ -4,6 +4,7 @@
 //! the one error format and counts it. [`server`] owns connections and their limits.
 
 mod admin;
+mod admission;
 mod body;
 mod data;
 mod error;
@@ -28,6 +29,7 @@ use axum::{
 };
 use ringmaster_shared::error::ErrorCode;
 
+pub use admission::{Admission, Bounds, Pressure};
 pub use body::BodyLimits;
 pub use error::ApiError;
 
@@ -104,6 +106,8 @@ fn keys() -> Router<SharedNode> {
             get(data::read).put(data::write).delete(data::delete),
         )
         .route("/api/v1/data/{key}/replicas", get(data::replicas))
+        .route("/api/v1/batch/get", post(data::batch::get))
+        .route("/api/v1/batch/put", post(data::batch::put))
 }
 
 /// Other nodes connect here; they are answered once the store is open.

@@ -1,5 +1,6 @@
 //! Counters of this node: for Prometheus, and the small load summary that gossip carries.
 
+pub mod pressure;
 pub mod rates;
 
 use std::{
@@ -15,6 +16,7 @@ use prometheus_client::{
 use ringmaster_shared::api::{health::StatusResponse, membership::GossipStatus};
 
 use crate::storage::StoreStats;
+use pressure::PressureGauges;
 use rates::Rates;
 
 /// Upper bounds of the latency histogram, seconds.
@@ -47,6 +49,7 @@ pub struct Metrics {
     connections: IntGauge,
     feeds: IntGauge,
     gauges: Gauges,
+    pub pressure: PressureGauges,
     pub rates: Rates,
 }
 
@@ -101,6 +104,10 @@ impl Metrics {
         for (name, help, gauge) in gauges.named() {
             registry.register(name, help, gauge.clone());
         }
+        let pressure = PressureGauges::default();
+        for (name, help, gauge) in pressure.named() {
+            registry.register(name, help, gauge.clone());
+        }
         Self {
             registry,
             requests,
@@ -109,6 +116,7 @@ impl Metrics {
             connections,
             feeds,
             gauges,
+            pressure,
             rates: Rates::default(),
         }
     }

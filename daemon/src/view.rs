@@ -63,6 +63,8 @@ pub struct Look {
     pub members: Option<Members>,
     /// `None` before the store is open.
     pub store: Option<StoreLook>,
+    /// Requests were turned away within the last seconds.
+    pub overloaded: bool,
 }
 
 /// The three answers that make up the live feed.
@@ -170,6 +172,7 @@ fn status(
         hints_owed: &store.hints_owed,
         poisoned: store.poisoned.as_deref(),
         read_only: store.stats.read_only.as_deref(),
+        overloaded: look.overloaded,
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -389,6 +392,7 @@ pub mod tests {
             topology: topology.map(Arc::new),
             members: members.map(Arc::new),
             store: None,
+            overloaded: false,
         }
     }
 

@@ -22,6 +22,7 @@ use super::{
         membership::leave, membership::observations,
         ring::ring, ring::locate, ring::plan, ring::apply,
         data::read, data::write, data::delete, data::list, data::replicas,
+        data::batch::get, data::batch::put,
         events::events,
         admin::drain, admin::resume, admin::restart, admin::standby, admin::start, admin::adopt,
         admin::clear_gossip, admin::repair,

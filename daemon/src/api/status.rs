@@ -44,6 +44,7 @@ pub async fn metrics(State(node): State<SharedNode>, _: None) -> Response {
     let views = node.views();
     let store = node.store.get().map(Store::stats).unwrap_or_default();
     let gossip = node.gossip.get().map(GossipHandle::status);
+    node.metrics.pressure.set(&node.gates.admission.pressure());
     let text = node.metrics.render(&views.status, &store, gossip.as_ref());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -161,7 +161,7 @@ pub static SETTINGS: &[Setting] = &[
         LIMITS,
         "limits.connections",
         "N",
-        Some("10000"),
+        Some("16384"),
         "Open connections; more are turned away with 503",
     ),
     setting(

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::BodyLimits,
+    api::{Admission, BodyLimits, Bounds},
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
@@ -59,7 +59,7 @@ pub struct Gates {
     /// Of values on their way to clients.
     pub answers: BodyLimits,
     /// Requests for data.
-    pub requests: Semaphore,
+    pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
 }
 
@@ -88,7 +88,15 @@ impl Node {
         let gates = Gates {
             bodies: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
             answers: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
-            requests: Semaphore::new(limits.requests),
+            admission: Admission::new(
+                Bounds {
+                    requests: limits.requests,
+                    bytes: limits.body_bytes_total,
+                    value_bytes: limits.value_bytes,
+                    timeout: limits.request_timeout,
+                },
+                events.clone(),
+            ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
         };
         let look = Look {
@@ -98,6 +106,7 @@ impl Node {
             topology: topology.current(),
             members: None,
             store: None,
+            overloaded: false,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -139,6 +148,7 @@ impl Node {
                 hints_owed: s.hints_owed(),
                 poisoned: s.poisoned(),
             }),
+            overloaded: self.gates.admission.pressure().overloaded,
         }
     }
 

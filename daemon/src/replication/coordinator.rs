@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ringmaster_shared::{
     api::data::{Consistency, ReplicaView},
+    event::{EventCode, Severity},
     id::{NodeId, PartitionId},
     key::Key,
     member::Lifecycle,
@@ -32,7 +33,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::{clock::HybridClock, key_locks::KeyLocks, round::Breaks};
+pub use self::write::{Condition, SIBLINGS_MAX};
+use self::{clock::HybridClock, key_locks::KeyLocks, round::Breaks, write::SIBLINGS_WARN};
 use super::{
     anti_entropy::AntiEntropy,
     hints::Hints,
@@ -59,8 +61,7 @@ pub struct WriteRequest {
     pub value: Option<Value>,
     /// What the client had seen; `None` supersedes whatever is there.
     pub context: Option<VersionVector>,
-    /// `If-None-Match: *`.
-    pub only_if_absent: bool,
+    pub condition: Condition,
     pub consistency: Consistency,
     pub timeout: Duration,
 }
@@ -74,6 +75,8 @@ pub struct WriteOutcome {
     pub quorum_achieved: bool,
     /// What the write left behind, for the client's next context.
     pub record: Record,
+    /// For earlier writes of the same key.
+    pub waited: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -115,8 +118,21 @@ pub enum ReplicationError {
         /// False when nothing can have changed (a read, or a write that was still reading).
         may_have_written: bool,
     },
-    #[error("the key exists already")]
-    Exists,
+    #[error("{}", if *.present { "the key is not as the condition says" } else { "the key has no value" })]
+    Precondition {
+        /// What is there now.
+        clock: VersionVector,
+        present: bool,
+    },
+    /// A conditional write met another one.
+    #[error(
+        "another write of the key took place at the same moment; this one is stored beside it or superseded by it: read again, settle the siblings, and write with that context"
+    )]
+    NotAlone { clock: VersionVector },
+    #[error(
+        "the key has {count} versions side by side that the context does not cover: read it, settle the siblings, and write with that read's context (or without any)"
+    )]
+    Siblings { clock: VersionVector, count: usize },
     #[error("this node is not serving: {0}")]
     NotServing(String),
     #[error("too many requests for this key or node are under way")]
@@ -249,8 +265,8 @@ impl Coordinator {
 
     /// Stores a value or a tombstone. Goes on to its end when the caller stops waiting.
     ///
-    /// `only_if_absent` is a check before the write, not one atomic step with it: two such
-    /// writes at the same moment may both succeed and leave siblings.
+    /// Of several writes with the same condition (`Absent`, `Exactly`) at most one succeeds,
+    /// through whichever coordinators; see `write`.
     pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ReplicationError> {
         let slot = self.inner.admit()?;
         let (reply, answer) = oneshot::channel();
@@ -259,6 +275,7 @@ impl Coordinator {
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.successful, "written");
+            self.inner.count_siblings(done.partition, &done.record);
         }
         outcome
     }
@@ -277,6 +294,7 @@ impl Coordinator {
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.responded, "read");
+            self.inner.count_siblings(done.partition, &done.record);
         }
         outcome
     }
@@ -331,6 +349,28 @@ impl Inner {
         slot.map_err(|_| ReplicationError::TooBusy)
     }
 
+    /// Tells the operator of a key whose versions nobody settles, without naming the key.
+    fn count_siblings(&self, partition: PartitionId, record: &Record) {
+        let count = record.siblings.len();
+        if count < SIBLINGS_WARN || !self.site.worth_reporting(EventCode::SiblingsMany, None) {
+            return;
+        }
+        let message = format!(
+            "a key of partition {partition} has {count} versions side by side; past {SIBLINGS_MAX} writes with a context that leaves them are refused: its clients must read, settle them and write with the read's context"
+        );
+        let details = serde_json::json!({
+            "partition": partition, "siblings": count, "limit": SIBLINGS_MAX,
+        });
+        let events = &self.site.events;
+        events.emit(
+            EventCode::SiblingsMany,
+            Severity::Warning,
+            None,
+            message,
+            details,
+        );
+    }
+
     fn topology(&self) -> Result<Arc<Topology>, ReplicationError> {
         let topology = self.site.replica.topology.current();
         topology.ok_or_else(|| ReplicationError::NotServing("it has no topology yet".to_owned()))
@@ -347,8 +387,8 @@ fn interrupted(may_have_written: bool) -> ReplicationError {
     }
 }
 
-/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`, with a
-/// comma between them). Test builds only: it exists to show that the checkers notice.
+/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`,
+/// `last-question`, with a comma between them). Test builds only: it exists to show that the checkers notice.
 fn test_breaks() -> Breaks {
     if !cfg!(debug_assertions) {
         return Breaks::default();
@@ -357,6 +397,7 @@ fn test_breaks() -> Breaks {
     let breaks = Breaks {
         write_back: wanted.split(',').any(|word| word == "write-back"),
         version_query: wanted.split(',').any(|word| word == "version-query"),
+        last_question: wanted.split(',').any(|word| word == "last-question"),
     };
     if breaks != Breaks::default() {
         tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");

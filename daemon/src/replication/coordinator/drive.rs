@@ -187,7 +187,11 @@ impl Drive {
                 missing,
                 may_have_written,
             },
-            Unmet::Exists => ReplicationError::Exists,
+            Unmet::Precondition { clock, present } => {
+                ReplicationError::Precondition { clock, present }
+            }
+            Unmet::NotAlone { clock } => ReplicationError::NotAlone { clock },
+            Unmet::Siblings { clock, count } => ReplicationError::Siblings { clock, count },
         }
     }
 
@@ -202,13 +206,15 @@ pub async fn write(
     request: WriteRequest,
     reply: oneshot::Sender<Result<WriteOutcome, ReplicationError>>,
 ) {
-    let deadline = Instant::now() + request.timeout;
+    let began = Instant::now();
+    let deadline = began + request.timeout;
     // a key whose writes queue for longer than anybody waits is too busy, like one with a crowd
     let Ok(Ok(lock)) = timeout_at(deadline, inner.locks.lock(&request.key)).await else {
         let _ = reply.send(Err(ReplicationError::TooBusy));
         return;
     };
-    let left = deadline.saturating_duration_since(Instant::now());
+    let waited = began.elapsed();
+    let left = request.timeout.saturating_sub(waited);
     let mut drive = match Drive::new(inner, request.key.clone(), left) {
         Ok(drive) => drive,
         Err(error) => {
@@ -219,7 +225,7 @@ pub async fn write(
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
-        only_if_absent: request.only_if_absent,
+        condition: request.condition,
         consistency: request.consistency,
         breaks: drive.inner.breaks,
     };
@@ -235,6 +241,7 @@ pub async fn write(
         failed: written.failed,
         quorum_achieved: written.quorum_achieved,
         record: (*written.record).clone(),
+        waited,
     }));
     drive.write_tail(machine).await;
 }

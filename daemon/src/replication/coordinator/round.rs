@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringmaster_shared::{
     id::NodeId,
     quorum::Requirement,
-    version::{Record, RecordVersion},
+    version::{Record, RecordVersion, VersionVector},
 };
 
 /// Why replicas are not worth asking; whoever is not listed is.
@@ -67,8 +67,17 @@ pub enum Unmet {
         missing: BTreeMap<NodeId, String>,
         may_have_written: bool,
     },
-    /// `only_if_absent`, and there is a value.
-    Exists,
+    /// The condition of the write does not hold; nothing was stored.
+    Precondition {
+        /// What a read quorum knows of the key.
+        clock: VersionVector,
+        /// Whether there is a value.
+        present: bool,
+    },
+    /// A conditional write was stored, but others may have been stored beside it.
+    NotAlone { clock: VersionVector },
+    /// The write would leave more versions side by side than a key may have; nothing was stored.
+    Siblings { clock: VersionVector, count: usize },
 }
 
 /// What a machine wants after an input.
@@ -93,6 +102,8 @@ pub struct Breaks {
     pub write_back: bool,
     /// Writes do not ask what is there before they stamp.
     pub version_query: bool,
+    /// Conditional writes do not ask whether they are alone.
+    pub last_question: bool,
 }
 
 /// The state of one round.

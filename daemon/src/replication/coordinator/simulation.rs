@@ -19,7 +19,7 @@ use super::{
     history::{Effect, Operation, is_linearizable},
     read::{ReadDone, ReadMachine},
     round::{Ask, Breaks, Failure, FailureKind, Said, Step, Unmet, Unreachable},
-    write::{Needs, WriteIntent, WriteMachine, Written},
+    write::{Condition, Needs, WriteIntent, WriteMachine, Written},
 };
 
 const CLIENTS: usize = 4;
@@ -49,6 +49,9 @@ struct Op {
     covered: VersionVector,
     acknowledged: bool,
     context: Option<VersionVector>,
+    condition: Condition,
+    /// Counts the rounds of questions; answers to an earlier one are not handed in.
+    round: u32,
 }
 
 enum Event {
@@ -57,11 +60,13 @@ enum Event {
     },
     Asked {
         op: OpId,
+        round: u32,
         at: usize,
         ask: Ask,
     },
     Replied {
         op: OpId,
+        round: u32,
         from: usize,
         said: Result<Said, Failure>,
     },
@@ -99,6 +104,10 @@ struct Counters {
     repaired: usize,
     acknowledged: usize,
     siblings: usize,
+    /// Conditional writes: answered well, stored beside another, refused.
+    exclusive: usize,
+    beside: usize,
+    not_so: usize,
 }
 
 struct Simulation {
@@ -181,8 +190,17 @@ impl Simulation {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Begin { client } => self.begin(client),
-            Event::Asked { op, at, ask } => self.serve(op, at, ask),
-            Event::Replied { op, from, said } => self.reply(op, from, said),
+            Event::Asked { op, round, at, ask } => self.serve((op, round), at, ask),
+            Event::Replied {
+                op,
+                round,
+                from,
+                said,
+            } => {
+                if self.ops[op].round == round {
+                    self.reply(op, from, said);
+                }
+            }
             Event::Deadline { op } => self.deadline(op),
             Event::Crash { node } => self.crash(node),
             Event::Recover { node } => {
@@ -204,7 +222,11 @@ impl Simulation {
         };
         let id = self.ops.len();
         let write = self.random.random_bool(0.5);
-        let with_context = write && self.random.random_bool(0.3);
+        let aware = write && self.random.random_bool(0.5);
+        let with_context = self.contexts[client].clone().filter(|_| aware);
+        let conditional = self.random.random_bool(0.6);
+        let condition = with_context.clone().map(Condition::Exactly);
+        let condition = condition.filter(|_| conditional);
         self.ops.push(Op {
             client,
             home: *home,
@@ -215,7 +237,9 @@ impl Simulation {
             dot: None,
             covered: VersionVector::default(),
             acknowledged: false,
-            context: self.contexts[client].clone().filter(|_| with_context),
+            context: with_context.filter(|_| !conditional),
+            condition: condition.unwrap_or_default(),
+            round: 0,
         });
         self.at(self.now + PATIENCE, Event::Deadline { op: id });
         if !write {
@@ -240,7 +264,7 @@ impl Simulation {
         let intent = WriteIntent {
             value: Some(Value::Json(Bytes::from(op.value.to_string()))),
             context: op.context.clone(),
-            only_if_absent: false,
+            condition: op.condition.clone(),
             consistency: Consistency::Quorum,
             breaks: self.breaks,
         };
@@ -269,6 +293,8 @@ impl Simulation {
                 self.counters.acknowledged += 1;
                 self.counters.siblings += usize::from(written.record.siblings.len() > 1);
                 self.ops[id].acknowledged = true;
+                let conditional = self.ops[id].condition != Condition::Always;
+                self.counters.exclusive += usize::from(conditional);
                 let client = self.ops[id].client;
                 self.contexts[client] = Some(written.record.clock.clone());
                 self.decide(id, Some(Effect::Write(self.ops[id].value)), true);
@@ -287,7 +313,11 @@ impl Simulation {
         );
         self.counters.unknown += usize::from(unknown);
         self.counters.refused += usize::from(!unknown);
-        let effect = unknown.then_some(Effect::Write(self.ops[id].value));
+        let beside = matches!(unmet, Unmet::NotAlone { .. });
+        self.counters.beside += usize::from(beside);
+        self.counters.not_so += usize::from(matches!(unmet, Unmet::Precondition { .. }));
+        let stored = unknown || beside;
+        let effect = stored.then_some(Effect::Write(self.ops[id].value));
         self.decide(id, effect, false);
     }
 
@@ -305,6 +335,7 @@ impl Simulation {
             counter: node.counter,
         };
         op.dot = Some(dot.clone());
+        op.round += 1;
         let Machine::Write(machine) = &mut op.machine else {
             panic!("only writes stamp");
         };
@@ -359,11 +390,12 @@ impl Simulation {
     fn send(&mut self, op: OpId, asks: Vec<(NodeId, Ask)>) {
         for (to, ask) in asks {
             let at = self.nodes.iter().position(|n| n.id == to).expect("a node");
+            let round = self.ops[op].round;
             if self.lost() {
-                self.maybe_report(op, at);
+                self.maybe_report((op, round), at);
                 continue;
             }
-            self.within(30, Event::Asked { op, at, ask });
+            self.within(30, Event::Asked { op, round, at, ask });
         }
     }
 
@@ -374,19 +406,25 @@ impl Simulation {
     }
 
     /// A lost message is sometimes noticed as a lost connection, else only by the deadline.
-    fn maybe_report(&mut self, op: OpId, from: usize) {
+    fn maybe_report(&mut self, (op, round): (OpId, u32), from: usize) {
         if self.random.random_bool(0.5) {
             let said = Err(Failure {
                 kind: FailureKind::Unknown,
                 why: "connection lost".into(),
             });
-            self.within(30, Event::Replied { op, from, said });
+            let event = Event::Replied {
+                op,
+                round,
+                from,
+                said,
+            };
+            self.within(30, event);
         }
     }
 
-    fn serve(&mut self, op: OpId, at: usize, ask: Ask) {
+    fn serve(&mut self, (op, round): (OpId, u32), at: usize, ask: Ask) {
         if !self.nodes[at].up {
-            return self.maybe_report(op, at);
+            return self.maybe_report((op, round), at);
         }
         let stored = &mut self.nodes[at].stored;
         let known = !stored.clock.is_empty();
@@ -399,12 +437,13 @@ impl Simulation {
             }
         };
         if self.lost() {
-            return self.maybe_report(op, at);
+            return self.maybe_report((op, round), at);
         }
         self.within(
             30,
             Event::Replied {
                 op,
+                round,
                 from: at,
                 said: Ok(said),
             },
@@ -497,6 +536,20 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// Versions that more than one conditional write was told to have replaced.
+    fn shared_wins(&self) -> usize {
+        let wins: Vec<&Condition> = self
+            .ops
+            .iter()
+            .filter(|op| op.acknowledged && op.condition != Condition::Always)
+            .map(|op| &op.condition)
+            .collect();
+        let twice = |(n, won): (usize, &&Condition)| wins[..n].contains(won);
+        wins.iter().enumerate().filter(|it| twice(*it)).count()
+    }
+}
+
 fn needs(nodes: &[Node]) -> Needs {
     let replicas = nodes[..REPLICAS].iter().map(|n| n.id.clone()).collect();
     let need = Requirement {
@@ -540,6 +593,14 @@ fn reads_and_writes_are_linearizable_under_faults() {
             0,
             "seed {seed}: an acknowledged write vanished"
         );
+        assert_eq!(
+            end.shared_wins(),
+            0,
+            "seed {seed}: two replaced one version"
+        );
+        sum.exclusive += end.counters.exclusive;
+        sum.beside += end.counters.beside;
+        sum.not_so += end.counters.not_so;
         sum.lost += end.counters.lost;
         sum.crashes += end.counters.crashes;
         sum.unknown += end.counters.unknown;
@@ -556,6 +617,9 @@ fn reads_and_writes_are_linearizable_under_faults() {
         ("repairs", sum.repaired),
         ("acknowledged writes", sum.acknowledged),
         ("writes beside siblings", sum.siblings),
+        ("conditional writes", sum.exclusive),
+        ("conditional writes beside another", sum.beside),
+        ("conditions that did not hold", sum.not_so),
     ] {
         assert!(count > 100, "the simulation must have had {what}: {sum:?}");
     }
@@ -577,6 +641,16 @@ fn the_checker_notices_a_missing_version_query() {
         ..Breaks::default()
     };
     assert!(first_violation(0..1500, breaks).is_some());
+}
+
+#[test]
+fn the_checker_notices_a_missing_last_question() {
+    let breaks = Breaks {
+        last_question: true,
+        ..Breaks::default()
+    };
+    let wins = |seed| Simulation::new(seed, breaks).run().shared_wins();
+    assert!((0..1500).any(|seed| wins(seed) > 0));
 }
 
 #[test]

@@ -2,9 +2,20 @@
 //! it on a write quorum (the multi-writer register of Attiya, Bar-Noy and Dolev).
 //!
 //! Promises: the record stored supersedes what was seen (without context) or exactly what the
-//! context covers; once a record has been sent it is the only record of this write, also across
+//! context covers, as far as a read quorum knows it (see `VersionVector::limited_to` for why that
+//! makes made-up contexts harmless and costs honest ones nothing); once a record has been sent it is the only record of this write, also across
 //! a change of the topology. A second record with a new dot would make one write take effect
 //! twice: somebody may have read the first one, overwritten it, and would see it come back.
+//!
+//! **Conditional writes** ("exactly what this context says", "absent") store only when the query
+//! finds the condition true, and then ask a read quorum once more. The write is answered well
+//! only when nothing turned up that it had not seen. So of all writes conditioned on the same
+//! version at most one is answered well, through whichever coordinators and whatever fails: take
+//! two, both stored on a write quorum. If the first one's last question began after the second
+//! was stored, it sees the second; if not, the second's last question began after the first was
+//! stored, and sees the first. The other one is stored beside it, kept as a sibling and answered
+//! as that (`Unmet::NotAlone`).
+//!
 //! Leaves dots, stamps, time and sending to the driver.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -14,9 +25,13 @@ use ringmaster_shared::{
     clock::Hlc,
     id::NodeId,
     quorum::Requirement,
-    version::{Dot, Record, Sibling, Value, VersionVector},
+    version::{Dot, Record, RecordVersion, Sibling, Value, VersionVector},
 };
 
+mod condition;
+
+use self::condition::too_many;
+pub use self::condition::{Condition, SIBLINGS_MAX, SIBLINGS_WARN};
 use super::round::{Ask, Breaks, Failure, FailureKind, Round, Said, Step, Unmet, Unreachable};
 
 /// What is to be written; does not change when the topology does.
@@ -25,7 +40,7 @@ pub struct WriteIntent {
     /// `None` is a tombstone.
     pub value: Option<Value>,
     pub context: Option<VersionVector>,
-    pub only_if_absent: bool,
+    pub condition: Condition,
     pub consistency: Consistency,
     pub breaks: Breaks,
 }
@@ -57,7 +72,16 @@ enum Phase {
         possible: BTreeSet<NodeId>,
         /// Somebody may hold it from before the topology changed.
         earlier: bool,
+        /// Of a conditional write that is stored: who was asked what there is now.
+        check: Option<Check>,
     },
+}
+
+/// The last question of a conditional write.
+#[derive(Debug)]
+struct Check {
+    round: Round,
+    clock: VersionVector,
 }
 
 #[derive(Debug)]
@@ -165,6 +189,9 @@ impl WriteMachine {
                 self.seen.base = self.seen.base.merge(&record);
             }
             (Phase::Store { .. }, Said::Stored) => {}
+            (Phase::Store { .. }, Said::Version(version)) => {
+                return self.checked(who, &version.unwrap_or_default());
+            }
             // an answer to a question of the round before
             _ => return Step::Wait,
         }
@@ -172,11 +199,33 @@ impl WriteMachine {
         self.judge()
     }
 
-    pub fn on_failure(&mut self, who: &NodeId, failure: Failure) -> Step<Written> {
-        if let Phase::Store { possible, .. } = &mut self.phase
-            && failure.kind != FailureKind::Unknown
+    /// An answer to the last question of a conditional write.
+    fn checked(&mut self, who: &NodeId, version: &RecordVersion) -> Step<Written> {
+        if let Phase::Store {
+            check: Some(check), ..
+        } = &mut self.phase
         {
-            possible.remove(who);
+            check.clock.join(&version.clock);
+            check.round.answered(who);
+        }
+        self.judge()
+    }
+
+    pub fn on_failure(&mut self, who: &NodeId, failure: Failure) -> Step<Written> {
+        if let Phase::Store {
+            possible, check, ..
+        } = &mut self.phase
+        {
+            if let Some(check) = check {
+                // which of the two questions failed is not told; one that holds the record keeps it
+                check.round.failed(who, failure.why.clone());
+                if self.round.who_answered().contains(who) {
+                    return self.judge();
+                }
+            }
+            if failure.kind != FailureKind::Unknown {
+                possible.remove(who);
+            }
         }
         self.round.failed(who, failure.why);
         self.judge()
@@ -184,28 +233,99 @@ impl WriteMachine {
 
     fn judge(&mut self) -> Step<Written> {
         match &self.phase {
-            Phase::Query if self.round.is_met() => {
-                if self.intent.only_if_absent && self.seen.present {
-                    return Step::Failed(Unmet::Exists);
-                }
-                self.phase = Phase::Stamping;
-                Step::Stamp {
-                    seen: self.seen.hlc,
-                }
-            }
+            Phase::Query if self.round.is_met() => self.weigh(),
             Phase::Query if !self.round.can_be_met() => Step::Failed(self.round.quorum_unmet()),
-            Phase::Store { record, .. } if self.round.is_met() => {
-                let answered = self.round.who_answered();
-                Step::Done(Written {
-                    record: record.clone(),
-                    successful: in_order(&self.needs.write, |id| answered.contains(id)),
-                    failed: self.round.missing().keys().cloned().collect(),
-                    quorum_achieved: self.quorum.is_met(answered),
-                })
-            }
+            Phase::Store { check: Some(_), .. } => self.judge_check(),
+            Phase::Store { .. } if self.round.is_met() => self.stored(),
             Phase::Store { .. } if !self.round.can_be_met() => Step::Failed(self.lost()),
             _ => Step::Wait,
         }
+    }
+
+    /// The query is complete: whether the write may go on.
+    fn weigh(&mut self) -> Step<Written> {
+        let clock = &self.seen.base.clock;
+        if !self.intent.condition.holds(clock, self.seen.present) {
+            return Step::Failed(Unmet::Precondition {
+                clock: clock.clone(),
+                present: self.seen.present,
+            });
+        }
+        if let Some(context) = &self.intent.context {
+            let covered = context.limited_to(clock);
+            if let Some(count) = too_many(&self.seen.base, &covered) {
+                let clock = clock.clone();
+                return Step::Failed(Unmet::Siblings { clock, count });
+            }
+        }
+        self.phase = Phase::Stamping;
+        Step::Stamp {
+            seen: self.seen.hlc,
+        }
+    }
+
+    /// A write quorum has the record; a conditional write asks whether it is alone.
+    fn stored(&mut self) -> Step<Written> {
+        let Phase::Store { check, .. } = &mut self.phase else {
+            return Step::Wait;
+        };
+        let asks_again = self.intent.condition.excludes_others()
+            && self.intent.consistency != Consistency::One
+            && !self.intent.breaks.last_question;
+        if !asks_again {
+            return self.done();
+        }
+        // who failed the store is not worth asking again
+        let off = self.round.missing().clone();
+        let round = Round::open(self.needs.read.clone(), &self.needs.read.replicas(), &off);
+        let asks = round.waiting().iter();
+        let asks: Vec<_> = asks.map(|id| (id.clone(), Ask::Version)).collect();
+        let hopeful = round.can_be_met();
+        *check = Some(Check {
+            round,
+            clock: VersionVector::default(),
+        });
+        if hopeful {
+            Step::Ask(asks)
+        } else {
+            Step::Failed(self.lost())
+        }
+    }
+
+    fn judge_check(&mut self) -> Step<Written> {
+        let Phase::Store {
+            record,
+            check: Some(check),
+            ..
+        } = &self.phase
+        else {
+            return Step::Wait;
+        };
+        if !record.clock.dominates(&check.clock) {
+            let mut clock = record.clock.clone();
+            clock.join(&check.clock);
+            return Step::Failed(Unmet::NotAlone { clock });
+        }
+        if check.round.is_met() {
+            self.done()
+        } else if check.round.can_be_met() {
+            Step::Wait
+        } else {
+            Step::Failed(self.lost())
+        }
+    }
+
+    fn done(&self) -> Step<Written> {
+        let Phase::Store { record, .. } = &self.phase else {
+            return Step::Wait;
+        };
+        let answered = self.round.who_answered();
+        Step::Done(Written {
+            record: record.clone(),
+            successful: in_order(&self.needs.write, |id| answered.contains(id)),
+            failed: self.round.missing().keys().cloned().collect(),
+            quorum_achieved: self.quorum.is_met(answered),
+        })
     }
 
     /// The answer to `Step::Stamp`.
@@ -216,8 +336,9 @@ impl WriteMachine {
             value: self.intent.value.clone(),
         };
         let base = std::mem::take(&mut self.seen.base);
-        let covered = self.intent.context.as_ref().unwrap_or(&base.clock);
-        let record = Arc::new(Record::written(&base, covered, sibling));
+        let context = self.intent.context.as_ref();
+        let covered = context.map_or_else(|| base.clock.clone(), |c| c.limited_to(&base.clock));
+        let record = Arc::new(Record::written(&base, &covered, sibling));
         self.store(record, false, unreachable)
     }
 
@@ -246,6 +367,7 @@ impl WriteMachine {
             record,
             possible,
             earlier,
+            check: None,
         };
         if hopeful {
             Step::Ask(asks)
@@ -270,6 +392,7 @@ impl WriteMachine {
                 record,
                 possible,
                 earlier,
+                ..
             } => {
                 if let Some(refuser) = refuser {
                     possible.remove(refuser);
@@ -282,7 +405,13 @@ impl WriteMachine {
     }
 
     pub fn on_deadline(&self) -> Unmet {
-        self.round.unanswered(self.may_have_written())
+        let round = match &self.phase {
+            Phase::Store {
+                check: Some(check), ..
+            } => &check.round,
+            _ => &self.round,
+        };
+        round.unanswered(self.may_have_written())
     }
 
     fn may_have_written(&self) -> bool {
@@ -296,7 +425,7 @@ impl WriteMachine {
 
     fn lost(&self) -> Unmet {
         if self.may_have_written() {
-            self.round.unanswered(true)
+            self.on_deadline()
         } else {
             self.round.quorum_unmet()
         }

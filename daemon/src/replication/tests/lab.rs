@@ -28,7 +28,9 @@ use crate::{
     identity::IdentityStore,
     lifecycle::LifecycleHandle,
     replication::{
-        coordinator::{Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest},
+        coordinator::{
+            Condition, Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
+        },
         frames::{Request, Response},
         network::Network,
         peers::{Class, PeerError},
@@ -332,7 +334,7 @@ impl Lab {
             key: key(k),
             value,
             context,
-            only_if_absent: false,
+            condition: Condition::Always,
             consistency: Consistency::Quorum,
             timeout: Duration::from_secs(10),
         };
