@@ -1,5 +1,7 @@
 //! The promises of the README under kills, pauses and cut networks.
 
+#[cfg(debug_assertions)]
+mod bites;
 mod campaign;
 mod durability;
 mod linearizable;

@@ -27,7 +27,7 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{time::unix_ms, topology::Ballot};
+use crate::{breaks::broken, time::unix_ms, topology::Ballot};
 
 pub use error::IdentityError;
 use file::{IdentityFile, Persisted};
@@ -221,7 +221,10 @@ impl IdentityStore {
         }
         // what was given since the last sync may be lost: no counter of the old actor is safe
         let mut dots = self.dots();
-        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        let mut epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        if broken("reuse-actor") {
+            epoch = dots.actor.epoch;
+        }
         self.update(|state| {
             state.needs_refill = true;
             state.filled_epoch = 0;

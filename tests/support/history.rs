@@ -34,7 +34,6 @@ pub struct Operation {
     pub client: usize,
     /// The node that was asked.
     pub node: String,
-    pub key: String,
     pub action: Action,
     pub called: u64,
     /// `None`: no answer, the outcome is unknown.
@@ -185,7 +184,6 @@ fn operation(op: &Op) -> Option<Operation> {
     Some(Operation {
         client: op.client,
         node: op.node.clone(),
-        key: op.key.clone(),
         action,
         called: op.called,
         returned: op.ended(),

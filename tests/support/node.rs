@@ -52,6 +52,13 @@ impl Node {
         self.folder.join("data")
     }
 
+    /// Part of its data is gone (all of it: ""), while it does not run.
+    pub fn lose(&self, what: &str) {
+        assert!(self.child.is_none(), "{} runs", self.id);
+        let gone = self.data_dir().join(what);
+        std::fs::remove_dir_all(&gone).expect("the folder can be removed");
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.join("output.log")
     }

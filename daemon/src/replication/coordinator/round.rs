@@ -91,6 +91,12 @@ pub struct Breaks {
     pub write_back: bool,
     /// Writes do not ask what is there before they stamp.
     pub version_query: bool,
+    /// Writes are acknowledged when one replica has them.
+    pub early_ack: bool,
+    /// Writes supersede all they found, whatever their context covers.
+    pub ignore_context: bool,
+    /// Writes without context supersede nothing.
+    pub keep_superseded: bool,
 }
 
 /// The state of one round.
