@@ -28,7 +28,7 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{time::unix_ms, topology::Ballot};
+use crate::{breaks::broken, time::unix_ms, topology::Ballot};
 
 pub use adopting::{Adopting, Route};
 pub use error::IdentityError;
@@ -327,7 +327,10 @@ impl IdentityStore {
     /// [`Self::update`], and with the same write an actor that never gave a dot.
     fn update_as_new_actor(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
         let mut dots = self.dots();
-        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        let mut epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        if broken("reuse-actor") {
+            epoch = dots.actor.epoch;
+        }
         self.update(|state| {
             change(state);
             state.actor_epoch = epoch;

@@ -17,6 +17,8 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::breaks::broken;
+
 use super::{AcceptorState, Adopting, IdentityError, REMEMBERED_MAX, RememberedMember};
 
 pub(super) const FILE_NAME: &str = "identity.json";
@@ -67,7 +69,7 @@ impl Persisted {
             node_id,
             generation: 0,
             cluster_id: None,
-            actor_epoch: now_ms,
+            actor_epoch: if broken("reuse-actor") { 1 } else { now_ms },
             dots_leased_to: 0,
             needs_refill: false,
             had_store: false,

@@ -33,7 +33,7 @@ use super::{
     peers::Class,
     site::Site,
 };
-use crate::{gossip::MemberView, storage::Store, time::unix_ms};
+use crate::{breaks::broken, gossip::MemberView, storage::Store, time::unix_ms};
 
 /// Between two rounds when nothing happens; up to a quarter is added at random.
 const EVERY: Duration = Duration::from_secs(60);
@@ -147,6 +147,9 @@ fn has_returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> 
 
 /// Compares with each reachable node that shares partitions.
 async fn round(site: &Site) {
+    if broken("no-repair") {
+        return;
+    }
     let Some(topology) = site.replica.topology.current() else {
         return;
     };

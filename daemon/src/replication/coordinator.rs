@@ -45,8 +45,13 @@ use super::{
     transfer,
 };
 use crate::{
-    events::Events, gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle,
-    storage::Store, topology::TopologyHandle,
+    breaks::{self, broken},
+    events::Events,
+    gossip::GossipHandle,
+    identity::IdentityStore,
+    lifecycle::LifecycleHandle,
+    storage::Store,
+    topology::TopologyHandle,
 };
 
 /// Client operations under way at once; more are turned away.
@@ -387,22 +392,17 @@ fn interrupted(may_have_written: bool) -> ReplicationError {
     }
 }
 
-/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`,
-/// `last-question`, with a comma between them). Test builds only: it exists to show that the checkers notice.
+/// Steps of the protocol to leave out; test builds only.
 fn test_breaks() -> Breaks {
-    if !cfg!(debug_assertions) {
-        return Breaks::default();
+    breaks::confess();
+    Breaks {
+        write_back: broken("write-back") || broken("no-repair"),
+        version_query: broken("version-query"),
+        last_question: broken("last-question"),
+        early_ack: broken("early-ack"),
+        ignore_context: broken("ignore-context"),
+        keep_superseded: broken("keep-superseded"),
     }
-    let wanted = std::env::var("RINGD_BREAK").unwrap_or_default();
-    let breaks = Breaks {
-        write_back: wanted.split(',').any(|word| word == "write-back"),
-        version_query: wanted.split(',').any(|word| word == "version-query"),
-        last_question: wanted.split(',').any(|word| word == "last-question"),
-    };
-    if breaks != Breaks::default() {
-        tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");
-    }
-    breaks
 }
 
 /// Milliseconds added to the wall clock in version stamps, from `RINGD_CLOCK_SKEW_MS`. Test

@@ -23,7 +23,7 @@ use super::{
     replica::weight,
     site::Site,
 };
-use crate::storage::StorageError;
+use crate::{breaks::broken, storage::StorageError};
 
 /// Hints read from the store at once.
 const BATCH_KEYS: usize = 64;
@@ -69,7 +69,7 @@ impl Hints {
     /// Keeps a record for a replica that is not known to have it.
     pub async fn keep(&self, target: &NodeId, key: &Key, record: &Record) {
         let site = &self.site;
-        if target == site.me() {
+        if target == site.me() || broken("no-repair") {
             return;
         }
         let kept = site

@@ -104,6 +104,12 @@ pub struct Breaks {
     pub version_query: bool,
     /// Conditional writes do not ask whether they are alone.
     pub last_question: bool,
+    /// Writes are acknowledged when one replica has them.
+    pub early_ack: bool,
+    /// Writes supersede all they found, whatever their context covers.
+    pub ignore_context: bool,
+    /// Writes without context supersede nothing.
+    pub keep_superseded: bool,
 }
 
 /// The state of one round.

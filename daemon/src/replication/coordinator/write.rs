@@ -121,7 +121,7 @@ impl WriteMachine {
         unreachable: &Unreachable,
     ) -> (Self, Step<Written>) {
         let quorum = needs.write.clone();
-        let needs = needs_at(intent.consistency, needs);
+        let needs = needs_at(&intent, needs);
         let round = Round::open(needs.read.clone(), &needs.read.replicas(), unreachable);
         let mut machine = Self {
             intent,
@@ -161,7 +161,7 @@ impl WriteMachine {
             return Step::Failed(self.round.quorum_unmet());
         }
         // with a context, siblings that it does not cover must stay, so their values are needed
-        let ask = if self.intent.context.is_some() {
+        let ask = if self.intent.context.is_some() || self.intent.breaks.keep_superseded {
             Ask::Record
         } else {
             Ask::Version
@@ -336,8 +336,11 @@ impl WriteMachine {
             value: self.intent.value.clone(),
         };
         let base = std::mem::take(&mut self.seen.base);
-        let context = self.intent.context.as_ref();
-        let covered = context.map_or_else(|| base.clock.clone(), |c| c.limited_to(&base.clock));
+        let covered = match &self.intent.context {
+            Some(context) if !self.intent.breaks.ignore_context => context.limited_to(&base.clock),
+            None if self.intent.breaks.keep_superseded => VersionVector::default(),
+            _ => base.clock.clone(),
+        };
         let record = Arc::new(Record::written(&base, &covered, sibling));
         self.store(record, false, unreachable)
     }
@@ -385,7 +388,7 @@ impl WriteMachine {
         unreachable: &Unreachable,
     ) -> Step<Written> {
         self.quorum = needs.write.clone();
-        self.needs = needs_at(self.intent.consistency, needs);
+        self.needs = needs_at(&self.intent, needs);
         match &mut self.phase {
             Phase::Query | Phase::Stamping => self.query(unreachable),
             Phase::Store {
@@ -454,8 +457,12 @@ impl WriteMachine {
     }
 }
 
-fn needs_at(consistency: Consistency, needs: Needs) -> Needs {
-    match consistency {
+fn needs_at(intent: &WriteIntent, needs: Needs) -> Needs {
+    match intent.consistency {
+        Consistency::Quorum if intent.breaks.early_ack => Needs {
+            write: needs.write.one(),
+            ..needs
+        },
         Consistency::One => Needs {
             read: needs.read.one(),
             write: needs.write.one(),
