@@ -26,7 +26,7 @@ use crate::{
     config::Settings,
     exit,
     link::driver::{self, LinkHandle},
-    message::{DataAnswer, DataRequest, Effect, Msg},
+    message::{ChangeAnswer, ChangeOrder, ChangeOutcome, DataAnswer, DataRequest, Effect, Msg},
     procedure,
     progress::{ProcedureCommand, Progress},
     screen,
@@ -204,6 +204,15 @@ impl Loop {
                 let (client, sender) = (self.client.clone(), self.sender.clone());
                 self.tasks.spawn(operate(client, endpoint, request, sender));
             }
+            Effect::Change {
+                endpoint,
+                id,
+                order,
+            } => {
+                let (client, sender) = (self.client.clone(), self.sender.clone());
+                self.tasks
+                    .spawn(change(client, endpoint, id, order, sender));
+            }
             Effect::Procedure(command) => self.command(command),
             Effect::Yank(text) => screen.yank(&text)?,
         }
@@ -262,6 +271,31 @@ async fn operate(
         replicas,
     };
     let _ = sender.send(Msg::Answer(Box::new(answer))).await;
+}
+
+/// Has a change of the ring planned or applied.
+async fn change(
+    client: Client,
+    endpoint: String,
+    id: u64,
+    order: ChangeOrder,
+    sender: mpsc::Sender<Msg>,
+) {
+    let result = match &order {
+        ChangeOrder::Plan(change) => {
+            let plan = client.plan(&endpoint, change).await;
+            plan.map(|plan| ChangeOutcome::Planned(Box::new(plan)))
+        }
+        ChangeOrder::Apply { plan_id, .. } => {
+            let applied = client.apply(&endpoint, plan_id).await;
+            applied.map(ChangeOutcome::Applied)
+        }
+    };
+    let answer = ChangeAnswer {
+        id,
+        result: result.map_err(Into::into),
+    };
+    let _ = sender.send(Msg::Changed(Box::new(answer))).await;
 }
 
 /// Signals that end the console, as one stream of exit codes.
