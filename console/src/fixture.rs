@@ -3,6 +3,7 @@
 
 pub mod changes;
 pub mod overlays;
+pub mod server;
 
 pub use changes::candidate;
 

@@ -127,12 +127,6 @@ pub enum ChangeOrder {
 }
 
 impl ChangeOrder {
-    pub fn change(&self) -> &Change {
-        match self {
-            Self::Plan(change) | Self::Apply { change, .. } => change,
-        }
-    }
-
     pub fn into_change(self) -> Change {
         match self {
             Self::Plan(change) | Self::Apply { change, .. } => change,
