@@ -61,8 +61,11 @@ pub fn draw_choosing(view: &View, choosing: &Choosing, buf: &mut Buffer, area: R
         let chosen = i == choosing.selected;
         let mark = if chosen { theme.glyphs.select } else { " " };
         let place = rows.take(1);
-        let mut line = Line::from(format!("{mark}{}", change::words(change)));
-        line.push_span(Span::styled(facts(view, change), theme.quiet()));
+        let words = change::words(change);
+        let room = usize::from(area.width).saturating_sub(format::width(&words) + 2);
+        let facts = format::truncate(&facts(view, change), room, theme.glyphs.ellipsis);
+        let mut line = Line::from(format!("{mark}{words}"));
+        line.push_span(Span::styled(facts, theme.quiet()));
         widget::draw_line(buf, place, &line);
         if chosen {
             buf.set_style(place.intersection(buf.area), theme.selected());
@@ -316,8 +319,8 @@ fn moves(members: &[NodeId], table: &Table, target: &Table, width: usize, theme:
             Vec::new()
         } else {
             vec![
-                row("first now", all(&|c| first(table, c))),
-                row("first then", all(&|c| first(target, c))),
+                row("1st now", all(&|c| first(table, c))),
+                row("1st then", all(&|c| first(target, c))),
                 row("copied to", all(&copied)),
             ]
         },
