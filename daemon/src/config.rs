@@ -64,6 +64,8 @@ pub struct StorageConfig {
     pub cache_bytes: u64,
     pub segment_bytes: u64,
     pub hint_bytes_max: u64,
+    pub hint_max_age: Duration,
+    pub tombstone_grace: Duration,
 }
 
 /// How logs look; needed before anything else.
@@ -108,6 +110,8 @@ impl Config {
                 cache_bytes: layers.required("storage.cache_bytes", |t| bytes(t, 1 << 20))?,
                 segment_bytes: layers.required("storage.segment_bytes", |t| bytes(t, 1 << 16))?,
                 hint_bytes_max: layers.required("storage.hint_bytes", |t| bytes(t, 0))?,
+                hint_max_age: layers.required("storage.hint_max_age", duration::parse)?,
+                tombstone_grace: layers.required("storage.tombstone_grace", grace)?,
             },
         })
     }
@@ -129,6 +133,15 @@ impl LogConfig {
             })?,
         })
     }
+}
+
+/// Within a quarter of it all members must have answered.
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = duration::parse(text)?;
+    if grace < Duration::from_millis(200) {
+        return Err("deleted keys are remembered for at least 200ms".into());
+    }
+    Ok(grace)
 }
 
 fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {

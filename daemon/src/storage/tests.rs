@@ -4,6 +4,7 @@ mod basics;
 mod bench;
 mod commit_order;
 mod crash;
+mod forgetting;
 mod kill;
 mod model;
 
