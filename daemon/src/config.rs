@@ -78,6 +78,8 @@ pub struct StorageConfig {
     pub hint_bytes_max: u64,
     pub reserve_bytes: u64,
     pub min_free_bytes: u64,
+    pub hint_max_age: Duration,
+    pub tombstone_grace: Duration,
 }
 
 /// How logs look; needed before anything else.
@@ -130,6 +132,8 @@ impl Config {
                 hint_bytes_max: layers.required("storage.hint_bytes", |t| bytes(t, 0))?,
                 reserve_bytes: layers.required("storage.reserve_bytes", |t| bytes(t, 0))?,
                 min_free_bytes: layers.required("storage.min_free_bytes", |t| bytes(t, 0))?,
+                hint_max_age: layers.required("storage.hint_max_age", duration::parse)?,
+                tombstone_grace: layers.required("storage.tombstone_grace", grace)?,
             },
         })
     }
@@ -151,6 +155,15 @@ impl LogConfig {
             })?,
         })
     }
+}
+
+/// Within a quarter of it all members must have answered.
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = duration::parse(text)?;
+    if grace < Duration::from_millis(200) {
+        return Err("deleted keys are remembered for at least 200ms".into());
+    }
+    Ok(grace)
 }
 
 fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {

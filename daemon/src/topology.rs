@@ -16,6 +16,7 @@ mod epoch_gate;
 #[cfg(test)]
 mod fixture;
 mod handover;
+mod leftovers;
 mod news;
 pub mod plan;
 mod register;
@@ -26,9 +27,10 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use ringmaster_shared::{
     event::EventCode,
-    id::{Epoch, NodeId},
+    id::{Epoch, NodeId, PartitionId},
     topology::Topology,
 };
 use serde::{Deserialize, Serialize};
@@ -96,6 +98,10 @@ pub enum EpochMismatch {
     NoTopology,
 }
 
+/// Makes ready for partitions that this node is about to gain: forgets what it still holds of them.
+pub type BeforeGaining =
+    Box<dyn Fn(Vec<PartitionId>) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
 /// Cheap handle.
 #[derive(Clone)]
 pub struct TopologyHandle {
@@ -107,6 +113,7 @@ struct Inner {
     events: Events,
     gate: EpochGate,
     current: watch::Sender<Option<Arc<Topology>>>,
+    before_gaining: OnceLock<BeforeGaining>,
     /// One at a time judges proposals or moves to another epoch. Whoever writes takes the lock
     /// along to the blocking thread, so that a caller that gives up cannot let a later write
     /// overtake an earlier one.
@@ -134,6 +141,7 @@ impl TopologyHandle {
         let inner = Inner {
             gate: EpochGate::new(topology.clone()),
             current: watch::Sender::new(topology),
+            before_gaining: OnceLock::new(),
             acceptor: Arc::new(Mutex::new(acceptor)),
             proposing: Mutex::new(()),
             proposer: OnceLock::new(),
@@ -147,6 +155,12 @@ impl TopologyHandle {
 
     pub fn current(&self) -> Option<Arc<Topology>> {
         self.inner.gate.current()
+    }
+
+    /// What is done, and finished, before this node enters a topology in which it gains
+    /// partitions that it does not hold by right. The first one set stays.
+    pub fn before_gaining(&self, prepare: BeforeGaining) {
+        let _ = self.inner.before_gaining.set(prepare);
     }
 
     pub fn watch(&self) -> watch::Receiver<Option<Arc<Topology>>> {
@@ -240,6 +254,8 @@ impl TopologyHandle {
     async fn install(&self, topology: Topology) -> anyhow::Result<bool> {
         let mut slot = Arc::clone(&self.inner.acceptor).lock_owned().await;
         let inner = Arc::clone(&self.inner);
+        // under the lock: what it holds by right must not change between this and the entry
+        inner.make_ready(&topology).await?;
         tokio::task::spawn_blocking(move || inner.take_over(&mut slot, topology))
             .await
             .context("the thread that stores topologies failed")?
@@ -247,6 +263,26 @@ impl TopologyHandle {
 }
 
 impl Inner {
+    async fn make_ready(&self, next: &Topology) -> anyhow::Result<()> {
+        let current = self.gate.current();
+        let later = current.as_ref().is_none_or(|c| c.epoch < next.epoch);
+        let ours = self.identity.cluster_id().as_ref() == Some(&next.cluster_id);
+        let Some(prepare) = self.before_gaining.get() else {
+            return Ok(());
+        };
+        // what will be refused costs nothing
+        if !(later && ours && next.is_well_formed()) {
+            return Ok(());
+        }
+        let me = self.identity.node_id();
+        let gained = leftovers::gained_anew(current.as_deref(), next, me);
+        if gained.is_empty() {
+            return Ok(());
+        }
+        let ready = prepare(gained).await;
+        ready.with_context(|| format!("cannot make ready for epoch {}", next.epoch))
+    }
+
     /// Under the acceptor's lock.
     fn take_over(
         &self,

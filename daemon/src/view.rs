@@ -50,6 +50,8 @@ pub struct StoreLook {
     pub stats: StoreStats,
     pub hints_owed: BTreeMap<NodeId, u64>,
     pub poisoned: Option<String>,
+    pub dirty: BTreeMap<NodeId, u64>,
+    pub tombstones_wait_for: Vec<NodeId>,
 }
 
 /// Everything the views are built from, at one moment.
@@ -231,8 +233,8 @@ fn storage_status(store: &StoreLook) -> StorageStatus {
         hints_owed: store.hints_owed.clone(),
         read_only_reason: store.poisoned.clone().or(store.stats.read_only.clone()),
         disk_free_bytes: store.stats.disk_free_bytes,
-        dirty_partitions: BTreeMap::new(),
-        tombstones_wait_for: vec![],
+        dirty_partitions: store.dirty.clone(),
+        tombstones_wait_for: store.tombstones_wait_for.clone(),
     }
 }
 

@@ -256,6 +256,20 @@ pub static SETTINGS: &[Setting] = &[
         "With less free space than this on the disk, no writes are taken until a quarter more is free",
     ),
     setting(
+        STORAGE,
+        "storage.hint_max_age",
+        "TIME",
+        Some("180m"),
+        "Hints older than this are given up, and their partitions compared instead",
+    ),
+    setting(
+        STORAGE,
+        "storage.tombstone_grace",
+        "TIME",
+        Some("10m"),
+        "How long a deleted key is remembered at least; the same on all nodes",
+    ),
+    setting(
         GOSSIP,
         "gossip.interval",
         "TIME",

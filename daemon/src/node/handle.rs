@@ -137,6 +137,8 @@ impl Node {
     pub fn look(&self) -> Look {
         let topology = self.topology.current();
         let cluster = topology.as_ref().map(|t| t.cluster_id.clone());
+        let repair = self.coordinator.get().map(Coordinator::repair_look);
+        let repair = repair.unwrap_or_default();
         Look {
             now: Timestamp::now(),
             cluster_id: cluster.or_else(|| self.identity.cluster_id()),
@@ -147,6 +149,8 @@ impl Node {
                 stats: s.stats(),
                 hints_owed: s.hints_owed(),
                 poisoned: s.poisoned(),
+                dirty: repair.dirty,
+                tombstones_wait_for: repair.tombstones_wait_for,
             }),
             overloaded: self.gates.admission.pressure().overloaded,
         }

@@ -18,11 +18,15 @@ use crate::{
     identity::{Adopting, IdentityStore},
     lifecycle::facts::Phase,
     replication::{
+        clock::HybridClock,
         coordinator::{Coordinator, CoordinatorParts},
         peers::{LocalPeer, Peers},
         server::PeerServer,
+        settings::RepairSettings,
+        transfer::forget_leftovers,
     },
     storage::{Store, StoreConfig},
+    time::unix_ms,
     topology::DriverParts,
 };
 
@@ -132,10 +136,22 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
         node.events
             .info(EventCode::StorageRecovered, Some(&node.facts.id), message);
     }
+    let settings = repair_settings(node);
+    node.topology
+        .before_gaining(forget_leftovers(store.clone(), settings));
     if report.lost_data {
         refill(node, "its stored data could not be used").await?;
     } else if report.empty && node.identity.had_store() {
         refill(node, "its store was emptied").await?;
+    }
+    if report.lost_data || report.empty {
+        // the floors went with the rest, and what is late may arrive before the refill; only now,
+        // for a store with entries no longer looks like an emptied one
+        let count = node.topology.current().map_or(0, |t| t.partition_count());
+        let floor = settings.floor_of_the_unknowing(unix_ms());
+        let floors = (0..count).map(|p| (p, floor)).collect();
+        let raised = store.raise_floors(floors).await;
+        raised.map_err(|e| Failure::Failed(e.to_string()))?;
     }
     // in this order: cut anywhere, the next start still knows that the data was lost
     on_disk(node, move |identity| {
@@ -146,6 +162,13 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
     // set once: `start` runs once in a life
     let _ = node.store.set(store.clone());
     Ok(store)
+}
+
+fn repair_settings(node: &SharedNode) -> RepairSettings {
+    RepairSettings {
+        tombstone_grace: node.config.storage.tombstone_grace,
+        hint_max_age: node.config.storage.hint_max_age,
+    }
 }
 
 pub async fn refill(node: &SharedNode, why: &str) -> Result<(), Failure> {
@@ -186,6 +209,7 @@ fn open_doors(node: &SharedNode, store: &Store) -> Peers {
         lifecycle: node.lifecycle.clone(),
         store: store.clone(),
         topology: node.topology.clone(),
+        clock: HybridClock::of_this_node(),
         gossip: node.gossip.clone(),
         stop: node.stop.clone(),
     };
@@ -211,6 +235,11 @@ fn run_parts(
         .store
         .get()
         .ok_or_else(|| Failure::Failed("a bug: the store is not open".into()))?;
+    let clock = node
+        .peer_server
+        .get()
+        .map(|server| server.clock.clone())
+        .ok_or_else(|| Failure::Failed("a bug: the door to other nodes is not open".into()))?;
     if let Some(topology) = node.topology.current() {
         remembered.extend(addresses(&ring_members(&topology, node)));
     }
@@ -246,6 +275,8 @@ fn run_parts(
         gossip: gossip.clone(),
         peers: peers.clone(),
         events: node.events.clone(),
+        clock,
+        repair: repair_settings(node),
         stop: node.stop.clone(),
     });
     let _ = node.coordinator.set(coordinator);

@@ -6,7 +6,6 @@
 //! driver (`drive`), listings (`listing`). Leaves what one replica does to `replica`, and
 //! bringing replicas up later to `hints`, `anti_entropy` and `transfer`.
 
-mod clock;
 mod drive;
 #[cfg(test)]
 pub mod history;
@@ -34,14 +33,17 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use self::write::{Condition, SIBLINGS_MAX};
-use self::{clock::HybridClock, key_locks::KeyLocks, round::Breaks, write::SIBLINGS_WARN};
+use self::{key_locks::KeyLocks, round::Breaks, write::SIBLINGS_WARN};
 use super::{
     anti_entropy::AntiEntropy,
+    clock::HybridClock,
     hints::Hints,
     network::{LiveNetwork, Network},
     peers::Peers,
     replica::ReplicaContext,
+    settings::{RepairSettings, Traffic},
     site::Site,
+    tombstones::{self, Collector},
     transfer,
 };
 use crate::{
@@ -204,6 +206,9 @@ pub struct CoordinatorParts {
     pub gossip: GossipHandle,
     pub peers: Peers,
     pub events: Events,
+    /// The clock that answers to others go by as well.
+    pub clock: HybridClock,
+    pub repair: RepairSettings,
     pub stop: CancellationToken,
 }
 
@@ -212,12 +217,24 @@ pub struct CoordinatorParts {
 pub struct Coordinator {
     inner: Arc<Inner>,
     repair: AntiEntropy,
+    tombstones: Collector,
+}
+
+/// What background repair has to say about itself.
+#[derive(Debug, Clone, Default)]
+pub struct RepairLook {
+    /// Partitions by the member that has to be compared in them.
+    pub dirty: BTreeMap<NodeId, u64>,
+    /// Members that deleted keys wait for.
+    pub tombstones_wait_for: Vec<NodeId>,
+    /// Deleted keys that were old enough to be forgotten when last looked at, and are not yet.
+    pub tombstones_waiting: u64,
+    pub traffic: Traffic,
 }
 
 struct Inner {
     site: Arc<Site>,
     hints: Hints,
-    clock: HybridClock,
     locks: Arc<KeyLocks>,
     operations: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -234,12 +251,14 @@ impl Coordinator {
             store: parts.store,
             topology: parts.topology,
             lifecycle: parts.lifecycle,
+            clock: parts.clock,
         };
         let network = LiveNetwork {
             gossip: parts.gossip,
             peers: parts.peers,
         };
-        Self::over(replica, Arc::new(network), parts.events, parts.stop)
+        let network = Arc::new(network);
+        Self::over(replica, network, parts.events, parts.repair, parts.stop)
     }
 
     /// The same over any network.
@@ -247,16 +266,17 @@ impl Coordinator {
         replica: ReplicaContext,
         network: Arc<dyn Network>,
         events: Events,
+        settings: RepairSettings,
         stop: CancellationToken,
     ) -> Self {
-        let site = Arc::new(Site::new(replica, network, events, stop));
+        let site = Arc::new(Site::new(replica, network, events, settings, stop));
         let hints = Hints::start(site.clone());
         let repair = AntiEntropy::start(site.clone());
         transfer::start(site.clone());
+        let tombstones = tombstones::start(site.clone(), repair.clone());
         let inner = Inner {
             site,
             hints,
-            clock: HybridClock::new(test_skew_ms()),
             locks: Arc::default(),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             tails: Arc::new(Semaphore::new(TAIL_KIB_MAX)),
@@ -265,6 +285,7 @@ impl Coordinator {
         Self {
             inner: Arc::new(inner),
             repair,
+            tombstones,
         }
     }
 
@@ -321,9 +342,20 @@ impl Coordinator {
         self.inner.replicas(key, timeout).await
     }
 
-    /// Runs a round of anti-entropy now; `false` when one is under way.
+    /// Runs a round of anti-entropy now; `false` when one is under way or about to begin.
     pub fn repair_now(&self) -> bool {
         self.repair.now()
+    }
+
+    pub fn repair_look(&self) -> RepairLook {
+        let dirty = self.inner.site.replica.store.dirty().into_iter();
+        let (tombstones_wait_for, tombstones_waiting) = self.tombstones.waiting();
+        RepairLook {
+            dirty: dirty.map(|(id, p)| (id, p.len() as u64)).collect(),
+            tombstones_wait_for,
+            tombstones_waiting,
+            traffic: self.inner.site.meter.read(),
+        }
     }
 
     /// Requests of clients under way here, for draining.
@@ -403,20 +435,6 @@ fn test_breaks() -> Breaks {
         ignore_context: broken("ignore-context"),
         keep_superseded: broken("keep-superseded"),
     }
-}
-
-/// Milliseconds added to the wall clock in version stamps, from `RINGD_CLOCK_SKEW_MS`. Test
-/// builds only: on one machine all clocks agree, and a missing version query would go unnoticed.
-fn test_skew_ms() -> i64 {
-    if !cfg!(debug_assertions) {
-        return 0;
-    }
-    let skew = std::env::var("RINGD_CLOCK_SKEW_MS").ok();
-    let skew = skew.and_then(|text| text.parse().ok()).unwrap_or(0);
-    if skew != 0 {
-        tracing::warn!("RINGD_CLOCK_SKEW_MS={skew}: version stamps are off on purpose, for tests");
-    }
-    skew
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{
 
 use rand::Rng;
 use ringmaster_shared::{
+    clock::Hlc,
     event::EventCode,
     id::{Epoch, NodeId},
     topology::Topology,
@@ -26,6 +27,7 @@ use super::{
     network::Network,
     peers::{Class, PeerError},
     replica::ReplicaContext,
+    settings::{Meter, RepairSettings, Traffic, wire_bytes},
 };
 use crate::{events::Events, gossip::MemberView, time::unix_ms};
 
@@ -41,6 +43,9 @@ pub struct Site {
     pub network: Arc<dyn Network>,
     pub events: Events,
     pub stop: CancellationToken,
+    pub settings: RepairSettings,
+    /// Bytes of repair.
+    pub meter: Meter,
     reported: Mutex<HashMap<(EventCode, Option<NodeId>), Instant>>,
 }
 
@@ -78,6 +83,7 @@ impl Site {
         replica: ReplicaContext,
         network: Arc<dyn Network>,
         events: Events,
+        settings: RepairSettings,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -85,12 +91,52 @@ impl Site {
             network,
             events,
             stop,
+            settings,
+            meter: Meter::default(),
             reported: Mutex::default(),
         }
     }
 
     pub fn me(&self) -> &NodeId {
         &self.replica.node_id
+    }
+
+    /// What an operation that begins now is issued at: below everything stamped later, and above
+    /// the floors this node knows, which it could not pass otherwise if its clock is slow.
+    pub fn issued(&self) -> Hlc {
+        self.stamp_above(Hlc::default())
+    }
+
+    /// A stamp above everything this node has stamped or seen, and above `seen`.
+    pub fn stamp_above(&self, seen: Hlc) -> Hlc {
+        let floor = self.replica.store.highest_floor();
+        self.replica.clock.next(seen.max(floor), unix_ms())
+    }
+
+    /// [`Self::ask`] on behalf of repair: with a deadline of its own, and what went over the wire
+    /// is counted.
+    pub async fn ask_for_repair(
+        &self,
+        to: &NodeId,
+        epoch: Epoch,
+        request: Request,
+        timeout: Duration,
+        traffic: &mut Traffic,
+    ) -> Result<Response, AskError> {
+        let mut moved = Traffic {
+            sent: wire_bytes(&request),
+            received: 0,
+        };
+        let deadline = Instant::now() + timeout;
+        let answer = self.ask(to, Class::Bulk, epoch, request, deadline).await;
+        if let Ok(response) = &answer {
+            moved.received = wire_bytes(response);
+        }
+        if to != self.me() {
+            self.meter.add(moved);
+            *traffic += moved;
+        }
+        answer
     }
 
     /// One question to one replica. `epoch` 0 where it does not matter.
@@ -104,7 +150,7 @@ impl Site {
     ) -> Result<Response, AskError> {
         if to == self.me() {
             let response = self.replica.serve(epoch, request).await;
-            return sort(response);
+            return sort(self.heed_floor(response));
         }
         let mut may_have_arrived = false;
         let mut tries = 0;
@@ -125,6 +171,7 @@ impl Site {
                     return Err(AskError::failed(kind_after(may_have_arrived), why));
                 }
                 Ok(response) => {
+                    let response = self.heed_floor(response);
                     return sort(response).map_err(|error| error.after(may_have_arrived));
                 }
                 Err(error) => {
@@ -140,6 +187,20 @@ impl Site {
                 }
             }
             pause(tries, deadline).await;
+        }
+    }
+
+    /// Who was refused as stale begins the next time above the floor that refused it.
+    fn heed_floor(&self, response: Response) -> Response {
+        let Response::Stale { floor } = response else {
+            return response;
+        };
+        if !floor.is_absurd(unix_ms()) {
+            self.replica.clock.witness(floor);
+        }
+        Response::Refused {
+            code: RefusalCode::Stale,
+            reason: "it began before the deleted keys of the partition were forgotten".to_owned(),
         }
     }
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
@@ -26,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use self::batch::Batch;
 use super::{
-    StorageError, checkpoint,
+    Merged, StorageError, checkpoint,
     commit_log::{CommitError, CommitLog, LogOp},
     core::{Core, split_item_key},
     space::guard::Guard,
@@ -45,9 +46,11 @@ const CHECKPOINT_SEGMENTS: u64 = 4;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 pub(super) enum Request {
+    /// `issued` as in [`super::Store::merge_many_issued`].
     Merge {
         entries: Vec<(Key, Record)>,
-        reply: Reply<usize>,
+        issued: Hlc,
+        reply: Reply<Merged>,
     },
     HintAdd {
         target: NodeId,
@@ -58,6 +61,24 @@ pub(super) enum Request {
     HintsDone {
         target: NodeId,
         delivered: Vec<(Key, u64)>,
+        /// Not delivered but given up: their partitions become dirty.
+        given_up: bool,
+        reply: Reply<()>,
+    },
+    /// Forget those of these records that are still the same, and raise the floor.
+    Forget {
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
+        reply: Reply<()>,
+    },
+    RaiseFloors {
+        floors: Vec<(PartitionId, Hlc)>,
+        reply: Reply<()>,
+    },
+    ClearDirty {
+        target: NodeId,
+        partitions: Vec<PartitionId>,
         reply: Reply<()>,
     },
     DropPartition {
@@ -81,6 +102,9 @@ impl Request {
             Self::Merge { reply, .. } => drop(reply.send(Err(error))),
             Self::HintAdd { reply, .. } => drop(reply.send(Err(error))),
             Self::HintsDone { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::RaiseFloors { reply, .. }
+            | Self::ClearDirty { reply, .. }
             | Self::DropPartition { reply, .. }
             | Self::Close { reply } => drop(reply.send(Err(error))),
         }

@@ -11,6 +11,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::data::Consistency,
+    clock::Hlc,
     id::{Epoch, NodeId, PartitionId},
     key::Key,
     topology::{Access, Topology},
@@ -27,15 +28,12 @@ use super::{
     round::{Ask, Failure, FailureKind, Said, Step, Unmet, Unreachable},
     write::{Needs, WriteIntent, WriteMachine, Written},
 };
-use crate::{
-    replication::{
-        frames::{Request, Response},
-        peers::Class,
-        reach,
-        replica::weight,
-        site::AskError,
-    },
-    time::unix_ms,
+use crate::replication::{
+    frames::{Request, Response},
+    peers::Class,
+    reach,
+    replica::weight,
+    site::AskError,
 };
 
 /// How long late replicas are listened to after the client has its answer.
@@ -75,6 +73,8 @@ struct Drive {
     regroups: u32,
     /// Replicas that refused to store because their disks are nearly full.
     read_only: BTreeSet<NodeId>,
+    /// This node's clock when the operation began: before it read what it may write.
+    issued: Hlc,
 }
 
 /// What the driver does next, after an input that was not simply an answer.
@@ -89,7 +89,9 @@ enum Turn {
 impl Drive {
     fn new(inner: Arc<Inner>, key: Key, timeout: Duration) -> Result<Self, ReplicationError> {
         let view = inner.view(&key)?;
+        let issued = inner.site.issued();
         Ok(Self {
+            issued,
             inner,
             key,
             deadline: Instant::now() + timeout,
@@ -104,10 +106,10 @@ impl Drive {
         for (to, ask) in asks {
             let inner = self.inner.clone();
             let key = self.key.clone();
-            let epoch = self.view.topology.epoch;
+            let when = (self.view.topology.epoch, self.issued);
             let deadline = deadline + CALL_GRACE;
             self.calls.push(Box::pin(async move {
-                let said = inner.ask_replica(&to, epoch, key, ask, deadline).await;
+                let said = inner.ask_replica(&to, when, key, ask, deadline).await;
                 (to, said)
             }));
         }
@@ -261,7 +263,7 @@ impl Drive {
                     self.calls.clear();
                     let dot = self.inner.site.replica.identity.next_dot();
                     let dot = dot.map_err(|error| ReplicationError::Storage(error.to_string()))?;
-                    let hlc = self.inner.clock.next(seen, unix_ms());
+                    let hlc = self.inner.site.stamp_above(seen);
                     step = machine.stamp(dot, hlc, &self.view.unreachable);
                     continue;
                 }
@@ -421,7 +423,7 @@ impl Inner {
     async fn ask_replica(
         &self,
         to: &NodeId,
-        epoch: Epoch,
+        (epoch, issued): (Epoch, Hlc),
         key: Key,
         ask: Ask,
         deadline: Instant,
@@ -431,7 +433,7 @@ impl Inner {
             Ask::Record => Request::ReadRecord { key },
             Ask::Store(record) => Request::Write {
                 key,
-                issued: record.max_hlc(),
+                issued,
                 record: Arc::unwrap_or_clone(record),
             },
         };

@@ -31,6 +31,7 @@ impl Dispatch {
             store: node.store.clone(),
             topology: node.topology.clone(),
             lifecycle: node.lifecycle.clone(),
+            clock: node.clock.clone(),
         };
         Self { node, replica }
     }

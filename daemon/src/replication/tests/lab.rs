@@ -28,6 +28,7 @@ use crate::{
     identity::IdentityStore,
     lifecycle::LifecycleHandle,
     replication::{
+        clock::HybridClock,
         coordinator::{
             Condition, Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
         },
@@ -35,6 +36,7 @@ use crate::{
         network::Network,
         peers::{Class, PeerError},
         replica::ReplicaContext,
+        settings::RepairSettings,
     },
     storage::{Store, StoreConfig},
     topology::TopologyHandle,
@@ -242,6 +244,7 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
         identity,
         store,
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
+        clock: HybridClock::default(),
     };
     (replica, events)
 }
@@ -249,6 +252,11 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
 impl Lab {
     /// Nodes that all go by `topology`; further ones (joiners) may be named.
     pub fn start(topology: &Topology, names: &[&str]) -> Self {
+        Self::start_with(topology, names, RepairSettings::default())
+    }
+
+    /// The same with other times for repair.
+    pub fn start_with(topology: &Topology, names: &[&str], settings: RepairSettings) -> Self {
         let folder = tempfile::tempdir().expect("temp dir");
         let members: Vec<MemberView> = names
             .iter()
@@ -270,8 +278,13 @@ impl Lab {
                 .expect("sound")
                 .insert(id(name), attached);
             let network = Arc::new(LabNetwork(wires.clone()));
-            let coordinator =
-                Coordinator::over(replica.clone(), network, events.clone(), stop.clone());
+            let coordinator = Coordinator::over(
+                replica.clone(),
+                network,
+                events.clone(),
+                settings,
+                stop.clone(),
+            );
             nodes.insert(
                 id(name),
                 LabNode {
