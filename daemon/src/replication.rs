@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod frames;
 pub mod hints;
 pub mod network;
+mod outbox;
 pub mod peers;
 mod reach;
 pub mod replica;

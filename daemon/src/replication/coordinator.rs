@@ -6,13 +6,16 @@
 //! driver (`drive`), listings (`listing`). Leaves what one replica does to `replica`, and
 //! bringing replicas up later to `hints`, `anti_entropy` and `transfer`.
 
+mod calls;
 mod drive;
 #[cfg(test)]
 pub mod history;
 mod key_locks;
+mod latency;
 mod listing;
 mod read;
 pub mod round;
+mod sight;
 #[cfg(test)]
 mod simulation;
 mod write;
@@ -33,7 +36,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use self::write::{Condition, SIBLINGS_MAX};
-use self::{key_locks::KeyLocks, round::Breaks, write::SIBLINGS_WARN};
+use self::{key_locks::KeyLocks, round::Breaks, sight::Sight, write::SIBLINGS_WARN};
 use super::{
     anti_entropy::AntiEntropy,
     clock::HybridClock,
@@ -236,6 +239,7 @@ struct Inner {
     site: Arc<Site>,
     hints: Hints,
     locks: Arc<KeyLocks>,
+    sight: Sight,
     operations: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     breaks: Breaks,
@@ -278,6 +282,7 @@ impl Coordinator {
             site,
             hints,
             locks: Arc::default(),
+            sight: Sight::new(),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             tails: Arc::new(Semaphore::new(TAIL_KIB_MAX)),
             breaks: test_breaks(),
@@ -297,7 +302,7 @@ impl Coordinator {
         let slot = self.inner.admit()?;
         let (reply, answer) = oneshot::channel();
         tokio::spawn(drive::write(self.inner.clone(), request, reply));
-        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(true)));
+        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted()));
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.successful, "written");
@@ -313,10 +318,7 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<ReadOutcome, ReplicationError> {
         let slot = self.inner.admit()?;
-        let (reply, answer) = oneshot::channel();
-        let inner = self.inner.clone();
-        tokio::spawn(drive::read(inner, key, consistency, timeout, reply));
-        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(false)));
+        let outcome = drive::read(self.inner.clone(), key, consistency, timeout).await;
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.responded, "read");
@@ -367,12 +369,13 @@ impl Coordinator {
 impl Inner {
     /// Takes one of the slots of client operations, if this node serves clients at all.
     fn admit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, ReplicationError> {
-        let state = self.site.replica.lifecycle.state();
+        let lifecycle = &self.site.replica.lifecycle;
         let takes_clients = matches!(
-            state.lifecycle,
+            lifecycle.get(),
             Lifecycle::Joining | Lifecycle::Recovering | Lifecycle::Serving
         );
         if !takes_clients || self.topology().is_err() {
+            let state = lifecycle.state();
             let waiting = state
                 .waiting_for
                 .map(|what| format!(", waiting for {what}"));
@@ -414,13 +417,13 @@ impl Inner {
     }
 }
 
-/// The task of an operation died, which only a bug can do.
-fn interrupted(may_have_written: bool) -> ReplicationError {
+/// The task of a write died, which only a bug can do.
+fn interrupted() -> ReplicationError {
     ReplicationError::Deadline {
         needed: 0,
         answered: 0,
         missing: BTreeMap::new(),
-        may_have_written,
+        may_have_written: true,
     }
 }
 

@@ -33,6 +33,15 @@ pub struct RequestFrame {
     pub request: Request,
 }
 
+/// A [`RequestFrame`] whose request is only lent; the same on the wire.
+#[derive(Debug, Serialize)]
+pub struct LentFrame<'a> {
+    pub id: u64,
+    pub epoch: Epoch,
+    pub deadline_ms: u32,
+    pub request: &'a Request,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseFrame {
     pub id: u64,

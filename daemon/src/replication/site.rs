@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     coordinator::round::{Failure, FailureKind},
     frames::{RefusalCode, Request, Response},
-    network::Network,
+    network::{Call, Network},
     peers::{Class, PeerError},
     replica::ReplicaContext,
     settings::{Meter, RepairSettings, Traffic, wire_bytes},
@@ -139,6 +139,14 @@ impl Site {
         answer
     }
 
+    /// A read of one key in the store of this very node: a lookup, nothing is awaited.
+    pub fn read_here(&self, epoch: Epoch, request: &Request) -> Result<Response, AskError> {
+        match self.replica.read_now(epoch, request) {
+            Some(response) => sort(response),
+            None => Err(AskError::failed(FailureKind::NotDone, "not a read")),
+        }
+    }
+
     /// One question to one replica. `epoch` 0 where it does not matter.
     pub async fn ask(
         &self,
@@ -152,20 +160,38 @@ impl Site {
             let response = self.replica.serve(epoch, request).await;
             return sort(self.heed_floor(response));
         }
-        let mut may_have_arrived = false;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let kind = kind_after(may_have_arrived);
-                return Err(AskError::failed(kind, "no answer in time"));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let call = self.network.call(to, class, epoch, &request, left);
+        let first = within(to, deadline, left, call).await;
+        let first = match first {
+            Ok(response) if !matches!(response, Response::EpochAhead { .. }) => {
+                return sort(response);
             }
-            let call = self
-                .network
-                .call(to.clone(), class, epoch, request.clone(), left);
-            match call.await {
-                Ok(Response::EpochAhead { .. }) if tries < TRIES => self.teach(to, left).await,
+            other => other,
+        };
+        // rare, so its state is kept out of every question
+        Box::pin(self.ask_again(first, to, class, epoch, request, deadline)).await
+    }
+
+    /// What comes after a first try that brought no answer to go by.
+    async fn ask_again(
+        &self,
+        first: Result<Response, PeerError>,
+        to: &NodeId,
+        class: Class,
+        epoch: Epoch,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, AskError> {
+        let mut may_have_arrived = false;
+        let mut tries = 1;
+        let mut last = first;
+        loop {
+            match last {
+                Ok(Response::EpochAhead { .. }) if tries < TRIES => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.teach(to, left).await;
+                }
                 Ok(Response::EpochAhead { epoch: theirs }) => {
                     let why = format!("still goes by the earlier epoch {theirs}");
                     return Err(AskError::failed(kind_after(may_have_arrived), why));
@@ -187,6 +213,14 @@ impl Site {
                 }
             }
             pause(tries, deadline).await;
+            tries += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let kind = kind_after(may_have_arrived);
+                return Err(AskError::failed(kind, "no answer in time"));
+            }
+            let call = self.network.call(to, class, epoch, &request, left);
+            last = within(to, deadline, left, call).await;
         }
     }
 
@@ -212,10 +246,9 @@ impl Site {
         let push = Request::PushTopology {
             topology: (*topology).clone(),
         };
-        let call = self
-            .network
-            .call(to.clone(), Class::Control, 0, push, timeout);
-        if let Err(error) = call.await {
+        let deadline = Instant::now() + timeout;
+        let call = self.network.call(to, Class::Control, 0, &push, timeout);
+        if let Err(error) = within(to, deadline, timeout, call).await {
             tracing::debug!(node = %to, "could not push the topology: {error}");
         }
     }
@@ -300,6 +333,22 @@ impl AskError {
             other @ Self::Failed(_) => other,
         }
     }
+}
+
+/// The answer of a call, which sets no deadline of its own.
+async fn within(
+    to: &NodeId,
+    deadline: Instant,
+    waited: Duration,
+    call: Call,
+) -> Result<Response, PeerError> {
+    let answer = tokio::time::timeout_at(deadline, call).await;
+    answer.unwrap_or_else(|_| {
+        Err(PeerError::Timeout {
+            address: to.to_string(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        })
+    })
 }
 
 fn sort(response: Response) -> Result<Response, AskError> {

@@ -60,6 +60,19 @@ impl Handler for Dispatch {
             request => self.replica.serve(epoch, request).await,
         }
     }
+
+    fn at_once(&self, caller: &Caller, epoch: Epoch, request: &Request) -> Option<Response> {
+        if !matches!(
+            request,
+            Request::ReadVersion { .. } | Request::ReadRecord { .. }
+        ) {
+            return None;
+        }
+        let ours = self.node.identity.cluster_id();
+        let lifecycle = self.node.lifecycle.get();
+        refusal(lifecycle, ours.as_ref(), caller, request)
+            .or_else(|| self.replica.read_now(epoch, request))
+    }
 }
 
 impl PeerServer {

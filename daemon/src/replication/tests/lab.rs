@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::data::Consistency,
@@ -33,7 +32,7 @@ use crate::{
             Condition, Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
         },
         frames::{Request, Response},
-        network::Network,
+        network::{Call, Network},
         peers::{Class, PeerError},
         replica::ReplicaContext,
         settings::RepairSettings,
@@ -147,14 +146,16 @@ impl Network for LabNetwork {
 
     fn call(
         &self,
-        node: NodeId,
+        node: &NodeId,
         _class: Class,
         epoch: Epoch,
-        request: Request,
+        request: &Request,
         timeout: Duration,
-    ) -> BoxFuture<'static, Result<Response, PeerError>> {
-        let wires = self.0.clone();
-        Box::pin(async move { wires.carry(node, epoch, request, timeout).await })
+    ) -> Call {
+        let (wires, node, request) = (self.0.clone(), node.clone(), request.clone());
+        Call::Boxed(Box::pin(async move {
+            wires.carry(node, epoch, request, timeout).await
+        }))
     }
 }
 
