@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(c.zone, "default");
         assert_eq!(c.join, JoinWay::Auto);
         assert_eq!(c.data_dir, PathBuf::from("data/node-1"));
-        assert_eq!(c.limits.connections, 10_000);
+        assert_eq!(c.limits.connections, 16_384);
         assert_eq!(c.gossip.gossip_interval, Duration::from_millis(200));
     }
 
