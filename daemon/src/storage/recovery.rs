@@ -27,9 +27,9 @@ use super::{
     RecoveryReport, StorageError, StoreConfig,
     checkpoint::{self, CheckpointError, sync_dir},
     commit_log::{
-        LogState, Segment,
+        LogState,
+        files::{Segment, list_segments},
         frame::{Broken, SEGMENT_HEADER, scan},
-        list_segments,
     },
     core::Core,
     space::{Limits, guard::Guard},
@@ -66,7 +66,7 @@ impl From<TableError> for Trouble {
     fn from(e: TableError) -> Self {
         match e {
             TableError::Damaged(why) => Self::Table(format!("the table is damaged: {why}")),
-            TableError::Failed(why) => Self::Failed(why),
+            TableError::Full(why) | TableError::Failed(why) => Self::Failed(why),
         }
     }
 }
@@ -307,11 +307,12 @@ fn replay(
     }
     let (mut replayed, mut torn_bytes, mut salt) = (0, 0, 0);
     let mut expected = first.unwrap_or(1);
-    let last = segments.len().saturating_sub(1);
     let mut unborn = false;
-    for (n, segment) in segments.iter_mut().enumerate() {
+    let begins = segments.iter().skip(1).map(|s| Some(s.first_lsn));
+    let ends: Vec<Option<u64>> = begins.chain([None]).collect();
+    for (segment, end) in segments.iter_mut().zip(ends) {
         let bytes = fs::read(&segment.path)?;
-        let scanned = scan(&bytes, expected, n == last, |lsn, op| {
+        let scanned = scan(&bytes, expected, end, |lsn, op| {
             if lsn > from {
                 replayed += 1;
                 core.replay(op, lsn)?;
@@ -321,9 +322,9 @@ fn replay(
         match scanned {
             Ok(scan) => {
                 (expected, salt) = (scan.next_lsn, scan.salt);
+                segment.bytes = scan.sound_len as u64;
                 if scan.torn_len > 0 {
                     torn_bytes += scan.torn_len as u64;
-                    segment.bytes = scan.sound_len as u64;
                     cut(&segment.path, segment.bytes)?;
                 }
             }

@@ -2,11 +2,11 @@
 //!
 //! Entries for the same key are combined, so the log gets each key's final record once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ringmaster_shared::{id::NodeId, key::Key, version::Record};
 
-use super::{Reply, Request};
+use super::{Reply, Request, applier::Sealed};
 use crate::storage::{
     StorageError, commit_log::LogOp, core::Core, hints, record, table::TableError,
 };
@@ -25,8 +25,10 @@ enum Staged<'a> {
     Removed,
 }
 
-pub(super) struct Batch<'a> {
-    core: &'a Core,
+pub(super) struct Batch {
+    core: Arc<Core>,
+    /// The batch before, as long as it may not be in the table.
+    before: Option<Arc<Sealed>>,
     ops: Vec<LogOp>,
     /// Where in `ops` the entry of a key is.
     records: HashMap<Key, usize>,
@@ -46,10 +48,11 @@ fn unreadable(key: &Key, e: &TableError) -> StorageError {
     }
 }
 
-impl<'a> Batch<'a> {
-    pub fn new(core: &'a Core) -> Self {
+impl Batch {
+    pub fn new(core: Arc<Core>, before: Option<Arc<Sealed>>) -> Self {
         Self {
             core,
+            before,
             ops: Vec::new(),
             records: HashMap::new(),
             hints: HashMap::new(),
@@ -58,8 +61,17 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub fn ops(&self) -> &[LogOp] {
-        &self.ops
+    pub fn set_before(&mut self, before: Option<Arc<Sealed>>) {
+        self.before = before;
+    }
+
+    /// Takes out what is to be committed; what remains are those who wait.
+    pub fn seal(&mut self) -> Sealed {
+        self.before = None;
+        Sealed {
+            ops: std::mem::take(&mut self.ops),
+            records: std::mem::take(&mut self.records),
+        }
     }
 
     /// Takes a request in. One that can't be read for is refused at once and alone.
@@ -121,6 +133,8 @@ impl<'a> Batch<'a> {
     fn merge(&mut self, key: Key, incoming: Record) -> Result<bool, StorageError> {
         let place = self.records.get(&key).copied();
         let current = if let Some(LogOp::Put { record, .. }) = place.map(|at| &self.ops[at]) {
+            Some(record.clone())
+        } else if let Some(record) = self.before.as_ref().and_then(|b| b.record(&key)) {
             Some(record.clone())
         } else {
             let item = self.core.record_item(&key);
