@@ -1,6 +1,7 @@
 //! The promises of the README under kills, pauses and cut networks.
 
 mod campaign;
+mod disk;
 mod durability;
 mod linearizable;
 mod orders;

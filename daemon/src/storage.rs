@@ -15,6 +15,7 @@ mod record;
 mod recovery;
 mod scan;
 mod space;
+mod summary;
 mod table;
 
 #[cfg(test)]
@@ -99,6 +100,8 @@ pub enum StorageError {
 pub struct RecoveryReport {
     /// Commit log records applied again.
     pub replayed: u64,
+    /// The whole table was read to count what is in it; not needed after a clean close.
+    pub counted: bool,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
     /// Half-made snapshots and damaged folders that were set aside.

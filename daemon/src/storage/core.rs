@@ -22,6 +22,7 @@ use super::{
     digest::Digests,
     hints::{self, Ledger},
     record::Meta,
+    summary::Summary,
     table::{Table, TableError},
 };
 
@@ -198,6 +199,30 @@ impl Core {
         }
         self.table.hints.remove_orphans(|s| bodies.contains(&s))?;
         Ok(())
+    }
+
+    /// The figures as they are, for a clean close.
+    pub fn summary(&self, lsn: u64) -> Summary {
+        Summary {
+            lsn,
+            partition_count: self.partition_count,
+            keys: self.keys.load(Ordering::Relaxed),
+            tombstones: self.tombstones.load(Ordering::Relaxed),
+            leaves: self.digests.all(),
+            owed: self.ledger.all(),
+        }
+    }
+
+    /// Takes over the figures of a clean close at `lsn`; `false` when they are not those.
+    pub fn restore(&self, summary: Summary, lsn: u64) -> bool {
+        let fits = summary.lsn == lsn && summary.partition_count == self.partition_count;
+        if !fits || !self.digests.restore(&summary.leaves) {
+            return false;
+        }
+        self.keys.store(summary.keys, Ordering::Relaxed);
+        self.tombstones.store(summary.tombstones, Ordering::Relaxed);
+        self.ledger.restore(summary.owed);
+        true
     }
 
     /// Stops the engine for good; the first reason stays.

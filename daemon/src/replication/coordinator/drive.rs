@@ -124,6 +124,7 @@ impl Drive {
             (who, Ok(said)) => Ok(Turn::Said(who, said)),
             (who, Err(AskError::Failed(failure))) => {
                 if failure.kind == FailureKind::ReadOnly {
+                    self.inner.site.note_read_only(&who);
                     self.read_only.insert(who.clone());
                 }
                 Ok(Turn::Failed(who, failure))
@@ -149,6 +150,15 @@ impl Drive {
                 self.view = self.inner.view(&self.key)?;
                 Ok(Turn::Regroup(did_nothing.then_some(who)))
             }
+        }
+    }
+
+    /// For writes: does not count on replicas that have just refused one as read-only.
+    fn avoid_read_only(&mut self) {
+        for id in self.inner.site.recently_read_only() {
+            let why = "read-only: its disk is nearly full".to_owned();
+            self.view.unreachable.entry(id.clone()).or_insert(why);
+            self.read_only.insert(id);
         }
     }
 
@@ -216,6 +226,7 @@ pub async fn write(
             return;
         }
     };
+    drive.avoid_read_only();
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
@@ -265,6 +276,7 @@ impl Drive {
                 Turn::Said(who, said) => machine.on_said(&who, said),
                 Turn::Failed(who, failure) => machine.on_failure(&who, failure),
                 Turn::Regroup(refuser) => {
+                    self.avoid_read_only();
                     let needs = self.view.needs();
                     machine.regroup(refuser.as_ref(), needs, &self.view.unreachable)
                 }

@@ -70,6 +70,8 @@ pub struct WriteMachine {
     phase: Phase,
     round: Round,
     seen: Seen,
+    /// A replica refused to store because its disk is nearly full.
+    read_only: bool,
 }
 
 /// What the query round gathered.
@@ -106,6 +108,7 @@ impl WriteMachine {
             phase: Phase::Query,
             round,
             seen: Seen::default(),
+            read_only: false,
         };
         let step = machine.query(unreachable);
         (machine, step)
@@ -178,6 +181,7 @@ impl WriteMachine {
         {
             possible.remove(who);
         }
+        self.read_only |= failure.kind == FailureKind::ReadOnly;
         self.round.failed(who, failure.why);
         self.judge()
     }
@@ -202,6 +206,16 @@ impl WriteMachine {
                     failed: self.round.missing().keys().cloned().collect(),
                     quorum_achieved: self.quorum.is_met(answered),
                 })
+            }
+            // full disks are often full on all replicas: once the last has said so, it is known
+            // that nothing was stored
+            Phase::Store { .. }
+                if !self.round.can_be_met()
+                    && self.read_only
+                    && self.round.who_answered().is_empty()
+                    && !self.round.waiting().is_empty() =>
+            {
+                Step::Wait
             }
             Phase::Store { .. } if !self.round.can_be_met() => Step::Failed(self.lost()),
             _ => Step::Wait,

@@ -14,6 +14,7 @@ use crate::storage::{
     commit_log::files::LogFiles,
     core::Core,
     space::guard::{Guard, is_full},
+    summary,
     table::TableError,
 };
 
@@ -148,6 +149,12 @@ impl Checkpointer {
             return Err(Trouble::Broken(why));
         }
         let done = self.checkpoint();
+        if done.is_ok() {
+            let summary = self.core.summary(self.applier.applied());
+            if let Err(e) = summary::write(&self.dir, &summary) {
+                tracing::warn!("the next start has to count: cannot write the summary: {e}");
+            }
+        }
         // for the next start
         self.guard.look();
         done
