@@ -7,6 +7,7 @@ mod campaign;
 mod changes;
 mod compare_and_set;
 mod crowd;
+mod disk;
 mod durability;
 mod linearizable;
 mod long;

@@ -17,6 +17,7 @@ mod record;
 mod recovery;
 mod scan;
 mod space;
+mod summary;
 mod table;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -50,9 +52,13 @@ use self::{
         CommitLog,
         disk::{FileDisk, LogDisk},
     },
-    committer::{Committer, Reply, Request, Ticket},
+    committer::{
+        Committer, Parts, Reply, Request, Ticket,
+        applier::Applier,
+        checkpointer::{Checkpointer, SPARES_MAX},
+    },
     core::Core,
-    space::guard::Guard,
+    space::guard::{Change, Guard},
     table::TableError,
 };
 
@@ -99,6 +105,8 @@ pub enum StorageError {
 pub struct RecoveryReport {
     /// Commit log records applied again.
     pub replayed: u64,
+    /// The whole table was read to count what is in it; not needed after a clean close.
+    pub counted: bool,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
     /// Half-made snapshots and damaged folders that were set aside.
@@ -193,7 +201,6 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue = None; // ends the committer after what it has in hand
-        self.guard.stop();
         let threads = self
             .threads
             .get_mut()
@@ -214,6 +221,98 @@ impl From<TableError> for StorageError {
     }
 }
 
+/// The engine at work: one thread that commits and ends the others when it ends, one that
+/// applies, one for checkpoints, one that watches the disk.
+fn start_threads(
+    config: &StoreConfig,
+    core: &Arc<Core>,
+    guard: &Arc<Guard>,
+    log: CommitLog,
+    applied: u64,
+    queue: mpsc::Receiver<Ticket>,
+) -> io::Result<Vec<thread::JoinHandle<()>>> {
+    let applier = Arc::new(Applier::new(Arc::clone(core), applied));
+    let checkpointer = Arc::new(Checkpointer::new(
+        Arc::clone(core),
+        Arc::clone(guard),
+        log.files(),
+        Arc::clone(&applier),
+        &config.dir,
+        config.segment_bytes,
+    ));
+    core.log_bytes.store(log.files().bytes(), Ordering::Relaxed);
+    let committer = Committer::new(Parts {
+        core: Arc::clone(core),
+        guard: Arc::clone(guard),
+        log,
+        applier: Arc::clone(&applier),
+        checkpointer: Arc::clone(&checkpointer),
+        queue,
+        dir: config.dir.clone(),
+    });
+    let (a, c, g) = (&applier, &checkpointer, guard);
+    let (applying, checkpointing) = (Arc::clone(a), Arc::clone(c));
+    let (watching, tidying) = (Arc::clone(g), Arc::clone(c));
+    let (end_a, end_c, end_g) = (Arc::clone(a), Arc::clone(c), Arc::clone(g));
+    let (dead_a, dead_c) = (Arc::clone(a), Arc::clone(c));
+    Ok(vec![
+        fenced(
+            "storage",
+            core,
+            move || committer.run(),
+            move || {
+                end_a.end();
+                end_c.end();
+                end_g.stop();
+            },
+        )?,
+        fenced(
+            "storage-apply",
+            core,
+            move || applying.run(),
+            move || {
+                dead_a.end();
+            },
+        )?,
+        fenced(
+            "storage-checkpoint",
+            core,
+            move || checkpointing.run(),
+            move || {
+                dead_c.end();
+            },
+        )?,
+        fenced(
+            "storage-space",
+            core,
+            move || {
+                watching.watch(|change| {
+                    if change == Change::BecameReadOnly {
+                        tidying.ask();
+                    }
+                });
+            },
+            || {},
+        )?,
+    ])
+}
+
+/// A thread whose panic stops the engine, and after which `last` is done in any case.
+fn fenced(
+    name: &str,
+    core: &Arc<Core>,
+    work: impl FnOnce() + Send + 'static,
+    last: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let core = Arc::clone(core);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            core.poison("one of its threads panicked; the log has the details");
+        }
+        last();
+    })
+}
+
 /// Roughly what a record costs in memory and on its way to disk, bytes.
 fn weight(key: &Key, record: &Record) -> usize {
     let values = record.siblings.iter();
@@ -227,7 +326,7 @@ impl Store {
     /// Opens, recovers and replays. Blocking; call it off the async threads.
     #[allow(clippy::needless_pass_by_value)] // the callers are done with it
     pub fn open(config: StoreConfig) -> Result<(Self, RecoveryReport), StorageError> {
-        Self::open_on(&config, Box::new(FileDisk))
+        Self::open_on(&config, Box::new(FileDisk::new(config.segment_bytes)))
     }
 
     /// [`Self::open`] with a log on `disk`.
@@ -235,47 +334,32 @@ impl Store {
         config: &StoreConfig,
         disk: Box<dyn LogDisk>,
     ) -> Result<(Self, RecoveryReport), StorageError> {
-        let failed = |e: std::io::Error| StorageError::Open {
+        let failed = |e: io::Error| StorageError::Open {
             path: config.dir.display().to_string(),
             why: e.to_string(),
         };
         let (recovered, report) = recovery::recover(config)?;
         let log_dir = recovery::log_dir(&config.dir);
-        let log = CommitLog::resume(&log_dir, disk, config.segment_bytes, recovered.log)
-            .map_err(failed)?;
-        let core = Arc::new(recovered.core);
-        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
-        let guard = Arc::new(recovered.guard);
-        let committer = Committer::new(
-            Arc::clone(&core),
-            Arc::clone(&guard),
-            log,
-            requests,
-            &config.dir,
+        let applied = recovered.log.next_lsn - 1;
+        let log = CommitLog::resume(
+            &log_dir,
+            disk,
             config.segment_bytes,
-        );
-        let fenced = Arc::clone(&core);
-        let thread = thread::Builder::new()
-            .name("storage".to_owned())
-            .spawn(move || {
-                if catch_unwind(AssertUnwindSafe(|| committer.run())).is_err() {
-                    fenced.poison("its thread panicked; the log has the details");
-                }
-            })
-            .map_err(failed)?;
-        let watching = Arc::clone(&guard);
-        let watch = thread::Builder::new()
-            .name("storage-space".to_owned())
-            .spawn(move || watching.watch(|_| {}))
-            .map_err(failed)?;
-        let threads = vec![thread, watch];
+            SPARES_MAX,
+            recovered.log,
+        )
+        .map_err(failed)?;
+        let core = Arc::new(recovered.core);
+        let guard = Arc::new(recovered.guard);
+        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
+        let threads = start_threads(config, &core, &guard, log, applied, requests);
         let inner = Inner {
             core,
             queue: Some(queue),
             budget: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
             closed: AtomicBool::new(false),
             guard,
-            threads: Mutex::new(threads),
+            threads: Mutex::new(threads.map_err(failed)?),
             _lock: recovered.lock,
         };
         let inner = Arc::new(inner);

@@ -60,6 +60,19 @@ impl Cluster {
         cluster
     }
 
+    /// Where node `i` has its data, or will have it.
+    pub fn data_dir(&self, i: usize) -> std::path::PathBuf {
+        self.root
+            .path()
+            .join(format!("node-{}", i + 1))
+            .join("data")
+    }
+
+    /// For every node started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The flag that names node `i` as a seed.
     pub fn seed(&self, i: usize) -> Vec<String> {
         vec![format!("--seed-node={}", self.nodes[i].address())]

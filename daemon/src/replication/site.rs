@@ -35,6 +35,8 @@ use crate::{events::Events, gossip::MemberView, time::unix_ms};
 const TRIES: u32 = 3;
 /// First pause between tries; doubles, plus up to as much again at random.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// A replica whose disk is nearly full is asked to store something again after this.
+const READ_ONLY_FOR: Duration = Duration::from_secs(1);
 /// The same trouble with the same node is reported at most this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
@@ -47,6 +49,8 @@ pub struct Site {
     /// Bytes of repair.
     pub meter: Meter,
     reported: Mutex<HashMap<(EventCode, Option<NodeId>), Instant>>,
+    /// Replicas that refused to store because their disks are nearly full, and when.
+    read_only: Mutex<HashMap<NodeId, Instant>>,
 }
 
 /// Why a question has no answer.
@@ -94,6 +98,7 @@ impl Site {
             settings,
             meter: Meter::default(),
             reported: Mutex::default(),
+            read_only: Mutex::default(),
         }
     }
 
@@ -285,6 +290,26 @@ impl Site {
     pub fn is_reachable(&self, id: &NodeId) -> bool {
         self.member(id)
             .is_some_and(|m| super::reach::is_reachable(&m))
+    }
+
+    /// This replica refused to store because its disk is nearly full.
+    pub fn note_read_only(&self, id: &NodeId) {
+        let mut refused = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused.insert(id.clone(), Instant::now());
+    }
+
+    /// Replicas that refused so a moment ago: a write that counts on them would only leave a copy
+    /// on the others and end without knowing what became of it.
+    pub fn recently_read_only(&self) -> Vec<NodeId> {
+        let mut refused = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, at| at.elapsed() < READ_ONLY_FOR);
+        refused.keys().cloned().collect()
     }
 
     /// `true` at most once a minute for the same trouble with the same node.

@@ -1,19 +1,16 @@
 //! The commit log: the durable truth of the store.
 //!
-//! Numbered entries (the log sequence number, from 1, without gaps) in append-only segment files
-//! that are named by their first number. [`CommitLog::commit`] returns after the entries are
+//! Numbered entries (the log sequence number, from 1, without gaps) in segment files that are
+//! named by their first number and written once from start to end. [`CommitLog::commit`] returns after the entries are
 //! synced. When the disk is full it leaves the log as it was; any other error leaves the end of
 //! the log in doubt, so the owner must not use it again. How
-//! the bytes look, and how a broken end is judged, is in [`frame`].
+//! the bytes look, and how a broken end is judged, is in [`frame`]; which files there are, in [`files`].
 
 pub(super) mod disk;
+pub(super) mod files;
 pub(super) mod frame;
 
-use std::{
-    collections::VecDeque,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 use ringmaster_shared::{
     clock::Hlc,
@@ -23,8 +20,11 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::{
+    disk::{LogDisk, LogFile},
+    files::{LogFiles, Segment, segment_path, spare_path},
+};
 use super::space::guard::is_full;
-use disk::{LogDisk, LogFile};
 
 /// What an entry does. Entries hold results, not requests, and replaying all of them in order
 /// over any state the table was in on the way leads to the same end.
@@ -66,52 +66,13 @@ pub(super) enum LogOp {
     },
 }
 
-/// A segment file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub first_lsn: u64,
-    pub path: PathBuf,
-    pub bytes: u64,
-}
-
 /// What recovery found, from which the log goes on.
 pub(super) struct LogState {
+    /// Oldest first.
     pub segments: Vec<Segment>,
     /// Salt of the last segment.
     pub salt: u64,
     pub next_lsn: u64,
-}
-
-const SUFFIX: &str = "log";
-
-fn segment_path(dir: &Path, first_lsn: u64) -> PathBuf {
-    dir.join(format!("{first_lsn:020}.{SUFFIX}"))
-}
-
-/// The segment files of a folder, by first number; a missing folder has none.
-pub(super) fn list_segments(dir: &Path) -> io::Result<Vec<Segment>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut segments = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let path = entry.path();
-        let is_log = path.extension().is_some_and(|e| e == SUFFIX);
-        let first = path.file_stem().and_then(|s| s.to_str()?.parse().ok());
-        if let (true, Some(first_lsn)) = (is_log, first) {
-            let bytes = entry.metadata()?.len();
-            segments.push(Segment {
-                first_lsn,
-                path,
-                bytes,
-            });
-        }
-    }
-    segments.sort_by_key(|s| s.first_lsn);
-    Ok(segments)
 }
 
 /// Why entries were not committed.
@@ -129,15 +90,28 @@ impl From<io::Error> for CommitError {
     }
 }
 
-/// The writing end of the log. One owner, the committer thread.
-pub(super) struct CommitLog {
-    dir: PathBuf,
-    disk: Box<dyn LogDisk>,
-    segment_bytes: u64,
-    /// Oldest first; the last one is being written.
-    segments: VecDeque<Segment>,
+/// For steps that change nothing that counts: there is another time.
+fn full_or_failed(e: io::Error) -> CommitError {
+    if is_full(&e) {
+        CommitError::Full(e)
+    } else {
+        CommitError::Failed(e)
+    }
+}
+
+/// The segment that is being written.
+struct Open {
+    segment: Segment,
     file: Box<dyn LogFile>,
     salt: u64,
+}
+
+/// The writing end of the log. One owner, the committer thread.
+pub(super) struct CommitLog {
+    files: Arc<LogFiles>,
+    disk: Box<dyn LogDisk>,
+    segment_bytes: u64,
+    current: Open,
     next_lsn: u64,
     buffer: Vec<u8>,
 }
@@ -148,99 +122,108 @@ impl CommitLog {
         dir: &Path,
         mut disk: Box<dyn LogDisk>,
         segment_bytes: u64,
+        spares_max: usize,
         state: LogState,
     ) -> io::Result<Self> {
-        let mut segments = VecDeque::from(state.segments);
-        let (file, salt) = if let Some(last) = segments.back() {
-            (disk.reopen(&last.path)?, state.salt)
+        let mut segments = state.segments;
+        let last = segments.pop();
+        let files = LogFiles::new(dir, segments, state.next_lsn, spares_max)?;
+        let current = if let Some(segment) = last {
+            Open {
+                file: disk.reopen(&segment.path, segment.bytes)?,
+                segment,
+                salt: state.salt,
+            }
         } else {
-            let (segment, file, salt) = start_segment(dir, disk.as_mut(), state.next_lsn)?;
-            segments.push_back(segment);
-            (file, salt)
+            start_segment(&files, disk.as_mut(), state.next_lsn).map_err(|e| match e {
+                CommitError::Full(e) | CommitError::Failed(e) => e,
+            })?
         };
+        files.set_current(&current.segment);
         Ok(Self {
-            dir: dir.to_owned(),
+            files,
             disk,
             segment_bytes,
-            segments,
-            file,
-            salt,
+            current,
             next_lsn: state.next_lsn,
             buffer: Vec::new(),
         })
     }
 
-    /// Number of the last entry; 0 when there was none.
-    pub fn last_lsn(&self) -> u64 {
-        self.next_lsn - 1
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.segments.iter().map(|s| s.bytes).sum()
+    /// What is on disk, shared with whoever lets go of old segments.
+    pub fn files(&self) -> Arc<LogFiles> {
+        Arc::clone(&self.files)
     }
 
     /// Appends `ops` as one frame and syncs it. Returns the number of the first.
     pub fn commit(&mut self, ops: &[LogOp]) -> Result<u64, CommitError> {
-        let mut end = self.segments.back().map_or(0, |s| s.bytes);
-        if end >= self.segment_bytes {
-            let (segment, file, salt) =
-                start_segment(&self.dir, self.disk.as_mut(), self.next_lsn)?;
-            end = segment.bytes;
-            self.segments.push_back(segment);
-            (self.file, self.salt) = (file, salt);
+        if self.current.segment.bytes >= self.segment_bytes {
+            let next = start_segment(&self.files, self.disk.as_mut(), self.next_lsn)?;
+            let full = std::mem::replace(&mut self.current, next);
+            self.files.closed(full.segment, self.next_lsn);
         }
         let first = self.next_lsn;
-        frame::frame(&mut self.buffer, self.salt, first, ops).map_err(io::Error::other)?;
-        match self.file.append(&self.buffer) {
+        let Open {
+            segment,
+            file,
+            salt,
+        } = &mut self.current;
+        frame::frame(&mut self.buffer, *salt, first, ops).map_err(io::Error::other)?;
+        match file.append(&self.buffer) {
             Ok(()) => {}
             Err(e) if is_full(&e) => {
                 // nobody may find a part of it, nor all of it, after a crash
-                self.file.cut(end)?;
+                file.cut(segment.bytes)?;
                 return Err(CommitError::Full(e));
             }
             Err(e) => return Err(e.into()),
         }
-        self.file.sync()?;
+        file.sync()?;
         self.next_lsn += ops.len() as u64;
-        if let Some(current) = self.segments.back_mut() {
-            current.bytes += self.buffer.len() as u64;
-        }
+        segment.bytes += self.buffer.len() as u64;
+        self.files.set_current(segment);
         if self.buffer.capacity() > 4 * 1024 * 1024 {
             self.buffer = Vec::new(); // one huge batch must not keep its memory for ever
         }
         Ok(first)
     }
-
-    /// Deletes the segments that hold nothing above `lsn`; never the one being written. A file
-    /// that cannot be deleted stays in the list and is tried again at the next checkpoint.
-    pub fn forget_through(&mut self, lsn: u64) -> io::Result<()> {
-        while let [first, second, ..] = self.segments.make_contiguous() {
-            if second.first_lsn > lsn + 1 {
-                break;
-            }
-            fs::remove_file(&first.path)?;
-            self.segments.pop_front();
-        }
-        self.disk.sync_dir(&self.dir)
-    }
 }
 
+/// Begins a segment under a name that recovery does not read, and gives it its own when the
+/// header is durable: so a segment always has a sound header of its own life.
 fn start_segment(
-    dir: &Path,
+    files: &LogFiles,
     disk: &mut dyn LogDisk,
     first_lsn: u64,
-) -> io::Result<(Segment, Box<dyn LogFile>, u64)> {
-    let path = segment_path(dir, first_lsn);
+) -> Result<Open, CommitError> {
+    let from = files.take_spare();
+    let from = from.unwrap_or_else(|| spare_path(files.dir(), first_lsn));
     let salt = rand::random();
     let header = frame::segment_header(first_lsn, salt);
-    let mut file = disk.create(&path)?;
-    file.append(&header)?;
+    let begun = disk.create(&from).and_then(|mut file| {
+        file.append(&header)?;
+        Ok(file)
+    });
+    let mut file = match begun {
+        Ok(file) => file,
+        Err(e) => {
+            // it never was a segment
+            let _ = fs::remove_file(&from);
+            return Err(full_or_failed(e));
+        }
+    };
     file.sync()?;
-    disk.sync_dir(dir)?;
+    let path = segment_path(files.dir(), first_lsn);
+    disk.rename(&from, &path)?;
+    disk.sync_dir(files.dir())?;
     let segment = Segment {
         first_lsn,
         path,
         bytes: header.len() as u64,
     };
-    Ok((segment, file, salt))
+    Ok(Open {
+        segment,
+        file,
+        salt,
+    })
 }

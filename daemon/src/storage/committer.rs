@@ -1,19 +1,25 @@
-//! The one thread that writes: it owns the log, and feeds the table.
+//! The one thread that writes the log; the table follows one batch behind.
 //!
 //! It takes everything that waits (bounded), joins each incoming record with the current one,
-//! appends what changed as one frame, syncs once, applies to the table, and only then answers
-//! everyone in the batch; also those whose request changed nothing, because what they saw may be
-//! a write of the same batch. Any failed write or sync poisons the engine: after a failed fsync
-//! the kernel may have dropped the very pages it could not write, so trying again proves nothing.
+//! appends what changed as one frame and syncs once. Then the [`applier`] brings the batch into
+//! the table and answers everyone in it, while the next batch is staged and synced here; also
+//! those whose request changed nothing, because what they saw may be a write of the same batch,
+//! or of the one before. Any failed write or sync poisons the engine: after a failed fsync the
+//! kernel may have dropped the very pages it could not write, so trying again proves nothing. Only
+//! an append that found no space is undone and refused.
 //!
-//! A checkpoint runs here, between two batches; writers wait while it does.
+//! What a request is joined with is the state after all batches before its own: the table, and
+//! over it the one batch that may not be applied yet. Requests that need to know more of that
+//! batch than its records wait until it is applied.
 
+pub(super) mod applier;
 mod batch;
+pub(super) mod checkpointer;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     ops::Bound,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -25,12 +31,16 @@ use ringmaster_shared::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use self::batch::Batch;
+use self::{
+    applier::{Applier, Sealed, Work},
+    batch::Batch,
+    checkpointer::Checkpointer,
+};
 use super::{
-    Merged, StorageError, checkpoint,
+    Merged, StorageError,
     commit_log::{CommitError, CommitLog, LogOp},
     core::{Core, split_item_key},
-    space::guard::Guard,
+    space::guard::{Change, Guard},
     table::TableError,
 };
 
@@ -40,8 +50,6 @@ const BATCH_REQUESTS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Records a partition drop removes between two batches.
 const DROP_STEP: usize = 256;
-/// The log may grow to this many segments before a checkpoint.
-const CHECKPOINT_SEGMENTS: u64 = 4;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
@@ -123,15 +131,22 @@ struct DropJob {
     reply: Reply<()>,
 }
 
+/// What the committer works with.
+pub(super) struct Parts {
+    pub core: Arc<Core>,
+    pub guard: Arc<Guard>,
+    pub log: CommitLog,
+    pub applier: Arc<Applier>,
+    pub checkpointer: Arc<Checkpointer>,
+    pub queue: mpsc::Receiver<Ticket>,
+    /// Folder of the store, for messages.
+    pub dir: PathBuf,
+}
+
 pub(super) struct Committer {
-    core: Arc<Core>,
-    guard: Arc<Guard>,
-    log: CommitLog,
-    queue: mpsc::Receiver<Ticket>,
-    /// Folder of the checkpoint file.
-    dir: PathBuf,
-    segment_bytes: u64,
-    bytes_after_checkpoint: u64,
+    parts: Parts,
+    /// The last batch, until it is known to be in the table.
+    before: Option<Arc<Sealed>>,
     drops: VecDeque<DropJob>,
 }
 
@@ -152,23 +167,10 @@ enum End {
 }
 
 impl Committer {
-    pub fn new(
-        core: Arc<Core>,
-        guard: Arc<Guard>,
-        log: CommitLog,
-        queue: mpsc::Receiver<Ticket>,
-        dir: &Path,
-        segment_bytes: u64,
-    ) -> Self {
-        core.log_bytes.store(log.bytes(), Ordering::Relaxed);
+    pub fn new(parts: Parts) -> Self {
         Self {
-            core,
-            guard,
-            log,
-            queue,
-            dir: dir.to_owned(),
-            segment_bytes,
-            bytes_after_checkpoint: 0,
+            parts,
+            before: None,
             drops: VecDeque::new(),
         }
     }
@@ -176,17 +178,18 @@ impl Committer {
     /// Works until the engine is closed, abandoned or poisoned.
     pub fn run(mut self) {
         let end = self.serve();
-        self.queue.close();
+        self.parts.queue.close();
         let refusal = match &end {
             End::Poisoned(error) => error.clone(),
             End::Abandoned | End::Closed(_) => StorageError::Closed,
         };
-        while let Ok(ticket) = self.queue.try_recv() {
+        while let Ok(ticket) = self.parts.queue.try_recv() {
             ticket.request.refuse(refusal.clone());
         }
         for job in self.drops.drain(..) {
             drop(job.reply.send(Err(refusal.clone())));
         }
+        self.parts.applier.settle();
         if let End::Closed(reply) = end {
             drop(reply.send(Ok(())));
         }
@@ -194,13 +197,14 @@ impl Committer {
 
     fn serve(&mut self) -> End {
         loop {
+            let queue = &mut self.parts.queue;
             let first = if self.drops.is_empty() {
-                match self.queue.blocking_recv() {
+                match queue.blocking_recv() {
                     Some(ticket) => Some(ticket),
                     None => return End::Abandoned,
                 }
             } else {
-                match self.queue.try_recv() {
+                match queue.try_recv() {
                     Ok(ticket) => Some(ticket),
                     Err(mpsc::error::TryRecvError::Empty) => None,
                     Err(mpsc::error::TryRecvError::Disconnected) => return End::Abandoned,
@@ -208,17 +212,26 @@ impl Committer {
             };
             let closing = match self.turn(first) {
                 Ok(closing) => closing,
-                Err(why) => return End::Poisoned(self.core.poison(&why)),
+                Err(why) => return End::Poisoned(self.parts.core.poison(&why)),
             };
             if let Some(reply) = closing {
-                return match self.checkpoint() {
-                    Ok(()) => End::Closed(reply),
-                    Err(why) => {
-                        let error = self.core.poison(&why);
-                        drop(reply.send(Err(error.clone())));
-                        End::Poisoned(error)
-                    }
-                };
+                return self.close(reply);
+            }
+        }
+    }
+
+    fn close(&mut self, reply: Reply<()>) -> End {
+        match self.parts.checkpointer.last() {
+            Ok(()) => End::Closed(reply),
+            Err(checkpointer::Trouble::Full(why) | checkpointer::Trouble::TableFull(why)) => {
+                // the log has everything
+                tracing::warn!("closed without a checkpoint: {why}");
+                End::Closed(reply)
+            }
+            Err(checkpointer::Trouble::Broken(why)) => {
+                let error = self.parts.core.poison(&why);
+                drop(reply.send(Err(error.clone())));
+                End::Poisoned(error)
             }
         }
     }
@@ -227,19 +240,22 @@ impl Committer {
     fn turn(&mut self, first: Option<Ticket>) -> Result<Option<Reply<()>>, String> {
         let closing = self.batch(first)?;
         self.drop_step()?;
-        let bytes = self.log.bytes();
-        let grown = bytes.saturating_sub(self.bytes_after_checkpoint);
-        let due = bytes >= self.segment_bytes * CHECKPOINT_SEGMENTS && grown >= self.segment_bytes;
-        if due || self.guard.take_tidy() {
-            self.checkpoint()?;
+        self.parts.checkpointer.when_due();
+        match self.parts.core.poisoned() {
+            // somebody else found out
+            Some(why) => {
+                if let Some(reply) = closing {
+                    drop(reply.send(Err(self.parts.core.poison_error())));
+                }
+                Err(why.to_owned())
+            }
+            None => Ok(closing),
         }
-        Ok(closing)
     }
 
     /// Gathers what waits, starting with `first`, and commits it.
     fn batch(&mut self, first: Option<Ticket>) -> Result<Option<Reply<()>>, String> {
-        let core = Arc::clone(&self.core);
-        let mut batch = Batch::new(&core);
+        let mut batch = Batch::new(Arc::clone(&self.parts.core), self.before.clone());
         let mut closing = None;
         let mut permits = Vec::new();
         let mut bytes = 0;
@@ -262,23 +278,26 @@ impl Committer {
                     let why = read_only.clone().unwrap_or_default();
                     request.refuse(StorageError::ReadOnly(why));
                 }
-                request => batch.stage(request),
+                request => {
+                    if self.must_settle_for(&request) {
+                        self.settle();
+                        batch.set_before(None);
+                    }
+                    batch.stage(request);
+                }
             }
             if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.queue.try_recv().ok();
+                next = self.parts.queue.try_recv().ok();
             }
         }
-        match self.commit(batch.ops()) {
-            Ok(()) => {
-                batch.answer();
-                Ok(closing)
-            }
-            Err(Trouble::Full) => {
+        match self.commit(batch, permits) {
+            Ok(()) => Ok(closing),
+            Err((batch, Trouble::Full)) => {
                 batch.refuse(&self.full());
                 Ok(closing)
             }
-            Err(Trouble::Broken(why)) => {
-                let error = self.core.poison(&why);
+            Err((batch, Trouble::Broken(why))) => {
+                let error = self.parts.core.poison(&why);
                 batch.refuse(&error);
                 if let Some(reply) = closing {
                     drop(reply.send(Err(error)));
@@ -288,110 +307,141 @@ impl Committer {
         }
     }
 
-    /// Why nothing new is stored at the moment, if so.
+    /// Whether the request needs to know what the batch before did to anything but records.
+    fn must_settle_for(&self, request: &Request) -> bool {
+        let Some(before) = &self.before else {
+            return false;
+        };
+        match request {
+            Request::Merge { .. } => before.hides_records(),
+            Request::HintAdd { .. } | Request::HintsDone { .. } => before.hides_hints(),
+            _ => true,
+        }
+    }
+
+    /// Waits until everything committed is in the table.
+    fn settle(&mut self) {
+        self.parts.applier.settle();
+        self.before = None;
+    }
+
+    /// Why nothing new is stored at the moment, if so. A store that has just become read-only
+    /// writes a checkpoint, which lets go of what the log takes.
     fn look(&self) -> Option<String> {
-        self.guard.look();
-        self.guard.reason()
+        if self.parts.guard.look() == Some(Change::BecameReadOnly) {
+            self.parts.checkpointer.ask();
+        }
+        self.parts.guard.reason()
     }
 
     /// After an append that found no space.
     fn full(&self) -> StorageError {
-        self.guard.out_of_space();
-        StorageError::ReadOnly(self.guard.reason().unwrap_or_default())
+        self.parts.guard.out_of_space();
+        self.parts.checkpointer.ask();
+        StorageError::ReadOnly(self.parts.guard.reason().unwrap_or_default())
     }
 
-    /// Log, sync, table: in this order.
-    fn commit(&mut self, ops: &[LogOp]) -> Result<(), Trouble> {
-        if ops.is_empty() {
+    /// Log and sync here, then the table, which has to be done before the batch after the next.
+    fn commit(
+        &mut self,
+        mut batch: Batch,
+        permits: Vec<OwnedSemaphorePermit>,
+    ) -> Result<(), (Batch, Trouble)> {
+        let sealed = batch.seal();
+        if sealed.ops.is_empty() {
+            // what its waiters saw may be in the batch before
+            self.settle();
+            if self.parts.core.poisoned().is_some() {
+                batch.refuse(&self.parts.core.poison_error());
+            } else {
+                batch.answer();
+            }
             return Ok(());
         }
-        let first = match self.log.commit(ops) {
+        let first = match self.append(&sealed.ops) {
+            Ok(first) => first,
+            Err(trouble) => return Err((batch, trouble)),
+        };
+        let sealed = Arc::new(sealed);
+        self.before = Some(Arc::clone(&sealed));
+        self.parts.applier.hand_over(Work {
+            sealed,
+            first,
+            batch: Some(batch),
+            _permits: permits,
+        });
+        Ok(())
+    }
+
+    fn append(&mut self, ops: &[LogOp]) -> Result<u64, Trouble> {
+        let first = match self.parts.log.commit(ops) {
             Ok(first) => first,
             Err(CommitError::Full(_)) => return Err(Trouble::Full),
             Err(CommitError::Failed(e)) => {
-                let dir = self.dir.display();
+                let dir = self.parts.dir.display();
                 return Err(Trouble::Broken(format!(
                     "cannot write the commit log in {dir}: {e}; check the disk, then start the node again"
                 )));
             }
         };
-        self.core.log_syncs.fetch_add(1, Ordering::Relaxed);
-        let count = ops.len() as u64;
-        self.core.log_records.fetch_add(count, Ordering::Relaxed);
-        self.core
-            .log_bytes
-            .store(self.log.bytes(), Ordering::Relaxed);
-        for (lsn, op) in (first..).zip(ops) {
-            self.core
-                .apply(op, lsn)
-                .map_err(|e| Trouble::Broken(self.table_failed(&e)))?;
-        }
-        Ok(())
+        self.parts.guard.set_dirty(true);
+        let core = &self.parts.core;
+        core.log_syncs.fetch_add(1, Ordering::Relaxed);
+        core.log_records
+            .fetch_add(ops.len() as u64, Ordering::Relaxed);
+        core.log_bytes
+            .store(self.parts.log.files().bytes(), Ordering::Relaxed);
+        Ok(first)
     }
 
     fn table_failed(&self, e: &TableError) -> String {
-        let (dir, why) = (self.dir.display(), e.why());
-        format!("cannot write the table in {dir}: {why}; check the disk, then start the node again")
+        let (dir, why) = (self.parts.dir.display(), e.why());
+        format!("cannot read the table in {dir}: {why}; check the disk, then start the node again")
     }
 
     /// Removes the next few records of the partition that is being dropped.
     fn drop_step(&mut self) -> Result<(), String> {
-        let Some(job) = self.drops.front() else {
+        let Some(partition) = self.drops.front().map(|job| job.partition) else {
             return Ok(());
         };
-        let partition = job.partition;
+        self.settle();
         let prefix = partition.to_be_bytes();
         let from = Bound::Included(prefix.to_vec());
         let mut last = None;
-        for row in self.core.table.records.range(from, &prefix).take(DROP_STEP) {
+        let records = &self.parts.core.table.records;
+        for row in records.range(from, &prefix).take(DROP_STEP) {
             last = Some(row.map_err(|e| self.table_failed(&e))?.key);
         }
-        if let Some(last) = last {
+        let outcome = if let Some(last) = last {
             let (_, through) = split_item_key(last.as_ref()).map_err(|e| self.table_failed(&e))?;
-            return match self.commit(&[LogOp::Drop { partition, through }]) {
-                Ok(()) => Ok(()),
-                Err(Trouble::Broken(why)) => Err(why),
-                Err(Trouble::Full) => {
-                    let error = self.full();
-                    if let Some(job) = self.drops.pop_front() {
-                        drop(job.reply.send(Err(error)));
-                    }
-                    Ok(())
-                }
-            };
-        }
+            match self.remove(LogOp::Drop { partition, through }) {
+                Ok(()) => return Ok(()),
+                Err(Trouble::Full) => Err(self.full()),
+                Err(Trouble::Broken(why)) => return Err(why),
+            }
+        } else {
+            Ok(())
+        };
         if let Some(job) = self.drops.pop_front() {
-            drop(job.reply.send(Ok(())));
+            drop(job.reply.send(outcome));
         }
         Ok(())
     }
 
-    /// Makes the table durable as it is, then lets go of the log it no longer needs.
-    fn checkpoint(&mut self) -> Result<(), String> {
-        let guard = Arc::clone(&self.guard);
-        let _room = guard.make_room();
-        let lsn = self.log.last_lsn();
-        self.core
-            .table
-            .checkpoint(lsn)
-            .map_err(|e| self.table_failed(&e))?;
-        checkpoint::write(&self.dir, lsn).map_err(|e| {
-            format!(
-                "cannot write the checkpoint in {}: {e}; check the disk",
-                self.dir.display()
-            )
-        })?;
-        if let Err(e) = self.log.forget_through(lsn) {
-            // costs space, not data; tried again at the next checkpoint
-            tracing::warn!(
-                "cannot delete old log segments in {}: {e}",
-                self.dir.display()
-            );
-        }
-        self.bytes_after_checkpoint = self.log.bytes();
-        self.core
-            .log_bytes
-            .store(self.log.bytes(), Ordering::Relaxed);
+    fn remove(&mut self, op: LogOp) -> Result<(), Trouble> {
+        let ops = vec![op];
+        let first = self.append(&ops)?;
+        let sealed = Arc::new(Sealed {
+            ops,
+            records: HashMap::new(),
+        });
+        self.before = Some(Arc::clone(&sealed));
+        self.parts.applier.hand_over(Work {
+            sealed,
+            first,
+            batch: None,
+            _permits: Vec::new(),
+        });
         Ok(())
     }
 }

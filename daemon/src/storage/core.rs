@@ -24,6 +24,7 @@ use super::{
     floors::{self, Floors},
     hints::{self, Ledger},
     record::Meta,
+    summary::Summary,
     table::{Table, TableError},
 };
 
@@ -220,6 +221,17 @@ impl Core {
         }
     }
 
+    /// Takes over what the table keeps beside the records: floors, and partitions to be compared.
+    pub fn recall(&self) -> Result<(), TableError> {
+        self.dirty.clear();
+        self.table.notes.visit(|name, value| {
+            if !self.floors.remember(name, value)? {
+                self.dirty.remember(name);
+            }
+            Ok(())
+        })
+    }
+
     /// Derives all figures anew from the table, and clears what a kill left half done.
     pub fn recount(&self) -> Result<(), TableError> {
         self.digests.clear();
@@ -230,13 +242,6 @@ impl Core {
         for count in &self.tombstones_in {
             count.store(0, Ordering::Relaxed);
         }
-        self.dirty.clear();
-        self.table.notes.visit(|name, value| {
-            if !self.floors.remember(name, value)? {
-                self.dirty.remember(name);
-            }
-            Ok(())
-        })?;
         let mut bodies = HashSet::new();
         for row in self.table.records.range(Bound::Unbounded, &[]) {
             let row = row?;
@@ -261,6 +266,42 @@ impl Core {
         }
         self.table.hints.remove_orphans(|s| bodies.contains(&s))?;
         Ok(())
+    }
+
+    /// The figures as they are, for a clean close.
+    pub fn summary(&self, lsn: u64) -> Summary {
+        Summary {
+            lsn,
+            partition_count: self.partition_count,
+            keys: self.keys.load(Ordering::Relaxed),
+            tombstones: self.tombstones.load(Ordering::Relaxed),
+            tombstones_in: self
+                .tombstones_in
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .collect(),
+            leaves: self.digests.all(),
+            owed: self.ledger.all(),
+        }
+    }
+
+    /// Takes over the figures of a clean close at `lsn`; `false` when they are not those.
+    pub fn restore(&self, summary: Summary, lsn: u64) -> bool {
+        let fits = summary.lsn == lsn
+            && summary.partition_count == self.partition_count
+            && summary.tombstones_in.len() == self.tombstones_in.len();
+        if !fits || !self.digests.restore(&summary.leaves) {
+            return false;
+        }
+        self.keys.store(summary.keys, Ordering::Relaxed);
+        self.tombstones.store(summary.tombstones, Ordering::Relaxed);
+        for (count, was) in self.tombstones_in.iter().zip(summary.tombstones_in) {
+            count.store(was, Ordering::Relaxed);
+        }
+        // replaying the tail, of which all is in the table already, may have counted
+        self.forgotten.store(0, Ordering::Relaxed);
+        self.ledger.restore(summary.owed);
+        true
     }
 
     /// Stops the engine for good; the first reason stays.

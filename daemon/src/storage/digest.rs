@@ -55,6 +55,23 @@ impl Digests {
         }
     }
 
+    /// All leaves of all partitions, in order.
+    pub fn all(&self) -> Vec<u64> {
+        let leaves = self.leaves.iter();
+        leaves.map(|l| l.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Takes over what [`Self::all`] gave; `false` when it does not fit.
+    pub fn restore(&self, leaves: &[u64]) -> bool {
+        if leaves.len() != self.leaves.len() {
+            return false;
+        }
+        for (leaf, value) in self.leaves.iter().zip(leaves) {
+            leaf.store(*value, Ordering::Relaxed);
+        }
+        true
+    }
+
     /// A record changed: from one fingerprint (or nothing) to another (or nothing).
     pub fn change(
         &self,

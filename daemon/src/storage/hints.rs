@@ -9,6 +9,7 @@ use std::{
 };
 
 use ringmaster_shared::{id::NodeId, key::Key};
+use serde::{Deserialize, Serialize};
 
 /// `target 0x00 key`; a node id holds no zero byte.
 pub(super) fn item_key(target: &NodeId, key: &Key) -> Vec<u8> {
@@ -32,8 +33,9 @@ pub(super) fn split_item_key(bytes: &[u8]) -> Option<(NodeId, Key)> {
     Some((NodeId::new(target).ok()?, Key::new(key).ok()?))
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Owed {
+/// Part of the summary a clean close leaves: a change of it needs a new format there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owed {
     count: u64,
     bytes: u64,
 }
@@ -47,6 +49,15 @@ pub(super) struct Ledger {
 impl Ledger {
     pub fn clear(&self) {
         self.lock().clear();
+    }
+
+    pub fn all(&self) -> BTreeMap<NodeId, Owed> {
+        self.lock().clone()
+    }
+
+    /// Takes over what [`Self::all`] gave.
+    pub fn restore(&self, owed: BTreeMap<NodeId, Owed>) {
+        *self.lock() = owed;
     }
 
     /// A hint changed: sizes in bytes before and after, `None` for "no hint".

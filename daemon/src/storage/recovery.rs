@@ -5,6 +5,7 @@
 //! <dir>/log/         commit log segments
 //! <dir>/table/       sled
 //! <dir>/checkpoint   up to which log number the table is on disk
+//! <dir>/summary      figures of a clean close, see `summary`
 //! <dir>/ballast      space kept for bad times, see `space`
 //! <dir>/set-aside/   what could not be used, kept for a person to look at
 //! ```
@@ -12,7 +13,8 @@
 //! The log decides. A table that can't be used is rebuilt when the log still reaches back to
 //! entry 1; otherwise, and when the log itself is damaged anywhere but in its torn end,
 //! everything is set aside and the store starts empty and says so. Nothing is ever deleted here
-//! but the torn end, which was never acknowledged.
+//! but the torn end, which was never acknowledged, and
+//! the summary, which is good for one start.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -27,12 +29,13 @@ use super::{
     RecoveryReport, StorageError, StoreConfig,
     checkpoint::{self, CheckpointError, sync_dir},
     commit_log::{
-        LogState, Segment,
+        LogState,
+        files::{Segment, list_segments},
         frame::{Broken, SEGMENT_HEADER, scan},
-        list_segments,
     },
     core::Core,
     space::{Limits, guard::Guard},
+    summary,
     table::{Table, TableError, set_aside_half_made_snapshots},
 };
 
@@ -66,7 +69,7 @@ impl From<TableError> for Trouble {
     fn from(e: TableError) -> Self {
         match e {
             TableError::Damaged(why) => Self::Table(format!("the table is damaged: {why}")),
-            TableError::Failed(why) => Self::Failed(why),
+            TableError::Full(why) | TableError::Failed(why) => Self::Failed(why),
         }
     }
 }
@@ -141,6 +144,7 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
         let trouble = match attempt(config, &layout) {
             Ok(attempt) => {
                 report.replayed = attempt.replayed;
+                report.counted = attempt.counted;
                 report.torn_bytes = attempt.torn_bytes;
                 report.empty = attempt.log.next_lsn == 1 && !layout.marker.exists();
                 let (core, log) = (attempt.core, attempt.log);
@@ -248,6 +252,7 @@ struct Attempt {
     core: Core,
     log: LogState,
     replayed: u64,
+    counted: bool,
     torn_bytes: u64,
 }
 
@@ -273,7 +278,16 @@ fn attempt_unfenced(config: &StoreConfig, layout: &Layout) -> Result<Attempt, Tr
     }
     let core = Core::new(table, config.partition_count, config.hint_bytes_max);
     let replay = replay(&core, segments, checkpoint, layout)?;
-    core.recount()?;
+    let end = replay.log.next_lsn - 1;
+    let clean = checkpoint == Some(end) && replay.torn_bytes == 0;
+    let summary = summary::read(&layout.dir).filter(|_| clean);
+    let counted = !summary.is_some_and(|summary| core.restore(summary, end));
+    core.recall()?;
+    if counted {
+        core.recount()?;
+    }
+    // from here on it would tell of the past
+    summary::remove(&layout.dir)?;
     let any = core.stats();
     if replay.log.next_lsn == 1 && any.keys + any.tombstones > 0 {
         return Err(Trouble::Log("the commit log is missing".to_owned()));
@@ -282,6 +296,7 @@ fn attempt_unfenced(config: &StoreConfig, layout: &Layout) -> Result<Attempt, Tr
         core,
         log: replay.log,
         replayed: replay.replayed,
+        counted,
         torn_bytes: replay.torn_bytes,
     })
 }
@@ -307,11 +322,12 @@ fn replay(
     }
     let (mut replayed, mut torn_bytes, mut salt) = (0, 0, 0);
     let mut expected = first.unwrap_or(1);
-    let last = segments.len().saturating_sub(1);
     let mut unborn = false;
-    for (n, segment) in segments.iter_mut().enumerate() {
+    let begins = segments.iter().skip(1).map(|s| Some(s.first_lsn));
+    let ends: Vec<Option<u64>> = begins.chain([None]).collect();
+    for (segment, end) in segments.iter_mut().zip(ends) {
         let bytes = fs::read(&segment.path)?;
-        let scanned = scan(&bytes, expected, n == last, |lsn, op| {
+        let scanned = scan(&bytes, expected, end, |lsn, op| {
             if lsn > from {
                 replayed += 1;
                 core.replay(op, lsn)?;
@@ -321,9 +337,9 @@ fn replay(
         match scanned {
             Ok(scan) => {
                 (expected, salt) = (scan.next_lsn, scan.salt);
+                segment.bytes = scan.sound_len as u64;
                 if scan.torn_len > 0 {
                     torn_bytes += scan.torn_len as u64;
-                    segment.bytes = scan.sound_len as u64;
                     cut(&segment.path, segment.bytes)?;
                 }
             }

@@ -4,8 +4,8 @@
 //! and holding the ballast is [`guard`]'s job.
 //!
 //! The ballast is a file that is really allocated and holds nothing. It is given up when the disk
-//! is all but full, so that what must still be written then (the table's own buffers, a
-//! checkpoint, the start of the node) finds room, and made again as far as space allows.
+//! is all but full and something must still be written (the table's own buffers, a checkpoint,
+//! the start of the node), and made again as far as space allows.
 
 pub(super) mod guard;
 
@@ -32,6 +32,8 @@ pub(super) struct Disk {
     pub ballast: u64,
     /// Something that must not fail is being written: nothing is taken away from it.
     pub busy: bool,
+    /// The table may write on its own: it holds changes that are not on disk yet.
+    pub dirty: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +78,8 @@ impl Limits {
     }
 
     pub fn ballast(self, disk: Disk) -> Ballast {
-        if disk.ballast > 0 && disk.free < self.critical() {
+        // given up for nothing, it would only feed whoever fills the disk
+        if disk.ballast > 0 && disk.free < self.critical() && (disk.dirty || disk.busy) {
             return Ballast::Release;
         }
         // twice the critical amount stays, or it would be given up again at once
@@ -106,6 +109,7 @@ mod tests {
             free,
             ballast,
             busy: false,
+            dirty: true,
         }
     }
 
@@ -156,6 +160,11 @@ mod tests {
             ..disk(1000, 0)
         };
         assert_eq!(LIMITS.ballast(busy), Ballast::Keep);
+        let clean = Disk {
+            dirty: false,
+            ..disk(0, 64)
+        };
+        assert_eq!(LIMITS.ballast(clean), Ballast::Keep, "nobody needs it");
     }
 
     #[test]

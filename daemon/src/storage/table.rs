@@ -23,6 +23,7 @@ use sled::{Db, IVec, Tree};
 use super::{
     checkpoint::sync_dir,
     record::{self, BodyRef, Meta},
+    space::guard::is_full,
 };
 
 /// Bytes of a body in one item; with [`record::INLINE_MAX`], what keeps items small.
@@ -40,14 +41,16 @@ const READ_ATTEMPTS: usize = 100;
 pub(super) enum TableError {
     /// The files are there but wrong; another try will not help.
     Damaged(String),
-    /// The system said no: permissions, space, a held lock.
+    /// No space.
+    Full(String),
+    /// The system said no: permissions, a held lock.
     Failed(String),
 }
 
 impl TableError {
     pub fn why(&self) -> &str {
         match self {
-            Self::Damaged(why) | Self::Failed(why) => why,
+            Self::Damaged(why) | Self::Full(why) | Self::Failed(why) => why,
         }
     }
 }
@@ -55,6 +58,7 @@ impl TableError {
 impl From<sled::Error> for TableError {
     fn from(e: sled::Error) -> Self {
         match &e {
+            sled::Error::Io(io) if is_full(io) => Self::Full(io.to_string()),
             sled::Error::Io(io) if io.kind() != io::ErrorKind::UnexpectedEof => {
                 Self::Failed(io.to_string())
             }
@@ -65,6 +69,9 @@ impl From<sled::Error> for TableError {
 
 impl From<io::Error> for TableError {
     fn from(e: io::Error) -> Self {
+        if is_full(&e) {
+            return Self::Full(e.to_string());
+        }
         Self::Failed(e.to_string())
     }
 }

@@ -11,7 +11,7 @@ mod model;
 
 use std::{fs, path::Path};
 
-use super::{RecoveryReport, Store, StoreConfig, testing::key};
+use super::{RecoveryReport, Store, StoreConfig, commit_log::frame, testing::key};
 
 pub(super) const PARTITIONS: u16 = 8;
 
@@ -46,10 +46,22 @@ pub(super) fn only_segment(dir: &Path) -> std::path::PathBuf {
     let log = dir.join("store/log");
     let mut files = fs::read_dir(log)
         .expect("readable")
-        .map(|e| e.expect("readable").path());
+        .map(|e| e.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "log"));
     let only = files.next().expect("a segment");
     assert!(files.next().is_none(), "more than one segment");
     only
+}
+
+/// How many bytes of a segment are used, and how many look like an unfinished frame; what follows
+/// is only allocated.
+pub(super) fn used(segment: &Path) -> (u64, u64) {
+    let bytes = fs::read(segment).expect("readable");
+    let first = segment.file_stem().and_then(|s| s.to_str()?.parse().ok());
+    let each = |_, _| Ok::<_, std::convert::Infallible>(());
+    let Ok(scan) = frame::scan(&bytes, first.expect("a number"), None, each);
+    let scan = scan.expect("sound");
+    (scan.sound_len as u64, scan.torn_len as u64)
 }
 
 pub(super) fn copy_dir(from: &Path, to: &Path) {

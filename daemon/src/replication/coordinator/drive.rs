@@ -158,6 +158,7 @@ impl Drive {
             Ok(said) => Ok(Turn::Said(who, said)),
             Err(AskError::Failed(failure)) => {
                 if failure.kind == FailureKind::ReadOnly {
+                    self.inner.site.note_read_only(&who);
                     self.read_only.insert(who.clone());
                 }
                 Ok(Turn::Failed(who, failure))
@@ -208,6 +209,15 @@ impl Drive {
             self.inner.sight.late(who);
         }
         Turn::Late
+    }
+
+    /// For writes: does not count on replicas that have just refused one as read-only.
+    fn avoid_read_only(&mut self) {
+        for id in self.inner.site.recently_read_only() {
+            let why = "read-only: its disk is nearly full".to_owned();
+            self.view.reach.off.entry(id.clone()).or_insert(why);
+            self.read_only.insert(id);
+        }
     }
 
     fn error(&self, unmet: Unmet) -> ReplicationError {
@@ -280,6 +290,7 @@ pub async fn write(
             return;
         }
     };
+    drive.avoid_read_only();
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
@@ -332,6 +343,7 @@ impl Drive {
                 Turn::Said(who, said) => machine.on_said(&who, said),
                 Turn::Failed(who, failure) => machine.on_failure(&who, failure),
                 Turn::Regroup(refuser) => {
+                    self.avoid_read_only();
                     let needs = self.view.needs();
                     machine.regroup(refuser.as_ref(), needs, &self.view.reach)
                 }

@@ -94,6 +94,8 @@ pub struct WriteMachine {
     phase: Phase,
     round: Round,
     seen: Seen,
+    /// A replica refused to store because its disk is nearly full.
+    read_only: bool,
 }
 
 /// What the query round gathered.
@@ -126,6 +128,7 @@ impl WriteMachine {
             phase: Phase::Query,
             round,
             seen: Seen::default(),
+            read_only: false,
         };
         let step = machine.query(unreachable);
         (machine, step)
@@ -238,6 +241,7 @@ impl WriteMachine {
                 possible.remove(who);
             }
         }
+        self.read_only |= failure.kind == FailureKind::ReadOnly;
         self.round.failed(who, failure.why);
         self.judge()
     }
@@ -252,6 +256,16 @@ impl WriteMachine {
             }
             Phase::Store { check: Some(_), .. } => self.judge_check(),
             Phase::Store { .. } if self.round.is_met() => self.stored(),
+            // full disks are often full on all replicas: once the last has said so, it is known
+            // that nothing was stored
+            Phase::Store { .. }
+                if !self.round.can_be_met()
+                    && self.read_only
+                    && self.round.who_answered().is_empty()
+                    && !self.round.waiting().is_empty() =>
+            {
+                Step::Wait
+            }
             Phase::Store { .. } if !self.round.can_be_met() => Step::Failed(self.lost()),
             _ => Step::Wait,
         }

@@ -8,9 +8,12 @@
 //! All little-endian. One frame is one group commit, written by one append and made durable by
 //! one sync, and the next is only written after that sync. So a broken frame at the end of the
 //! log was never acknowledged and may be cut, while a sound frame *after* a broken one proves that
-//! the broken one had been synced: that is damage, and the two must not be mixed up. The checksum
-//! starts with the segment's random salt, so neither a stale block nor a user's value that
-//! happens to hold a copy of a log passes for a frame.
+//! the broken one had been synced: that is damage, and the two must not be mixed up.
+//!
+//! A segment ends where the next one begins, or, the last one, at the first frame that is not
+//! sound. What follows there is allocated space: zeros, or frames of an earlier life of the file.
+//! The checksum starts with the segment's random salt, new in each life, so neither a stale
+//! frame nor a user's value that happens to hold a copy of a log passes for a frame.
 
 use super::LogOp;
 
@@ -95,8 +98,9 @@ pub(in crate::storage) struct Scan {
     pub salt: u64,
     /// The number the next frame has to start with.
     pub next_lsn: u64,
-    /// Length of the sound part; what follows it is a torn tail.
+    /// Length of the sound part; the log goes on there.
     pub sound_len: usize,
+    /// Bytes after it that look like a frame which was not written to its end.
     pub torn_len: usize,
 }
 
@@ -108,18 +112,19 @@ pub(in crate::storage) enum Broken {
     Damaged(String),
 }
 
-/// Reads a segment that has to start with number `expected`, handing each entry to `each`. Only
-/// the last segment of a log may have a torn tail.
+/// Reads a segment that has to start with number `expected`, handing each entry to `each`. It
+/// goes up to the number `until`, where the next segment begins; the last one of a log (`None`)
+/// may have a torn tail.
 pub(in crate::storage) fn scan<E>(
     bytes: &[u8],
     expected: u64,
-    is_last: bool,
+    until: Option<u64>,
     mut each: impl FnMut(u64, LogOp) -> Result<(), E>,
 ) -> Result<Result<Scan, Broken>, E> {
     let damaged = |why: String| Ok(Err(Broken::Damaged(why)));
     let Some((first_lsn, salt)) = read_header(bytes) else {
         // A header is synced before the first frame is written.
-        if is_last && bytes.len() <= SEGMENT_HEADER {
+        if until.is_none() && bytes.len() <= SEGMENT_HEADER {
             return Ok(Err(Broken::Unborn));
         }
         return damaged("its header is damaged".to_owned());
@@ -129,7 +134,7 @@ pub(in crate::storage) fn scan<E>(
     }
     let mut at = SEGMENT_HEADER;
     let mut lsn = expected;
-    while at < bytes.len() {
+    while until.is_none_or(|end| lsn < end) {
         let frame = match frame_at(bytes, at, salt) {
             Some((first, frame)) if first == lsn => frame,
             Some((first, _)) => {
@@ -137,7 +142,7 @@ pub(in crate::storage) fn scan<E>(
                     "entry {first} at byte {at} stands where {lsn} belongs"
                 ));
             }
-            None if !is_last || has_later_frame(bytes, at, salt, lsn) => {
+            None if until.is_some() || has_later_frame(bytes, at, salt, lsn) => {
                 return damaged(format!("entry {lsn} at byte {at} is damaged"));
             }
             None => break,
@@ -153,12 +158,33 @@ pub(in crate::storage) fn scan<E>(
         }
         at += frame.len();
     }
+    if until.is_some_and(|end| lsn != end) {
+        return damaged(format!("its entries overlap the next segment's at {lsn}"));
+    }
+    let torn_len = if until.is_some() {
+        0
+    } else {
+        torn_len(bytes, at, lsn)
+    };
     Ok(Ok(Scan {
         salt,
         next_lsn: lsn,
         sound_len: at,
-        torn_len: bytes.len() - at,
+        torn_len,
     }))
+}
+
+/// How much of what lies at the end of the log is an unfinished frame. A frame of an earlier life
+/// has a lower number, allocated space has none.
+fn torn_len(bytes: &[u8], at: usize, lsn: u64) -> usize {
+    let rest = bytes.len() - at;
+    if rest < FRAME_HEADER {
+        return rest;
+    }
+    match (u32_at(bytes, at), u64_at(bytes, at + 8)) {
+        (Some(len), Some(first)) if first == lsn => rest.min(FRAME_HEADER + len as usize),
+        _ => 0,
+    }
 }
 
 /// Whether a sound frame with a number above `lsn` lies anywhere after the broken one at `at`.
@@ -207,7 +233,8 @@ mod tests {
 
     fn read(bytes: &[u8], is_last: bool) -> (Vec<u64>, Result<Scan, Broken>) {
         let mut seen = Vec::new();
-        let result = scan(bytes, 5, is_last, |lsn, _| {
+        let until = (!is_last).then_some(11);
+        let result = scan(bytes, 5, until, |lsn, _| {
             seen.push(lsn);
             Ok::<_, Infallible>(())
         });
@@ -232,10 +259,8 @@ mod tests {
             assert_eq!(seen, [5, 6, 7], "cut at {end}");
             let scan = scan.expect("torn, not damaged");
             assert_eq!((scan.sound_len, scan.torn_len), (marks[2], end - marks[2]));
-            let whole = end == marks[2];
-            assert_eq!(
-                read(&bytes[..end], false).1.is_ok(),
-                whole,
+            assert!(
+                matches!(read(&bytes[..end], false).1, Err(Broken::Damaged(_))),
                 "only the last may be torn"
             );
         }
@@ -257,11 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn zeros_after_the_end_are_a_torn_tail() {
+    fn allocated_space_after_the_end_is_not_torn() {
         let (mut bytes, marks) = segment(77);
         bytes.extend_from_slice(&[0; 5000]);
-        let scan = read(&bytes, true).1.expect("torn");
-        assert_eq!((scan.sound_len, scan.torn_len), (marks[3], 5000));
+        for is_last in [true, false] {
+            let scan = read(&bytes, is_last).1.expect("sound");
+            assert_eq!((scan.sound_len, scan.torn_len), (marks[3], 0));
+        }
     }
 
     #[test]
@@ -272,6 +299,68 @@ mod tests {
         torn.extend_from_slice(&[9; 40]);
         torn.extend_from_slice(&foreign);
         assert_eq!(read(&torn, true).1.expect("torn").sound_len, marks[3]);
+    }
+
+    /// A file of an earlier life, with lower numbers and another salt, under the first bytes of
+    /// a segment.
+    fn over_stale(written: &[u8]) -> Vec<u8> {
+        let mut stale = segment_header(1, 99);
+        let mut out = Vec::new();
+        for lsn in 1..5 {
+            let ops = [put(&format!("stale{lsn}"), 150 + lsn as usize)];
+            frame(&mut out, 99, lsn, &ops).expect("encodes");
+            stale.extend_from_slice(&out);
+        }
+        while stale.len() < 4096 {
+            stale.push(0);
+        }
+        stale[..written.len()].copy_from_slice(written);
+        stale
+    }
+
+    #[test]
+    fn frames_of_an_earlier_life_read_as_the_end_wherever_the_new_ones_stop() {
+        let (bytes, marks) = segment(77);
+        for (end, lsn) in marks.iter().zip([5, 7, 8, 11]) {
+            let scan = read(&over_stale(&bytes[..*end]), true).1.expect("sound");
+            assert_eq!((scan.sound_len, scan.next_lsn), (*end, lsn));
+            assert_eq!(scan.torn_len, 0, "stale is not torn");
+        }
+        // exactly where a stale frame begins
+        let aligned = over_stale(&segment_header(5, 77));
+        assert_eq!(read(&aligned, true).1.expect("sound").torn_len, 0);
+        for end in marks[2] + 1..bytes.len() {
+            let scan = read(&over_stale(&bytes[..end]), true).1.expect("torn");
+            assert_eq!(scan.sound_len, marks[2], "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn damage_is_told_from_the_end_also_over_an_earlier_life() {
+        let (bytes, marks) = segment(77);
+        for i in SEGMENT_HEADER..bytes.len() {
+            let mut edited = over_stale(&bytes);
+            edited[i] ^= 0x10;
+            let scan = read(&edited, true).1;
+            if i >= marks[2] {
+                assert_eq!(scan.expect("torn").sound_len, marks[2], "byte {i}");
+            } else {
+                assert!(matches!(scan, Err(Broken::Damaged(_))), "byte {i}");
+            }
+            // a segment that was followed by another has no torn end
+            let scan = read(&edited, false).1;
+            assert!(matches!(scan, Err(Broken::Damaged(_))), "byte {i}");
+        }
+        for i in 0..SEGMENT_HEADER {
+            let mut edited = over_stale(&bytes);
+            edited[i] ^= 0x10;
+            assert!(matches!(read(&edited, true).1, Err(Broken::Damaged(_))));
+        }
+        // a frame that is missing as a whole, with stale bytes in its place
+        let mut holed = over_stale(&bytes);
+        let stale = over_stale(&[]);
+        holed[marks[1]..marks[2]].copy_from_slice(&stale[marks[1]..marks[2]]);
+        assert!(matches!(read(&holed, true).1, Err(Broken::Damaged(_))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Entries for the same key are combined, so the log gets each key's final record once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ringmaster_shared::{
     clock::Hlc,
@@ -11,7 +11,7 @@ use ringmaster_shared::{
     version::Record,
 };
 
-use super::{Reply, Request};
+use super::{Reply, Request, applier::Sealed};
 use crate::storage::{
     Merged, StorageError, commit_log::LogOp, core::Core, hints, record, table::TableError,
 };
@@ -39,8 +39,10 @@ enum Place {
     Forgotten,
 }
 
-pub(super) struct Batch<'a> {
-    core: &'a Core,
+pub(super) struct Batch {
+    core: Arc<Core>,
+    /// The batch before, as long as it may not be in the table.
+    before: Option<Arc<Sealed>>,
     ops: Vec<LogOp>,
     records: HashMap<Key, Place>,
     hints: HashMap<(NodeId, Key), usize>,
@@ -61,10 +63,11 @@ fn unreadable(key: &Key, e: &TableError) -> StorageError {
     }
 }
 
-impl<'a> Batch<'a> {
-    pub fn new(core: &'a Core) -> Self {
+impl Batch {
+    pub fn new(core: Arc<Core>, before: Option<Arc<Sealed>>) -> Self {
         Self {
             core,
+            before,
             ops: Vec::new(),
             records: HashMap::new(),
             hints: HashMap::new(),
@@ -74,8 +77,23 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub fn ops(&self) -> &[LogOp] {
-        &self.ops
+    pub fn set_before(&mut self, before: Option<Arc<Sealed>>) {
+        self.before = before;
+    }
+
+    /// Takes out what is to be committed; what remains are those who wait.
+    pub fn seal(&mut self) -> Sealed {
+        self.before = None;
+        Sealed {
+            ops: std::mem::take(&mut self.ops),
+            records: std::mem::take(&mut self.records)
+                .into_iter()
+                .filter_map(|(key, place)| match place {
+                    Place::Put(at) => Some((key, at)),
+                    Place::Forgotten => None,
+                })
+                .collect(),
+        }
     }
 
     /// Takes a request in. One that can't be read for is refused at once and alone.
@@ -225,6 +243,9 @@ impl<'a> Batch<'a> {
                 _ => Ok(None), // no other entry has a place
             },
             None => {
+                if let Some(record) = self.before.as_ref().and_then(|b| b.record(key)) {
+                    return Ok(Some(record.clone()));
+                }
                 let current = self.core.table.records.get(&self.core.record_item(key));
                 current.map_err(|e| unreadable(key, &e))
             }

@@ -47,8 +47,8 @@ pub(in crate::storage) struct Guard {
     /// Copies of the state, for those who must not wait.
     read_only: AtomicBool,
     free: AtomicU64,
-    /// A checkpoint is due: it lets go of what the log takes.
-    tidy: AtomicBool,
+    /// The table holds changes that no checkpoint has made durable.
+    dirty: AtomicBool,
     /// How many are writing what must not fail.
     busy: AtomicU64,
     stopped: Mutex<bool>,
@@ -89,7 +89,7 @@ impl Guard {
             }),
             read_only: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
-            tidy: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
             busy: AtomicU64::new(0),
             stopped: Mutex::new(false),
             bell: Condvar::new(),
@@ -126,6 +126,7 @@ impl Guard {
             free,
             ballast: state.ballast,
             busy: self.busy.load(Ordering::Acquire) > 0,
+            dirty: self.dirty.load(Ordering::Acquire),
         };
         let before = state.mode;
         self.set_mode(&mut state, self.limits.mode(before, disk));
@@ -142,9 +143,6 @@ impl Guard {
     }
 
     fn set_mode(&self, state: &mut State, mode: Mode) {
-        if (state.mode, mode) == (Mode::Writable, Mode::ReadOnly) {
-            self.tidy.store(true, Ordering::Release);
-        }
         state.mode = mode;
         self.read_only
             .store(mode == Mode::ReadOnly, Ordering::Release);
@@ -179,15 +177,15 @@ impl Guard {
         self.release(&mut state);
     }
 
-    /// Whether the store became read-only since this was last asked.
-    pub fn take_tidy(&self) -> bool {
-        self.tidy.swap(false, Ordering::AcqRel)
-    }
-
     /// Something that must not fail is about to be written.
     pub fn room(&self) -> Room<'_> {
         self.busy.fetch_add(1, Ordering::AcqRel);
         Room(self)
+    }
+
+    /// The table is about to change; or is on disk as it is. Returns what was said before.
+    pub fn set_dirty(&self, dirty: bool) -> bool {
+        self.dirty.swap(dirty, Ordering::AcqRel)
     }
 
     pub fn is_read_only(&self) -> bool {

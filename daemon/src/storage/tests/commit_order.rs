@@ -72,16 +72,21 @@ impl Watched {
 impl LogDisk for Watched {
     fn create(&mut self, path: &Path) -> io::Result<Box<dyn LogFile>> {
         self.with(|d| d.steps.push("create"));
-        Ok(self.wrap(FileDisk.create(path)?))
+        Ok(self.wrap(files().create(path)?))
     }
 
-    fn reopen(&mut self, path: &Path) -> io::Result<Box<dyn LogFile>> {
-        Ok(self.wrap(FileDisk.reopen(path)?))
+    fn reopen(&mut self, path: &Path, at: u64) -> io::Result<Box<dyn LogFile>> {
+        Ok(self.wrap(files().reopen(path, at)?))
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with(|d| d.steps.push("rename"));
+        files().rename(from, to)
     }
 
     fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
         self.with(|d| d.steps.push("sync dir"));
-        FileDisk.sync_dir(dir)
+        files().sync_dir(dir)
     }
 }
 
@@ -132,6 +137,10 @@ impl LogFile for WatchedFile {
     }
 }
 
+fn files() -> FileDisk {
+    FileDisk::new(1 << 20)
+}
+
 fn open_watched(dir: &Path) -> (Store, Watched) {
     let watched = Watched::default();
     let (store, _) = Store::open_on(&config(dir), Box::new(watched.clone())).expect("opens");
@@ -144,7 +153,7 @@ async fn a_write_is_appended_then_synced_then_answered() {
     let (store, watched) = open_watched(dir.path());
     assert_eq!(
         watched.with(|d| std::mem::take(&mut d.steps)),
-        ["create", "append", "sync", "sync dir"],
+        ["create", "append", "sync", "rename", "sync dir"],
         "a new segment and its name are durable before it is used"
     );
     for n in 0..5 {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{config, copy_dir, key_in, only_segment, open, reopen};
+use super::{config, copy_dir, key_in, only_segment, open, reopen, used};
 use crate::storage::{
     StorageError, Store,
     testing::{key, node, record, tombstone},
@@ -71,18 +71,72 @@ async fn a_crash_image_of_a_running_store_has_all_that_was_answered() {
 }
 
 #[tokio::test]
+async fn only_a_clean_close_spares_the_next_start_the_counting() {
+    let summary = |dir: &Path| dir.join("store/summary");
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, report) = open(dir.path());
+    assert!(report.counted, "there is nothing yet");
+    fill(&store, 200).await;
+    store
+        .merge(key("k5"), tombstone("a", 2, 999))
+        .await
+        .expect("stored");
+    store
+        .hint_add(&node("n"), key("h"), record("a", 1, 1, 9))
+        .await
+        .expect("kept");
+    let (before, owed) = (picture(&store), store.hints_owed());
+    store.close().await.expect("closed");
+    drop(store);
+    let kept = fs::read(summary(dir.path())).expect("written");
+
+    let (store, report) = reopen(dir.path());
+    assert!(!report.counted && !summary(dir.path()).exists());
+    assert_eq!(
+        (picture(&store), store.hints_owed()),
+        (before.clone(), owed.clone())
+    );
+    // a crash, even without a write
+    drop(store);
+    let (store, report) = reopen(dir.path());
+    assert!(report.counted);
+    assert_eq!(
+        (picture(&store), store.hints_owed()),
+        (before.clone(), owed.clone())
+    );
+    // the file of an earlier close does not count for a later one
+    fill(&store, 300).await;
+    let later = picture(&store);
+    store.close().await.expect("closed");
+    drop(store);
+    fs::write(summary(dir.path()), &kept).expect("written");
+    let (store, report) = reopen(dir.path());
+    assert!(report.counted);
+    assert_eq!(picture(&store), later);
+    store.close().await.expect("closed");
+    drop(store);
+    let mut damaged = fs::read(summary(dir.path())).expect("written");
+    damaged[40] ^= 1;
+    fs::write(summary(dir.path()), &damaged).expect("written");
+    let (store, report) = reopen(dir.path());
+    assert!(report.counted);
+    assert_eq!(picture(&store), later);
+}
+
+#[tokio::test]
 async fn a_torn_end_is_cut_at_every_byte_and_the_store_goes_on() {
     let dir = tempfile::tempdir().expect("temp dir");
     let (store, _) = open(dir.path());
     fill(&store, 3).await;
-    let before = fs::metadata(only_segment(dir.path())).expect("there").len();
+    let (before, _) = used(&only_segment(dir.path()));
     store
         .merge(key("last"), record("a", 1, 9, 4))
         .await
         .expect("stored");
     drop(store);
     let segment = only_segment(dir.path());
-    let whole = fs::read(&segment).expect("readable");
+    let mut whole = fs::read(&segment).expect("readable");
+    whole.truncate(used(&segment).0 as usize);
     // without the table, so that only the log speaks
     fs::remove_dir_all(dir.path().join("store/table")).expect("removed");
     for end in before as usize..whole.len() {

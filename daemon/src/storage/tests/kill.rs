@@ -1,59 +1,75 @@
-//! kill -9 of a real process in the middle of its writes, several times over one folder: what it
-//! said was stored is there.
+//! kill -9 of a real process at random moments, also while it starts and in the middle of
+//! checkpoints, again and again over one folder: what it said was stored is there, what it did
+//! not get to say is there as a whole or not at all, and the figures are those of a recount.
+//!
+//! A short run by default. The long one:
+//! `RINGD_KILL_ROUNDS=1000 cargo test --release -p ringd storage::tests::kill -- --nocapture`.
+//! `RINGD_KILL_SEED` repeats a run's choices; when exactly a kill arrives is up to the machine.
+
+mod model;
 
 use std::{
-    collections::BTreeMap,
     env,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
-use super::{open, reopen};
-use crate::storage::testing::{key, record, tombstone};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// Set for the process that is to be killed: the folder to write in.
+use self::model::{GROUPS, Model, Work, lives_of};
+use super::{config, open};
+use crate::storage::{RecoveryReport, Store, StoreConfig};
+
+/// Set for the process that is to be killed: the folder to write in, and what its counters start
+/// from.
 const CHILD_DIR: &str = "RINGD_TEST_KILL_DIR";
-const WRITERS: u64 = 8;
+const CHILD_BASE: &str = "RINGD_TEST_KILL_BASE";
+const ROUNDS: u64 = 12;
 
-/// Keys are written again and again; every fifth write is large, every seventh a tombstone.
-fn write_of(counter: u64) -> ringmaster_shared::version::Record {
-    match counter {
-        n if n % 7 == 0 => tombstone("a", n, n),
-        n if n % 5 == 0 => record("a", n, n, 40_000),
-        n => record("a", n, n, 100),
+/// Small segments: a checkpoint comes every few large values.
+fn tight(dir: &Path) -> StoreConfig {
+    StoreConfig {
+        segment_bytes: 64 << 10,
+        ..config(dir)
     }
 }
 
-/// Not a test of its own: the process that [`acknowledged_writes_survive_kills`] kills.
+fn open_tight(dir: &Path) -> (Store, RecoveryReport) {
+    let (store, report) = Store::open(tight(dir)).expect("opens");
+    assert!(!report.lost_data, "{report:?}");
+    (store, report)
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").expect("the parent reads");
+    out.flush().expect("the parent reads");
+}
+
+/// Not a test of its own: the process that [`a_store_survives_kills_at_any_moment`] kills.
 #[test]
-#[ignore = "started by acknowledged_writes_survive_kills in a process of its own"]
+#[ignore = "started by a_store_survives_kills_at_any_moment in a process of its own"]
 fn child() {
-    let Ok(dir) = env::var(CHILD_DIR) else {
+    let (Ok(dir), Ok(base)) = (env::var(CHILD_DIR), env::var(CHILD_BASE)) else {
         return;
     };
+    let base = base.parse().expect("a number");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (store, report) = reopen(Path::new(&dir));
-    println!("\nopen {}", report.replayed);
+    say("");
+    let (store, report) = open_tight(Path::new(&dir));
+    say(&format!("open {} {}", report.replayed, report.counted));
     runtime.block_on(async {
         let mut writers = tokio::task::JoinSet::new();
-        for w in 0..WRITERS {
+        for work in Work::all() {
             let store = store.clone();
             writers.spawn(async move {
-                let known = store.version(&key(&format!("w{w}-0"))).expect("readable");
-                let last = known.and_then(|v| v.clock.0.values().copied().max());
-                for counter in last.unwrap_or(0) + 1.. {
-                    for k in 0..20 {
-                        let name = format!("w{w}-{k}");
-                        store
-                            .merge(key(&name), write_of(counter))
-                            .await
-                            .expect("stored");
-                        let mut out = std::io::stdout().lock();
-                        writeln!(out, "ack {name} {counter}").expect("the parent reads");
-                        out.flush().expect("the parent reads");
-                    }
+                for index in 0.. {
+                    work.act(&store, base, index).await.expect("done");
+                    say(&format!("ack {} {index}", work.name()));
                 }
             });
         }
@@ -61,7 +77,7 @@ fn child() {
     });
 }
 
-fn start(dir: &Path) -> Child {
+fn start(dir: &Path, base: u64) -> Child {
     let this = env::current_exe().expect("the test binary");
     let module = module_path!().split_once("::").expect("in a crate").1;
     Command::new(this)
@@ -72,66 +88,147 @@ fn start(dir: &Path) -> Child {
             "--nocapture",
         ])
         .env(CHILD_DIR, dir)
+        .env(CHILD_BASE, base.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .expect("started")
 }
 
-#[test]
-fn acknowledged_writes_survive_kills() {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let mut acked: BTreeMap<String, u64> = BTreeMap::new();
-    let mut replays = 0;
-    for round in 0..6_usize {
-        let mut child = start(dir.path());
-        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut lines = 0;
-        let mut opened = false;
-        // the pipe keeps what was written before the kill, so read it to its end
-        while let Some(Ok(line)) = out.next() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("open") => opened = true,
-                Some("ack") => {
-                    let name = words.next().expect("a key").to_owned();
-                    // the last line may be cut by the kill
-                    if let Some(counter) = words.next().and_then(|c| c.parse().ok()) {
-                        acked.insert(name, counter);
-                    }
-                    lines += 1;
-                    if lines == 300 + round * 157 {
-                        child.kill().expect("killed");
-                    }
-                }
-                _ => {}
-            }
-        }
-        assert!(
-            !child.wait().expect("ended").success(),
-            "it was killed, not done"
-        );
-        assert!(
-            opened && lines >= 300 + round * 157,
-            "round {round}: {lines} lines"
-        );
+/// When a child is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// So long after it began to open the store: while it starts, or soon after.
+    Micros(u64),
+    /// After so many acknowledgements.
+    Acks(usize),
+}
 
-        let (store, report) = reopen(dir.path());
-        replays += report.replayed;
-        for (name, counter) in &acked {
-            let stored = store
-                .get(&key(name))
-                .expect("readable")
-                .expect("was acknowledged");
-            let found = stored.clock.0.values().copied().max().unwrap_or(0);
-            assert!(
-                found >= *counter,
-                "{name}: {counter} was acknowledged, {found} is stored"
-            );
-            assert_eq!(stored, write_of(found), "whole and as written");
+impl Moment {
+    fn pick(random: &mut StdRng) -> Self {
+        if random.random_bool(0.4) {
+            Self::Micros(random.random_range(0..40_000))
+        } else {
+            Self::Acks(random.random_range(1..300))
         }
     }
-    assert!(replays > 0, "the kills left something to replay");
+}
+
+/// What became of the children, so that the run can show that it met what it is about.
+#[derive(Debug, Default)]
+struct Met {
+    killed_before_open: u64,
+    replayed: u64,
+    uncounted: u64,
+    acks: u64,
+}
+
+/// One life of a child, to its end by kill.
+fn live_and_die(dir: &Path, base: u64, moment: Moment, model: &mut Model, met: &mut Met) {
+    let mut child = start(dir, base);
+    let mut out = BufReader::new(child.stdout.take().expect("piped"));
+    let (mut acks, mut opened, mut begun) = (0, false, false);
+    model.begins(base);
+    let mut line = Vec::new();
+    // the pipe keeps what was written before the kill, so read it to its end
+    while out.read_until(b'\n', &mut line).expect("readable") > 0 {
+        // the last line may be cut by the kill
+        let text = line.strip_suffix(b"\n").map(String::from_utf8_lossy);
+        let text = text.map(std::borrow::Cow::into_owned).unwrap_or_default();
+        line.clear();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words[..] {
+            ["open", replayed, counted] => {
+                opened = true;
+                met.replayed += replayed.parse::<u64>().expect("a number");
+                met.uncounted += u64::from(counted == "false");
+            }
+            ["ack", name, index] => {
+                model.acknowledged(name, base, index.parse().expect("a number"));
+                acks += 1;
+                if matches!(moment, Moment::Acks(n) if n == acks) {
+                    child.kill().expect("killed");
+                }
+            }
+            [] if !begun => {
+                begun = true;
+                if let Moment::Micros(n) = moment {
+                    thread::sleep(Duration::from_micros(n)); // the moment itself, not a wait for something
+                    child.kill().expect("killed");
+                }
+            }
+            _ => {}
+        }
+    }
+    let status = child.wait().expect("ended");
+    assert!(!status.success(), "it was killed, not done");
+    if let Moment::Acks(n) = moment {
+        assert!(
+            opened && acks >= n,
+            "it ended by itself: {status:?}, {acks} acks"
+        );
+    }
+    model.ends();
+    met.killed_before_open += u64::from(!opened);
+    met.acks += acks as u64;
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_store_survives_kills_at_any_moment() {
+    let rounds = number("RINGD_KILL_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number("RINGD_KILL_SEED").unwrap_or_else(rand::random);
+    println!("{rounds} rounds with RINGD_KILL_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (mut model, mut met) = (Model::default(), Met::default());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut checks = 0;
+    for round in 1..=rounds {
+        let moment = Moment::pick(&mut random);
+        let base = lives_of(2 * round);
+        live_and_die(dir.path(), base, moment, &mut model, &mut met);
+        // some children start from what several kills left
+        if round < rounds && random.random_bool(0.3) {
+            continue;
+        }
+        let (store, report) = open_tight(dir.path());
+        met.replayed += report.replayed;
+        model.check(&store, round);
+        checks += 1;
+        // the figures as they are kept while things change, against those of a recount
+        let base = lives_of(2 * round + 1);
+        model.begins(base);
+        runtime.block_on(async {
+            for index in 0..random.random_range(2..6) {
+                for work in Work::all() {
+                    work.act(&store, base, index).await.expect("done");
+                    model.acknowledged(&work.name(), base, index);
+                }
+            }
+        });
+        model.check(&store, round);
+        if random.random_bool(0.5) {
+            runtime.block_on(store.close()).expect("closed");
+        }
+    }
+    let segments = std::fs::read_dir(dir.path().join("store/log")).expect("readable");
+    let first = segments
+        .filter_map(|e| {
+            let path = e.expect("readable").path();
+            let stem = path.file_stem()?.to_str()?.parse::<u64>().ok()?;
+            path.extension().is_some_and(|e| e == "log").then_some(stem)
+        })
+        .min();
+    println!("{checks} checks, {GROUPS} groups, the log begins at {first:?}: {met:?}");
+    assert!(met.replayed > 0, "the kills left something to replay");
+    assert!(first > Some(1), "checkpoints let go of the log");
+    if rounds >= 100 {
+        assert!(met.killed_before_open > 0 && met.uncounted > 0, "{met:?}");
+    }
 }
 
 /// A forked child holds its parent's locks until it has become another program, so a lock that

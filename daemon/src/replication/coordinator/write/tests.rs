@@ -448,3 +448,43 @@ fn the_version_query_asks_a_quorum_and_hedges() {
     let step = machine.on_failure(&id("c"), fails(FailureKind::NotDone));
     assert_eq!(asked(&step), [id("b")], "at once");
 }
+
+#[test]
+fn full_disks_everywhere_are_no_unknown_outcome() {
+    let sent = || {
+        let (mut machine, _) = WriteMachine::start(intent(), needs(), &off(&[]));
+        machine.on_said(&id("a"), Said::Version(None));
+        machine.on_said(&id("b"), Said::Version(None));
+        let step = machine.stamp(dot("me", 1), Hlc(71), &off(&[]));
+        assert!(matches!(step, Step::Ask(asks) if asks.len() == 3));
+        machine
+    };
+    let refuse = |machine: &mut WriteMachine, who| {
+        machine.on_failure(&id(who), fails(FailureKind::ReadOnly))
+    };
+    let mut machine = sent();
+    assert_eq!(refuse(&mut machine, "a"), Step::Wait);
+    assert_eq!(
+        refuse(&mut machine, "b"),
+        Step::Wait,
+        "c may say so as well"
+    );
+    let step = refuse(&mut machine, "c");
+    assert!(
+        matches!(step, Step::Failed(Unmet::Quorum { .. })),
+        "{step:?}"
+    );
+    assert!(machine.owed().is_none());
+
+    let mut machine = sent();
+    refuse(&mut machine, "a");
+    refuse(&mut machine, "b");
+    let unknown = Unmet::Unanswered {
+        needed: 2,
+        answered: 1,
+        missing: [(id("a"), "refused".into()), (id("b"), "refused".into())].into(),
+        may_have_written: true,
+    };
+    let step = machine.on_said(&id("c"), Said::Stored);
+    assert_eq!(step, Step::Failed(unknown), "somebody has it");
+}

@@ -1,0 +1,174 @@
+//! Brings synced batches into the table, one behind the committer, and answers their waiters.
+//!
+//! **Invariant.** What is handed over is synced. Batches are applied whole, in the order of the
+//! log, and at most one is not applied yet when another is handed over: [`Applier::hand_over`]
+//! waits for that. So the committer, while it stages batch n + 1, knows the state of the store
+//! from two places: the sealed batch n, and for every key that n does not touch, the table.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ringmaster_shared::{key::Key, version::Record};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::batch::Batch;
+use crate::storage::{commit_log::LogOp, core::Core};
+
+/// The entries of a batch, and where in them the record of a key is.
+pub(super) struct Sealed {
+    pub ops: Vec<LogOp>,
+    pub records: HashMap<Key, usize>,
+}
+
+impl Sealed {
+    /// What the batch makes of this key.
+    pub fn record(&self, key: &Key) -> Option<&Record> {
+        match self.ops.get(*self.records.get(key)?) {
+            Some(LogOp::Put { record, .. }) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// It changes records in a way that [`Self::record`] does not tell.
+    pub fn hides_records(&self) -> bool {
+        !self.ops.iter().all(|op| {
+            matches!(
+                op,
+                LogOp::Put { .. } | LogOp::HintPut { .. } | LogOp::HintRemove { .. }
+            )
+        })
+    }
+
+    /// It changes something that is not a record.
+    pub fn hides_hints(&self) -> bool {
+        !self.ops.iter().all(|op| matches!(op, LogOp::Put { .. }))
+    }
+}
+
+/// A synced batch on its way into the table.
+pub(super) struct Work {
+    pub sealed: Arc<Sealed>,
+    /// Number of its first entry.
+    pub first: u64,
+    /// Those who wait for it.
+    pub batch: Option<Batch>,
+    /// Their share of the queue's bytes, given back when this is dropped.
+    pub _permits: Vec<OwnedSemaphorePermit>,
+}
+
+#[derive(Default)]
+struct Slot {
+    work: Option<Work>,
+    busy: bool,
+    ended: bool,
+}
+
+pub(in crate::storage) struct Applier {
+    core: Arc<Core>,
+    /// Number of the last entry that is in the table, with all before it.
+    applied: AtomicU64,
+    slot: Mutex<Slot>,
+    bell: Condvar,
+}
+
+impl Applier {
+    pub fn new(core: Arc<Core>, applied: u64) -> Self {
+        Self {
+            core,
+            applied: AtomicU64::new(applied),
+            slot: Mutex::default(),
+            bell: Condvar::new(),
+        }
+    }
+
+    /// Number of the last entry that is in the table, with all before it.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Slot> {
+        let pending = |s: &mut Slot| !s.ended && (s.busy || s.work.is_some());
+        let settled = self.bell.wait_while(self.slot(), pending);
+        settled.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when everything handed over is in the table, or will never be because the engine
+    /// stopped.
+    pub fn settle(&self) {
+        drop(self.settled());
+    }
+
+    /// Waits for the batch before, then leaves this one to the thread.
+    pub(super) fn hand_over(&self, work: Work) {
+        let mut slot = self.settled();
+        if slot.ended {
+            drop(slot);
+            refuse(&self.core, work);
+            return;
+        }
+        slot.work = Some(work);
+        drop(slot);
+        self.bell.notify_all();
+    }
+
+    /// The thread; returns after [`Self::end`].
+    pub fn run(&self) {
+        loop {
+            let idle = |s: &mut Slot| !s.ended && s.work.is_none();
+            let woken = self.bell.wait_while(self.slot(), idle);
+            let mut slot = woken.unwrap_or_else(PoisonError::into_inner);
+            let Some(work) = slot.work.take() else {
+                return;
+            };
+            slot.busy = true;
+            drop(slot);
+            self.apply(work);
+            self.slot().busy = false;
+            self.bell.notify_all();
+        }
+    }
+
+    /// After what is in hand. Also when the thread died.
+    pub fn end(&self) {
+        let mut slot = self.slot();
+        slot.ended = true;
+        drop(slot);
+        self.bell.notify_all();
+    }
+
+    fn apply(&self, work: Work) {
+        let numbered = (work.first..).zip(&work.sealed.ops);
+        for (lsn, op) in numbered {
+            if self.core.poisoned().is_some() {
+                return refuse(&self.core, work);
+            }
+            if let Err(e) = self.core.apply(op, lsn) {
+                self.core.poison(&format!(
+                    "cannot write the table: {}; check the disk, then start the node again",
+                    e.why()
+                ));
+                return refuse(&self.core, work);
+            }
+        }
+        let last = work.first + work.sealed.ops.len() as u64 - 1;
+        self.applied.store(last, Ordering::Release);
+        if let Some(batch) = work.batch {
+            batch.answer();
+        }
+    }
+}
+
+fn refuse(core: &Core, work: Work) {
+    if let Some(batch) = work.batch {
+        batch.refuse(&core.poison_error());
+    }
+}

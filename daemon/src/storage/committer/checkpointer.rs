@@ -1,0 +1,215 @@
+//! Makes the table durable now and then, beside the commits, and lets go of the log before that.
+//!
+//! A checkpoint vouches for the entries that were in the table when its flush began. Later ones
+//! may reach the disk with it or not; replaying them over either is harmless.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+};
+
+use super::applier::Applier;
+use crate::storage::{
+    checkpoint,
+    commit_log::files::LogFiles,
+    core::Core,
+    space::guard::{Guard, is_full},
+    summary,
+    table::TableError,
+};
+
+/// The log may grow to this many segments before a checkpoint.
+const SEGMENTS: u64 = 4;
+/// At this many times that, writers wait for the checkpoint that is under way.
+const SEGMENTS_FACTOR_MAX: u64 = 4;
+/// Segments kept for being written over: what one checkpoint lets go of.
+pub(in crate::storage) const SPARES_MAX: usize = SEGMENTS as usize;
+
+/// Why there is no new checkpoint.
+pub(in crate::storage) enum Trouble {
+    /// No space for the small file that names it; the one before still holds.
+    Full(String),
+    /// No space for the table, which takes nothing more in this life; the log has everything.
+    TableFull(String),
+    Broken(String),
+}
+
+#[derive(Default)]
+struct State {
+    asked: bool,
+    running: bool,
+    ended: bool,
+    /// Bytes of the log after the last one.
+    left: u64,
+}
+
+pub(in crate::storage) struct Checkpointer {
+    core: Arc<Core>,
+    guard: Arc<Guard>,
+    files: Arc<LogFiles>,
+    applier: Arc<Applier>,
+    /// Folder of the checkpoint file.
+    dir: PathBuf,
+    segment_bytes: u64,
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+impl Checkpointer {
+    pub fn new(
+        core: Arc<Core>,
+        guard: Arc<Guard>,
+        files: Arc<LogFiles>,
+        applier: Arc<Applier>,
+        dir: &Path,
+        segment_bytes: u64,
+    ) -> Self {
+        Self {
+            core,
+            guard,
+            files,
+            applier,
+            dir: dir.to_owned(),
+            segment_bytes,
+            state: Mutex::default(),
+            bell: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wants one more checkpoint, after the one that may be under way.
+    pub fn ask(&self) {
+        self.state().asked = true;
+        self.bell.notify_all();
+    }
+
+    /// Asks for one when the log has grown enough since the last. Returns at once, unless the log
+    /// grew far beyond that while one is under way.
+    pub fn when_due(&self) {
+        let bytes = self.files.bytes();
+        let mut state = self.state();
+        let due = bytes >= self.segment_bytes * SEGMENTS
+            && bytes.saturating_sub(state.left) >= self.segment_bytes;
+        if !due {
+            return;
+        }
+        if !state.running && !state.asked {
+            state.asked = true;
+            self.bell.notify_all();
+        }
+        if bytes >= self.segment_bytes * SEGMENTS * SEGMENTS_FACTOR_MAX {
+            drop(self.idle(state));
+        }
+    }
+
+    fn idle<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let working = |s: &mut State| !s.ended && (s.asked || s.running);
+        let idle = self.bell.wait_while(state, working);
+        idle.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread; returns after [`Self::end`], not in the middle of a checkpoint.
+    pub fn run(&self) {
+        loop {
+            let nothing = |s: &mut State| !s.ended && !s.asked;
+            let woken = self.bell.wait_while(self.state(), nothing);
+            let mut state = woken.unwrap_or_else(PoisonError::into_inner);
+            if state.ended {
+                return;
+            }
+            (state.asked, state.running) = (false, true);
+            drop(state);
+            match self.checkpoint() {
+                Ok(()) => {}
+                Err(Trouble::Full(why)) => tracing::warn!("no checkpoint for now: {why}"),
+                Err(Trouble::Broken(why) | Trouble::TableFull(why)) => {
+                    self.core.poison(&why);
+                }
+            }
+            self.state().running = false;
+            self.bell.notify_all();
+        }
+    }
+
+    /// Also when the thread died.
+    pub fn end(&self) {
+        self.state().ended = true;
+        self.bell.notify_all();
+    }
+
+    /// The last one of a life, when nothing more is committed: it covers everything.
+    pub fn last(&self) -> Result<(), Trouble> {
+        self.applier.settle();
+        drop(self.idle(self.state()));
+        if self.core.poisoned().is_some() {
+            let why = self.core.poison_error().to_string();
+            return Err(Trouble::Broken(why));
+        }
+        let done = self.checkpoint();
+        if done.is_ok() {
+            let summary = self.core.summary(self.applier.applied());
+            if let Err(e) = summary::write(&self.dir, &summary) {
+                tracing::warn!("the next start has to count: cannot write the summary: {e}");
+            }
+        }
+        // for the next start
+        self.guard.look();
+        done
+    }
+
+    /// Makes the table durable as it is, then lets go of the log it no longer needs.
+    fn checkpoint(&self) -> Result<(), Trouble> {
+        let _room = self.guard.make_room();
+        self.guard.set_dirty(false);
+        let done = self.write();
+        if done.is_err() {
+            self.guard.set_dirty(true);
+        }
+        done
+    }
+
+    fn write(&self) -> Result<(), Trouble> {
+        let lsn = self.applier.applied();
+        let table = self.core.table.checkpoint(lsn);
+        table.map_err(|e| match e {
+            TableError::Full(_) => Trouble::TableFull(self.table_failed(&e)),
+            _ => Trouble::Broken(self.table_failed(&e)),
+        })?;
+        checkpoint::write(&self.dir, lsn).map_err(|e| {
+            let dir = self.dir.display();
+            let why = format!("cannot write the checkpoint in {dir}: {e}; check the disk");
+            if is_full(&e) {
+                Trouble::Full(why)
+            } else {
+                Trouble::Broken(why)
+            }
+        })?;
+        let tight = self.guard.is_read_only();
+        let gone = self.files.forget_through(lsn, !tight);
+        let gone = gone.and_then(|()| {
+            if tight {
+                self.files.drop_spares()
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(e) = gone {
+            // costs space, not data; tried again at the next checkpoint
+            let dir = self.dir.display();
+            tracing::warn!("cannot let go of old log segments in {dir}: {e}");
+        }
+        self.state().left = self.files.bytes();
+        self.core
+            .log_bytes
+            .store(self.files.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn table_failed(&self, e: &TableError) -> String {
+        let (dir, why) = (self.dir.display(), e.why());
+        format!("cannot write the table in {dir}: {why}; check the disk, then start the node again")
+    }
+}
