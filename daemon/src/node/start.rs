@@ -29,6 +29,7 @@ use crate::{
 const STORE_DIR: &str = "store";
 
 pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Result<(), Failure> {
+    departure::refuse(&node.identity)?;
     let starting = "the store to open".to_owned();
     node.control.update(|facts| {
         facts.phase = Phase::Starting;
@@ -47,10 +48,7 @@ pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Res
     let members = match &way {
         Way::Found => entry::found(node).await?,
         Way::Join(through) => entry::join(node, &peers, through).await?,
-        Way::Return => {
-            departure::refuse(identity)?;
-            entry::come_back(node)?
-        }
+        Way::Return => entry::come_back(node)?,
     };
     let cluster_id = node
         .identity

@@ -343,15 +343,17 @@ fn summary(
         Change::Remove { node } => format!("{node} is taken out of the ring"),
         _ => news::intent(transition),
     };
+    let copying = match copied {
+        0 => "nothing is copied".to_owned(),
+        1 => format!("1 copy is made (about {})", risks::size(bytes(picture, 1))),
+        n => format!(
+            "{n} copies are made (about {})",
+            risks::size(bytes(picture, n))
+        ),
+    };
     format!(
-        "{what}: {} change replicas, {} made (about {}), then the ring has {}",
+        "{what}: {} change replicas, {copying}, then the ring has {}",
         risks::counted(moving, "partition"),
-        if copied == 1 {
-            "1 copy is".into()
-        } else {
-            format!("{copied} copies are")
-        },
-        risks::size(bytes(picture, copied)),
         risks::counted(members, "member"),
     )
 }
