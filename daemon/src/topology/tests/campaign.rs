@@ -106,7 +106,9 @@ impl Run {
         let cluster = Cluster::founded("n1");
         cluster.fill_in_this_way(filling, seed);
         let others = &kind.nodes()[1..];
-        others.iter().for_each(|name| cluster.start(name));
+        for name in others {
+            cluster.start(name);
+        }
         cluster.until_settled_with(kind.nodes().len(), SOON).await;
         let mut clients = JoinSet::new();
         cluster.lose_messages(seed, 0.08);
