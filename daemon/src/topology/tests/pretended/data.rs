@@ -15,7 +15,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringmaster_shared::{
     id::{NodeId, PartitionId},
-    quorum::Group,
+    quorum::{Group, Requirement},
     topology::{Access, Topology},
 };
 use tokio::{
@@ -216,8 +216,8 @@ impl Seat {
             let Some(ring) = self.ring() else {
                 return false;
             };
-            let all = ring.all_replicas(partition);
-            let asked = self.round(&ring, partition, Access::Write, Ask::Write(number), all);
+            let needed = ring.requirement(partition, Access::Write);
+            let asked = self.round(&ring, partition, needed, Ask::Write(number));
             match asked.await {
                 Round::Met(_) => {
                     self.cluster
@@ -240,8 +240,8 @@ impl Seat {
         let until = Instant::now() + 3 * ROUND;
         while Instant::now() < until {
             let Some(ring) = self.ring() else { return };
-            let all = ring.all_replicas(partition);
-            let asked = self.round(&ring, partition, Access::Read, Ask::Read, all);
+            let needed = ring.requirement(partition, Access::Read);
+            let asked = self.round(&ring, partition, needed, Ask::Read);
             let found = match asked.await {
                 Round::Met(found) => found,
                 Round::Moved => continue,
@@ -252,8 +252,7 @@ impl Seat {
             let holders: BTreeSet<NodeId> = holders.map(|(id, _)| id.clone()).collect();
             let write = ring.requirement(partition, Access::Write);
             if value > 0 && !write.is_met(&holders) {
-                let all = ring.all_replicas(partition);
-                let back = self.round(&ring, partition, Access::Write, Ask::Write(value), all);
+                let back = self.round(&ring, partition, write, Ask::Write(value));
                 match back.await {
                     Round::Met(_) => {}
                     Round::Moved => continue,
@@ -280,16 +279,18 @@ impl Seat {
         handle.current()
     }
 
-    /// Asks these replicas and waits for a quorum of what the ring asks for.
+    /// Asks the replicas (a read only those it needs) and waits until enough have answered.
     async fn round(
         &self,
         ring: &Arc<Topology>,
         partition: PartitionId,
-        access: Access,
+        needed: Requirement,
         ask: Ask,
-        whom: Vec<NodeId>,
     ) -> Round {
-        let needed = ring.requirement(partition, access);
+        let whom = match ask {
+            Ask::Read => needed.replicas(),
+            Ask::Write(_) => ring.all_replicas(partition),
+        };
         let until = Instant::now() + ROUND;
         let (sender, mut answers) = mpsc::channel(whom.len().max(1) * 4);
         for id in whom {
@@ -397,20 +398,13 @@ impl Seat {
     pub(super) async fn copy_gained(&self, topology: &Arc<Topology>) -> bool {
         let filling = self.cluster.lock().data.filling;
         for partition in topology.gained_by(&self.me) {
-            let mut old = topology.replicas(partition);
+            let mut needed = topology.requirement(partition, Access::Read);
             if filling == Filling::FromOne {
-                let first = self.cluster.draw(0..old.len() as u64);
-                old.rotate_left(first as usize);
-                old.truncate(1);
+                let old = topology.replicas(partition);
+                let one = self.cluster.draw(0..old.len() as u64);
+                needed.groups = vec![Group::majority_of(vec![old[one as usize].clone()])];
             }
-            let ring = match filling {
-                Filling::FromAQuorum => topology.clone(),
-                Filling::FromOne => Arc::new(only(topology, partition, &old[0])),
-            };
-            match self
-                .round(&ring, partition, Access::Read, Ask::Read, old)
-                .await
-            {
+            match self.round(topology, partition, needed, Ask::Read).await {
                 Round::Met(found) => {
                     let value = found.values().copied().max().unwrap_or(0);
                     let mut world = self.cluster.lock();
@@ -441,12 +435,4 @@ impl Seat {
             }
         });
     }
-}
-
-/// The same ring, as if one replica were all that a read needs.
-fn only(topology: &Topology, partition: PartitionId, replica: &NodeId) -> Topology {
-    let mut ring = topology.clone();
-    let at = ring.members.iter().position(|m| m.id == *replica);
-    ring.table[usize::from(partition)] = vec![at.expect("a member") as u16];
-    ring
 }
