@@ -51,6 +51,12 @@ impl Placement {
 /// The placement for `wanted`, starting from the table in force. With nobody wanted nothing
 /// moves.
 pub fn plan(topology: &Topology, wanted: &[RingMember]) -> Placement {
+    plan_sparing(topology, wanted, &[])
+}
+
+/// The same, but those in `spared` keep at most what they have: they are down, and could not be
+/// filled. Only where a row would be short without them do they get more.
+pub fn plan_sparing(topology: &Topology, wanted: &[RingMember], spared: &[NodeId]) -> Placement {
     let (members, current) = union(topology, wanted);
     let index_of: BTreeMap<_, u16> = (0..).zip(&members).map(|(i, m)| (&m.id, i)).collect();
     let mut wanted: Vec<u16> = wanted
@@ -68,7 +74,9 @@ pub fn plan(topology: &Topology, wanted: &[RingMember]) -> Placement {
     }
 
     let replicas = usize::from(topology.replication_factor).min(wanted.len());
-    let mut planner = Planner::new(&members, &wanted, &current, replicas);
+    let is_spared = |i: &u16| spared.contains(&members[usize::from(*i)].id);
+    let open: Vec<u16> = wanted.iter().copied().filter(|i| !is_spared(i)).collect();
+    let mut planner = Planner::new(&members, &wanted, &open, &current, replicas);
     planner.fill_rows();
     planner.mend_zones();
     planner.balance();

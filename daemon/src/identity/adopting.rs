@@ -83,6 +83,9 @@ impl IdentityStore {
             state.topology = None;
             state.acceptor = None;
             state.filled_epoch = 0;
+            // a new node of the other cluster, until that takes it in
+            state.was_member = false;
+            state.was_leaving = false;
             // votes in a cluster that is left bind nobody; those in one that is entered again do
             if route.from != route.into {
                 state.abstain_through = 0;

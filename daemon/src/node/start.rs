@@ -50,6 +50,7 @@ pub async fn start(
 ) -> Result<Started, Failure> {
     node.control.update(|facts| facts.phase = Phase::Starting);
     let mut course = adopt::begin(node, seeds).await?;
+    departure::refuse(&node.identity)?;
     let starting = "the store to open".to_owned();
     node.control.update(|facts| {
         facts.phase = Phase::Starting;
@@ -80,10 +81,7 @@ pub async fn start(
     let members = match &way {
         Way::Found => entry::found(node).await?,
         Way::Join(through) => entry::join(node, &peers, through).await?,
-        Way::Return => {
-            departure::refuse(identity)?;
-            entry::come_back(node)?
-        }
+        Way::Return => entry::come_back(node)?,
     };
     let cluster_id = node
         .identity

@@ -5,6 +5,7 @@
 //! drivers may act at once: that costs rounds, never agreement.
 
 pub(super) mod ballots;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TopologyHandle,
-    handover::{self, Decision, GAINER_DOWN_MAX, Progress, Purpose, Sighting, Situation, decide},
+    handover::{Decision, Progress, Purpose, Sighting, Situation, decide},
     news,
 };
 use crate::{
@@ -39,6 +40,8 @@ use crate::{
     },
 };
 use ballots::{Outcome, Proposing};
+use telling::listed;
+pub(super) use telling::no_majority;
 
 /// Longest wait for one answer about topologies.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -445,52 +448,6 @@ impl<A: Around> Driver<A> {
         }
         decision
     }
-
-    fn tell_once(&mut self, message: String, code: EventCode) {
-        if self.told.len() < 100 && self.told.insert(message.clone()) {
-            self.handle.inner.events.warn(code, None, message);
-        }
-    }
-
-    /// Why a change is given up.
-    fn tell_abort(&mut self, topology: &Topology, sightings: &[Sighting]) {
-        let down: BTreeSet<NodeId> = handover::needed(topology)
-            .into_iter()
-            .filter(|id| {
-                let seen = sightings.iter().find(|s| s.id == *id);
-                seen.is_none_or(|s| !s.status.is_reachable())
-            })
-            .collect();
-        let message = format!(
-            "the change of epoch {} is given up: {} has been down for {} s and would take over partitions",
-            topology.epoch,
-            listed(&down),
-            GAINER_DOWN_MAX.as_secs()
-        );
-        self.tell_once(message, EventCode::RingChangeStalled);
-    }
-
-    /// Who a change has waited for, and why, once it has taken long.
-    fn tell_stall(&mut self, topology: &Topology, whom: &BTreeSet<NodeId>) {
-        if self.epoch_since.elapsed() < STALLED_AFTER || self.told.contains("stalled") {
-            return;
-        }
-        self.told.insert("stalled".into());
-        let why = |id: &NodeId| match self.progress.get(id) {
-            None => "does not answer",
-            Some(p) if p.settled < topology.epoch => "still serves requests of an earlier epoch",
-            Some(p) if !p.filled => "is still being filled",
-            Some(_) => "is ready",
-        };
-        let each: Vec<String> = whom.iter().map(|id| format!("{id} {}", why(id))).collect();
-        let message = format!(
-            "the change of epoch {} waits: {}",
-            topology.epoch,
-            each.join(", ")
-        );
-        let events = &self.handle.inner.events;
-        events.warn(EventCode::RingChangeStalled, None, message);
-    }
 }
 
 /// Whether `member` is down and no member of the ring any more. One that this node does not know
@@ -500,20 +457,4 @@ fn is_gone(topology: &Topology, member: &MemberState) -> bool {
     let down = matches!(member.status, MemberStatus::Dead | MemberStatus::Stopped);
     let waits = matches!(member.lifecycle, Lifecycle::Joining | Lifecycle::Candidate);
     down && !waits && !topology.contains(&member.id) && member.ring.epoch <= topology.epoch
-}
-
-/// Who would have to answer for the ring to change.
-pub(super) fn no_majority(topology: &Topology) -> String {
-    let voters: Vec<String> = topology.voters().iter().map(ToString::to_string).collect();
-    format!(
-        "no majority of its voters answers ({} of {} needed: {})",
-        topology.voter_majority(),
-        voters.len(),
-        voters.join(", ")
-    )
-}
-
-fn listed(ids: &BTreeSet<NodeId>) -> String {
-    let names: Vec<&str> = ids.iter().map(NodeId::as_str).collect();
-    names.join(", ")
 }

@@ -206,7 +206,7 @@ fn joined(topology: &Topology, joiners: &[&Sighting]) -> Topology {
         address: s.address.clone(),
         zone: s.zone.clone(),
     });
-    steps::joining(topology, joining.collect())
+    steps::joining(topology, joining.collect(), &[])
 }
 
 /// A member that answers at another address, or says another zone, than the ring remembers.

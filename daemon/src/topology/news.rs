@@ -229,7 +229,7 @@ mod tests {
     };
 
     fn filling(from: &Topology, joiner: &str) -> Topology {
-        steps::joining(from, vec![member(joiner)])
+        steps::joining(from, vec![member(joiner)], &[])
     }
 
     fn done(from: &Topology) -> Topology {
@@ -246,14 +246,14 @@ mod tests {
         let cases = [
             (
                 &old,
-                steps::without_member(&old, ChangeKind::Leave, &gone),
+                steps::without_member(&old, ChangeKind::Leave, &gone, &[]),
                 "epoch 4: n2 is leaving, 12 partitions are being handed over",
                 "epoch 5: n2 left, 12 partitions moved",
                 "the leave of n2 was called off",
             ),
             (
                 &old,
-                steps::without_member(&old, ChangeKind::Remove, &gone),
+                steps::without_member(&old, ChangeKind::Remove, &gone, &[]),
                 "epoch 4: n2 is being removed, 12 partitions are being handed over",
                 "epoch 5: n2 was removed, 12 partitions moved",
                 "the removal of n2 was called off",

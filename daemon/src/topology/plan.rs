@@ -69,6 +69,12 @@ impl Picture<'_> {
             .is_some_and(|m| m.status.is_reachable() && m.lifecycle.replicates())
     }
 
+    /// Members that could not take anything over now.
+    fn silent(&self) -> Vec<NodeId> {
+        let members = self.topology.members.iter().map(|m| &m.id);
+        members.filter(|id| !self.answers(id)).cloned().collect()
+    }
+
     /// Whether it answers and holds what it should.
     fn counts(&self, id: &NodeId) -> bool {
         self.answers(id)
@@ -125,14 +131,14 @@ pub fn plan(picture: &Picture<'_>, change: &Change) -> Plan {
         None => vec![],
     };
     let copies = copies(shown);
-    let copied: usize = copies.values().sum();
+    let total: usize = copies.values().sum();
     let response = PlanResponse {
         plan_id: Ticket::of(topology, next.as_ref(), change).to_text(),
         base_epoch: topology.epoch,
         change: change.clone(),
-        summary: summary(picture, change, next.as_ref(), copied),
+        summary: summary(picture, change, next.as_ref(), total),
         partitions_moved: handover::moving(shown).count(),
-        bytes_moved: bytes(picture, copied),
+        bytes_moved: bytes(picture, total),
         copies,
         before: shares(shown, &shown.table, |id| !shown.is_joining(id)),
         after: shares(shown, target(shown), |id| !shown.is_leaving(id)),
@@ -196,7 +202,12 @@ fn draft(picture: &Picture<'_>, change: &Change) -> Result<Topology, String> {
                     picture.state_of(node)
                 ));
             }
-            Ok(steps::without_member(ring, ChangeKind::Leave, node))
+            Ok(steps::without_member(
+                ring,
+                ChangeKind::Leave,
+                node,
+                &picture.silent(),
+            ))
         }
         Change::Remove { node } => {
             must_be_member(ring, node)?;
@@ -204,7 +215,12 @@ fn draft(picture: &Picture<'_>, change: &Change) -> Result<Topology, String> {
             if ring.members.len() == 1 {
                 return Err(format!("{node} is the last member; it cannot be removed"));
             }
-            Ok(steps::without_member(ring, ChangeKind::Remove, node))
+            Ok(steps::without_member(
+                ring,
+                ChangeKind::Remove,
+                node,
+                &picture.silent(),
+            ))
         }
         Change::Replace { dead, with } => {
             must_be_member(ring, dead)?;
@@ -243,7 +259,7 @@ fn join(picture: &Picture<'_>, nodes: &[NodeId]) -> Result<Topology, String> {
         }
     }
     let joiners = joiners.into_values().collect();
-    Ok(steps::joining(picture.topology, joiners))
+    Ok(steps::joining(picture.topology, joiners, &picture.silent()))
 }
 
 fn must_be_member(ring: &Topology, node: &NodeId) -> Result<(), String> {
@@ -284,23 +300,21 @@ fn copies(ring: &Topology) -> BTreeMap<NodeId, usize> {
     copies
 }
 
-/// So many copies of partitions, at what a copy takes on the members that say so.
+/// Bytes of so many copies of partitions, at what a copy takes on the members that say so.
 fn bytes(picture: &Picture<'_>, copies: usize) -> u64 {
     let ring = picture.topology;
-    let (mut bytes, mut places) = (0_u64, 0_usize);
+    let (mut bytes, mut places) = (0_u128, 0_u128);
     for share in shares(ring, &ring.table, |_| true) {
         if let Some(m) = picture
             .member(&share.node_id)
             .filter(|_| share.replicas > 0)
         {
-            bytes = bytes.saturating_add(m.load.bytes_on_disk);
-            places += share.replicas;
+            bytes += u128::from(m.load.bytes_on_disk);
+            places += share.replicas as u128;
         }
     }
-    if places == 0 {
-        return 0;
-    }
-    (bytes as f64 / places as f64 * copies as f64) as u64
+    let estimate = (bytes * copies as u128).checked_div(places);
+    u64::try_from(estimate.unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
 fn shares(ring: &Topology, table: &Table, counts: impl Fn(&NodeId) -> bool) -> Vec<PlannedShare> {
@@ -343,15 +357,17 @@ fn summary(
         Change::Remove { node } => format!("{node} is taken out of the ring"),
         _ => news::intent(transition),
     };
+    let copying = match copied {
+        0 => "nothing is copied".to_owned(),
+        1 => format!("1 copy is made (about {})", risks::size(bytes(picture, 1))),
+        n => format!(
+            "{n} copies are made (about {})",
+            risks::size(bytes(picture, n))
+        ),
+    };
     format!(
-        "{what}: {} change replicas, {} made (about {}), then the ring has {}",
+        "{what}: {} change replicas, {copying}, then the ring has {}",
         risks::counted(moving, "partition"),
-        if copied == 1 {
-            "1 copy is".into()
-        } else {
-            format!("{copied} copies are")
-        },
-        risks::size(bytes(picture, copied)),
         risks::counted(members, "member"),
     )
 }

@@ -7,19 +7,24 @@ use ringmaster_shared::{
     topology::{ChangeKind, RingMember, Step, Table, Topology, Transition},
 };
 
-/// Takes these in; they are balanced with the others.
-pub fn joining(topology: &Topology, joiners: Vec<RingMember>) -> Topology {
+/// Takes these in; they are balanced with the others, of whom those in `spared` get nothing more.
+pub fn joining(topology: &Topology, joiners: Vec<RingMember>, spared: &[NodeId]) -> Topology {
     let ids = joiners.iter().map(|m| m.id.clone()).collect();
     let wanted: Vec<RingMember> = topology.members.iter().cloned().chain(joiners).collect();
-    let placement = placement::plan(topology, &wanted);
+    let placement = placement::plan_sparing(topology, &wanted, spared);
     begun(topology, ChangeKind::Join, placement, ids, vec![])
 }
 
-/// The others take over all that this member holds.
-pub fn without_member(topology: &Topology, kind: ChangeKind, gone: &NodeId) -> Topology {
+/// The others, but for those in `spared`, take over all that this member holds.
+pub fn without_member(
+    topology: &Topology,
+    kind: ChangeKind,
+    gone: &NodeId,
+    spared: &[NodeId],
+) -> Topology {
     let stay = topology.members.iter().filter(|m| m.id != *gone);
     let wanted: Vec<RingMember> = stay.cloned().collect();
-    let placement = placement::plan(topology, &wanted);
+    let placement = placement::plan_sparing(topology, &wanted, spared);
     begun(topology, kind, placement, vec![], vec![gone.clone()])
 }
 

@@ -1,6 +1,7 @@
 //! Handles and drivers of several nodes, joined by a pretended network that loses messages,
 //! cuts nodes off and records what each node goes by. Time is paused: waiting costs nothing.
 
+mod campaign;
 mod pretended;
 
 use std::time::Duration;
@@ -240,6 +241,7 @@ async fn the_next_carries_on_when_the_proposer_crashes() {
     cluster.hold_filling("n4");
     cluster.start("n4");
     cluster.until("n2", SOON, |t| t.transition.is_some()).await;
+    let behind = cluster.handle("n1").current().expect("one").epoch;
     cluster.crash("n1");
     cluster.release_filling("n4");
     cluster.until_settled_with(4, SOON).await;
@@ -252,8 +254,7 @@ async fn the_next_carries_on_when_the_proposer_crashes() {
         "a crash moves no data"
     );
     // who was away catches up when it is back
-    let behind = cluster.handle("n1").current().expect("one").epoch;
-    cluster.revive("n1");
+    cluster.revive("n1").await;
     let now = cluster.handle("n2").current().expect("one").epoch;
     assert!(behind < now);
     cluster.until("n1", SOON, |t| t.epoch >= now).await;
@@ -289,7 +290,7 @@ async fn a_joiner_that_dies_is_given_up_and_may_come_back() {
     assert_eq!(codes.last(), Some(&EventCode::RingChangeAborted));
 
     cluster.release_filling("n3");
-    cluster.revive("n3");
+    cluster.revive("n3").await;
     cluster.until_settled_with(3, SOON).await;
     cluster.assert_one_content_per_epoch();
 }
@@ -308,7 +309,7 @@ async fn a_minority_changes_nothing() {
         .until_events("n1", EventCode::RingChangeStalled, 1)
         .await;
     assert_eq!(cluster.handle("n1").current().expect("one"), before);
-    cluster.revive("n3");
+    cluster.revive("n3").await;
     cluster.until_settled_with(4, SOON).await;
     cluster.assert_one_content_per_epoch();
 }

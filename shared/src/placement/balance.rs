@@ -13,6 +13,8 @@ pub(super) struct Planner<'a> {
     /// The table in force: what a node holds there it need not be sent.
     current: &'a Table,
     wanted: &'a [u16],
+    /// Those of the wanted that may get more than they have.
+    open: &'a [u16],
     /// Replicas each row is to have.
     replicas: usize,
     /// Zone number by node.
@@ -26,6 +28,7 @@ impl<'a> Planner<'a> {
     pub(super) fn new(
         members: &[RingMember],
         wanted: &'a [u16],
+        open: &'a [u16],
         current: &'a Table,
         replicas: usize,
     ) -> Self {
@@ -37,6 +40,7 @@ impl<'a> Planner<'a> {
         let mut planner = Self {
             current,
             wanted,
+            open,
             replicas,
             zone: members.iter().map(|m| zones[m.zone.as_str()]).collect(),
             rows: vec![Vec::new(); current.len()],
@@ -119,6 +123,8 @@ impl<'a> Planner<'a> {
                 let free = self.wanted.iter().filter(|n| !self.row(p).contains(n));
                 let Some(best) = free.copied().min_by_key(|n| {
                     (
+                        // a short row is worse than one that waits for somebody
+                        !self.open.contains(n),
                         self.zone_mates(p, *n, None),
                         self.load(*n),
                         scramble(p, *n),
@@ -150,7 +156,7 @@ impl<'a> Planner<'a> {
             .copied()
             .max_by_key(|n| (self.zone_mates(p, *n, Some(*n)), self.load(*n), *n))?;
         let crowd = self.zone_mates(p, old, Some(old));
-        let free = self.wanted.iter().filter(|n| !self.row(p).contains(n));
+        let free = self.open.iter().filter(|n| !self.row(p).contains(n));
         let new = free
             .copied()
             .filter(|n| self.zone_mates(p, *n, Some(old)) < crowd)
@@ -173,7 +179,7 @@ impl<'a> Planner<'a> {
         let mut shifted = false;
         // each shift lowers the sum of squared loads; the bound only guards against a bug
         for _ in 0..=self.rows.len() * self.replicas * 4 {
-            let emptiest = self.wanted.iter().map(|n| self.load(*n)).min().unwrap_or(0);
+            let emptiest = self.open.iter().map(|n| self.load(*n)).min().unwrap_or(0);
             let open = self.wanted.iter().filter(|n| !closed.contains(*n));
             let fullest = open.copied().max_by_key(|n| (self.load(*n), Reverse(*n)));
             match fullest.filter(|n| self.load(*n) > emptiest + 1) {
@@ -194,7 +200,7 @@ impl<'a> Planner<'a> {
 
     /// One replacement from a full node to an empty one.
     fn shift_directly(&mut self, from: u16) -> bool {
-        let mut emptier: Vec<u16> = self.wanted.to_vec();
+        let mut emptier: Vec<u16> = self.open.to_vec();
         emptier.retain(|n| self.load(*n) + 2 <= self.load(from));
         emptier.sort_by_key(|n| (self.load(*n), *n));
         for to in emptier {
@@ -244,7 +250,7 @@ impl<'a> Planner<'a> {
         let mut queue = VecDeque::from([from]);
         while let Some(node) = queue.pop_front() {
             let rows = &self.held[usize::from(node)];
-            for to in self.wanted {
+            for to in self.open {
                 if came_from.contains_key(to)
                     || closed.contains(to)
                     || !rows.iter().any(|p| self.may_replace(*p, node, *to))

@@ -48,6 +48,29 @@ fn apply(topology: &Topology, wanted: &[RingMember]) -> (Topology, Placement) {
     (next, placement)
 }
 
+#[test]
+fn who_is_spared_gets_nothing_more_unless_a_row_would_be_short() {
+    let members: Vec<RingMember> = (0..9).map(|n| member(n, n % 3)).collect();
+    let (ring, _) = apply(&founded(members[0].clone(), 3, 64), &members);
+    // 0 goes, 3 and 6 are its zone; 3 is down as well
+    let left = &members[1..];
+    let gains = |placement: &Placement, n: usize| {
+        let id = &members[n].id;
+        let at = placement.members.iter().position(|m| m.id == *id);
+        let at = at.expect("there") as u16;
+        let rows = placement.current.iter().zip(&placement.target);
+        rows.filter(|(old, new)| new.contains(&at) && !old.contains(&at))
+            .count()
+    };
+    assert!(gains(&plan(&ring, left), 3) > 0, "it would gain");
+    let spared = plan_sparing(&ring, left, &[members[3].id.clone()]);
+    assert_eq!(gains(&spared, 3), 0);
+    assert!(spared.target.iter().all(|row| row.len() == 3));
+    // with only three left each of them is needed
+    let few = plan_sparing(&ring, &members[..3], &[members[1].id.clone()]);
+    assert!(few.target.iter().all(|row| row.len() == 3));
+}
+
 fn loads(topology: &Topology) -> Vec<usize> {
     let mut loads = vec![0; topology.members.len()];
     for i in topology.table.iter().flatten() {

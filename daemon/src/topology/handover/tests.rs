@@ -1,5 +1,7 @@
 //! The rules by example, and whole changes walked through.
 
+use ringmaster_shared::topology::ChangeKind;
+
 use super::*;
 use crate::topology::fixture::{id, topology};
 
@@ -309,4 +311,141 @@ fn a_new_address_is_written_down() {
     );
     case.see("b").status = MemberStatus::Dead;
     case.proposed(Purpose::Join);
+}
+
+/// A case in the midst of a change that somebody planned.
+fn under_way(names: &[&str], candidate: Option<&str>, begin: fn(&Topology) -> Topology) -> Case {
+    let mut case = Case::new(names, None);
+    let waits = candidate.map(|c| sighting(c, Lifecycle::Candidate));
+    case.sightings.extend(waits);
+    case.topology = begin(&case.topology);
+    assert!(case.topology.is_well_formed());
+    case
+}
+
+#[test]
+fn every_kind_of_change_goes_through_the_same_steps() {
+    type Begin = fn(&Topology) -> Topology;
+    let cases: [(&[&str], Option<&str>, Begin, &[&str]); 5] = [
+        (
+            &["a", "b", "c", "d"],
+            None,
+            |t| steps::without_member(t, ChangeKind::Leave, &id("b"), &[]),
+            &["a", "c", "d"],
+        ),
+        (
+            &["a", "b", "c"],
+            None,
+            |t| steps::without_member(t, ChangeKind::Leave, &id("a"), &[]),
+            &["b", "c"],
+        ),
+        (
+            &["a", "b", "c", "d"],
+            None,
+            |t| steps::without_member(t, ChangeKind::Remove, &id("b"), &[]),
+            &["a", "c", "d"],
+        ),
+        (
+            &["a", "b", "c"],
+            Some("d"),
+            |t| steps::replacing(t, &id("b"), &topology(1, &["d"]).members[0]),
+            &["a", "c", "d"],
+        ),
+        (
+            &["a", "b", "c", "d"],
+            None,
+            |t| {
+                let mut zoned = t.clone();
+                for (m, zone) in zoned.members.iter_mut().zip(["x", "x", "y", "z"]) {
+                    m.zone = zone.into();
+                }
+                steps::rebalancing(&zoned)
+            },
+            &["a", "b", "c", "d"],
+        ),
+    ];
+    for (names, candidate, begin, after) in cases {
+        let mut case = under_way(names, candidate, begin);
+        let change = case.topology.transition.clone().expect("a change");
+        let dead = matches!(change.kind, ChangeKind::Remove | ChangeKind::Replace);
+        for step in [Purpose::ReadFromBoth, Purpose::Finish] {
+            case.progress.clear();
+            case.awaited();
+            case.all_answer(true);
+            if dead {
+                // who is removed answers nothing, and a quorum of the old is there without it
+                case.progress.remove(&id("b"));
+            }
+            let voters = case.topology.voters();
+            assert_eq!(voters.len(), names.len(), "a leaver votes until the end");
+            case.topology = case.proposed(step);
+        }
+        let members: Vec<&str> = case
+            .topology
+            .members
+            .iter()
+            .map(|m| m.id.as_str())
+            .collect();
+        assert_eq!(members, after, "{change:?}");
+        assert_eq!(case.topology.voters().len(), after.len());
+        let rows = 0..case.topology.partition_count();
+        for p in rows {
+            assert_eq!(case.topology.replicas(p).len(), after.len().min(3));
+        }
+    }
+}
+
+#[test]
+fn a_leaver_drives_and_its_death_stops_nothing() {
+    let begin = |t: &Topology| steps::without_member(t, ChangeKind::Leave, &id("a"), &[]);
+    let mut case = under_way(&["a", "b", "c", "d"], None, begin);
+    case.all_answer(true);
+    case.proposed(Purpose::ReadFromBoth);
+    // it dies: the next in line goes on, without an answer of the leaver
+    case.me = id("b");
+    case.see("a").status = MemberStatus::Dead;
+    case.progress.remove(&id("a"));
+    case.in_epoch = LONG;
+    case.topology = case.proposed(Purpose::ReadFromBoth);
+    case.progress.clear();
+    case.all_answer(true);
+    case.progress.remove(&id("a"));
+    case.proposed(Purpose::Finish);
+    // but not without a quorum of the old replicas
+    case.progress.remove(&id("b"));
+    case.progress.remove(&id("c"));
+    case.awaited();
+}
+
+#[test]
+fn a_leave_is_given_up_when_one_that_gains_stays_away() {
+    let begin = |t: &Topology| steps::without_member(t, ChangeKind::Leave, &id("d"), &[]);
+    let mut case = under_way(&["a", "b", "c", "d"], None, begin);
+    case.in_epoch = LONG;
+    case.see("b").status = MemberStatus::Dead;
+    case.see("b").since = LONG;
+    let back = case.proposed(Purpose::Abort);
+    let before = topology(7, &["a", "b", "c", "d"]);
+    assert_eq!((back.members, back.table), (before.members, before.table));
+    // a leaver that stays away is no reason
+    case.see("b").status = MemberStatus::Alive;
+    case.see("d").status = MemberStatus::Dead;
+    case.see("d").since = LONG;
+    case.awaited();
+}
+
+#[test]
+fn a_new_zone_is_written_down_and_moves_nothing() {
+    let mut case = Case::new(&["a", "b"], None);
+    case.see("b").zone = "west".into();
+    let next = case.proposed(Purpose::NewDescription);
+    assert_eq!(next.member(&id("b")).expect("member").zone, "west");
+    assert_eq!(next.table, case.topology.table);
+}
+
+#[test]
+fn a_candidate_waits_to_be_asked() {
+    let mut case = Case::new(&["a"], Some("b"));
+    case.see("b").lifecycle = Lifecycle::Candidate;
+    assert_eq!(case.decide(), Decision::Rest);
 }

@@ -121,20 +121,20 @@ pub(super) fn risks(picture: &Picture<'_>, change: &Change, next: &Topology) -> 
         .collect();
     for id in down {
         found.push(format!(
-            "{id} is {}: until it is back, partitions it holds can lose one replica less",
+            "{id} is {}: it takes over nothing, and until it is back the partitions it holds can \
+             lose one replica less",
             picture.state_of(id)
         ));
     }
-    if let Change::Remove { node } | Change::Replace { dead: node, .. } = change {
-        if picture
+    if let Change::Remove { node } | Change::Replace { dead: node, .. } = change
+        && picture
             .member(node)
             .is_some_and(|m| m.status == MemberStatus::Stopped)
-        {
-            found.push(format!(
-                "{node} stopped on purpose and may be expected back; once out, it must join anew \
-                 with an empty folder"
-            ));
-        }
+    {
+        found.push(format!(
+            "{node} stopped on purpose and may be expected back; once out, it must join anew with \
+             an empty folder"
+        ));
     }
     if let Change::Replace { dead, with } = change {
         let zone = |id: &NodeId| next.member(id).map(|m| m.zone.clone()).unwrap_or_default();

@@ -10,6 +10,7 @@ use std::{
 use jiff::Timestamp;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringmaster_shared::{
+    api::ring::Change,
     event::{Event, EventCode},
     id::{ClusterId, Epoch, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
@@ -29,25 +30,41 @@ use crate::{
     },
     topology::{
         TopologyHandle,
-        driver::{Around, Driver},
+        driver::{
+            Around, Driver,
+            ballots::{Outcome, Proposing},
+        },
         fixture::{PARTITIONS, cluster, id, member},
+        plan::{self, Picture},
     },
 };
 
+mod data;
+
+pub(super) use data::{Checks, Filling};
+
 /// A handle over a folder of its own, that already knows its cluster.
 pub(super) fn quiet_handle(name: &str, cluster: &ClusterId) -> (TopologyHandle, TempDir) {
-    let dir = TempDir::new().expect("temp dir");
+    let dir = quick_folder();
     let identity = IdentityStore::open(dir.path(), &id(name)).expect("opens");
     identity.set_cluster(cluster.clone()).expect("writes");
     let handle = TopologyHandle::new(identity, Events::new(id(name))).expect("starts");
     (handle, dir)
 }
 
+/// In memory where there is a file system in memory: what is synced here is never lost anyway.
+fn quick_folder() -> TempDir {
+    let in_memory = TempDir::new_in("/dev/shm");
+    in_memory.or_else(|_| TempDir::new()).expect("temp dir")
+}
+
 struct Node {
-    handle: TopologyHandle,
+    /// `None` while it is down.
+    handle: Option<TopologyHandle>,
+    events: Events,
     stop: CancellationToken,
     tasks: Vec<AbortHandle>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 #[derive(Default)]
@@ -61,6 +78,9 @@ struct State {
     blind: BTreeSet<NodeId>,
     loss: Option<(StdRng, f64)>,
     lost: usize,
+    /// Ended by themselves because the ring goes on without them.
+    departed: BTreeSet<NodeId>,
+    data: data::Data,
     /// What every node ever went by.
     history: BTreeMap<Epoch, BTreeSet<u64>>,
 }
@@ -89,6 +109,11 @@ impl Cluster {
         self.boot(name, Lifecycle::Joining, false);
     }
 
+    /// The same, but it waits for a plan.
+    pub(super) fn start_candidate(&self, name: &str) {
+        self.boot(name, Lifecycle::Candidate, false);
+    }
+
     fn boot(&self, name: &str, lifecycle: Lifecycle, founder: bool) {
         let (handle, dir) = quiet_handle(name, &cluster());
         if founder {
@@ -114,10 +139,11 @@ impl Cluster {
                 .views
                 .insert(id(name), watch::Sender::new(Members::default()));
             let node = Node {
-                handle,
+                events: handle.inner.events.clone(),
+                handle: Some(handle),
                 stop: CancellationToken::new(),
                 tasks: Vec::new(),
-                _dir: dir,
+                dir,
             };
             world.nodes.insert(id(name), node);
         }
@@ -150,11 +176,16 @@ impl Cluster {
     }
 
     pub(super) fn handle(&self, name: &str) -> TopologyHandle {
-        self.lock().nodes[&id(name)].handle.clone()
+        let handle = self.handle_of(&id(name));
+        handle.expect("the node is up")
+    }
+
+    fn handle_of(&self, node: &NodeId) -> Option<TopologyHandle> {
+        self.lock().nodes.get(node)?.handle.clone()
     }
 
     pub(super) fn events(&self, name: &str) -> Vec<Event> {
-        self.handle(name).inner.events.newest(1000)
+        self.lock().nodes[&id(name)].events.newest(1000)
     }
 
     /// The node stops in its tracks; the others see it dead.
@@ -162,17 +193,94 @@ impl Cluster {
         {
             let mut world = self.lock();
             world.down.insert(id(name));
-            let node = &world.nodes[&id(name)];
+            let node = world.nodes.get_mut(&id(name)).expect("booted");
             node.stop.cancel();
             node.tasks.iter().for_each(AbortHandle::abort);
+            node.handle = None;
         }
         self.edit(name, |state| state.status = MemberStatus::Dead);
     }
 
-    pub(super) fn revive(&self, name: &str) {
-        self.lock().down.remove(&id(name));
+    /// Starts it again from its folder, as another process would.
+    pub(super) async fn revive(&self, name: &str) {
+        let (path, events) = {
+            let world = self.lock();
+            let node = &world.nodes[&id(name)];
+            (node.dir.path().to_owned(), node.events.clone())
+        };
+        let identity = loop {
+            // what the life before was writing as it ended keeps the folder a moment longer
+            match IdentityStore::open(&path, &id(name)) {
+                Ok(identity) => break identity,
+                Err(_) => sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let handle = TopologyHandle::new(identity, events).expect("starts");
+        {
+            let mut world = self.lock();
+            world.down.remove(&id(name));
+            world.nodes.get_mut(&id(name)).expect("booted").handle = Some(handle);
+        }
         self.edit(name, |state| state.status = MemberStatus::Alive);
         self.run(name);
+    }
+
+    pub(super) fn up(&self) -> Vec<NodeId> {
+        let world = self.lock();
+        let up = world.nodes.keys().filter(|id| !world.down.contains(*id));
+        up.cloned().collect()
+    }
+
+    /// How many that are up wait for a plan.
+    pub(super) fn candidates(&self) -> usize {
+        let world = self.lock();
+        let up = world
+            .gossip
+            .values()
+            .filter(|m| !world.down.contains(&m.id));
+        up.filter(|m| m.lifecycle == Lifecycle::Candidate).count()
+    }
+
+    pub(super) fn is_down(&self, node: &NodeId) -> bool {
+        self.lock().down.contains(node)
+    }
+
+    pub(super) fn has_departed(&self, node: &NodeId) -> bool {
+        self.lock().departed.contains(node)
+    }
+
+    /// An operator plans a change and applies it through this node; whether it was decided.
+    pub(super) async fn order(&self, through: &NodeId, change: &Change) -> bool {
+        let Some(handle) = self.handle_of(through) else {
+            return false;
+        };
+        let Some(ring) = handle.current() else {
+            return false;
+        };
+        let seat = Seat {
+            me: through.clone(),
+            cluster: self.clone(),
+        };
+        let members: Vec<MemberState> = seat.members().iter().map(|m| m.state.clone()).collect();
+        let plan = plan::plan(
+            &Picture {
+                topology: &ring,
+                members: &members,
+            },
+            change,
+        );
+        let Some(next) = plan.next.filter(|_| plan.response.obstacles.is_empty()) else {
+            return false;
+        };
+        let proposing = Proposing {
+            handle,
+            around: seat,
+            stop: CancellationToken::new(),
+        };
+        match proposing.decide(&ring, &next).await {
+            Outcome::Decided(decided) => *decided == next,
+            _ => false,
+        }
     }
 
     pub(super) fn hold_filling(&self, name: &str) {
@@ -306,8 +414,14 @@ impl Seat {
                 while self.cluster.lock().held.contains(&self.me) {
                     sleep(Duration::from_millis(20)).await;
                 }
+                if !self.copy_gained(&topology).await {
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
                 let identity = handle.inner.identity.clone();
                 identity.set_filled_epoch(topology.epoch).expect("writes");
+            } else if let Some(topology) = handle.current() {
+                self.forget_later(&topology);
             }
             if watch.changed().await.is_err() {
                 return;
@@ -330,17 +444,28 @@ impl Seat {
                     .insert(topology.digest());
                 if let Some(state) = world.gossip.get_mut(&self.me)
                     && inside
-                    && state.lifecycle == Lifecycle::Joining
+                    && matches!(state.lifecycle, Lifecycle::Joining | Lifecycle::Candidate)
                 {
                     state.lifecycle = Lifecycle::Serving;
                 }
                 drop(world);
                 self.cluster.spread();
+                if handle.inner.identity.departure().is_some() {
+                    return self.depart();
+                }
             }
             if watch.changed().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// The process says that it left, and ends.
+    fn depart(self) {
+        self.cluster.lock().departed.insert(self.me.clone());
+        self.cluster.crash(self.me.as_str());
+        let left = |state: &mut MemberState| state.status = MemberStatus::Left;
+        self.cluster.edit(self.me.as_str(), left);
     }
 
     /// Whether a message on its way is lost.
@@ -425,11 +550,8 @@ impl Around for Seat {
         let target = {
             let world = self.cluster.lock();
             let up = !world.down.contains(node) && !world.down.contains(&self.me);
-            world
-                .nodes
-                .get(node)
-                .filter(|_| up)
-                .map(|n| n.handle.clone())
+            let node = world.nodes.get(node).filter(|_| up);
+            node.and_then(|n| n.handle.clone())
         };
         let Some(target) = target.filter(|_| !self.loses()) else {
             sleep(timeout).await;

@@ -1,0 +1,73 @@
+//! What the driver says to people while a change goes on or stands still: each thing once an
+//! epoch.
+
+use std::collections::BTreeSet;
+
+use ringmaster_shared::{event::EventCode, id::NodeId, topology::Topology};
+
+use super::{Around, Driver, STALLED_AFTER};
+use crate::topology::handover::{self, GAINER_DOWN_MAX, Sighting};
+
+impl<A: Around> Driver<A> {
+    pub(super) fn tell_once(&mut self, message: String, code: EventCode) {
+        if self.told.len() < 100 && self.told.insert(message.clone()) {
+            self.handle.inner.events.warn(code, None, message);
+        }
+    }
+
+    /// Why a change is given up.
+    pub(super) fn tell_abort(&mut self, topology: &Topology, sightings: &[Sighting]) {
+        let down: BTreeSet<NodeId> = handover::needed(topology)
+            .into_iter()
+            .filter(|id| {
+                let seen = sightings.iter().find(|s| s.id == *id);
+                seen.is_none_or(|s| !s.status.is_reachable())
+            })
+            .collect();
+        let message = format!(
+            "the change of epoch {} is given up: {} has been down for {} s and would take over partitions",
+            topology.epoch,
+            listed(&down),
+            GAINER_DOWN_MAX.as_secs()
+        );
+        self.tell_once(message, EventCode::RingChangeStalled);
+    }
+
+    /// Who a change has waited for, and why, once it has taken long.
+    pub(super) fn tell_stall(&mut self, topology: &Topology, whom: &BTreeSet<NodeId>) {
+        if self.epoch_since.elapsed() < STALLED_AFTER || self.told.contains("stalled") {
+            return;
+        }
+        self.told.insert("stalled".into());
+        let why = |id: &NodeId| match self.progress.get(id) {
+            None => "does not answer",
+            Some(p) if p.settled < topology.epoch => "still serves requests of an earlier epoch",
+            Some(p) if !p.filled => "is still being filled",
+            Some(_) => "is ready",
+        };
+        let each: Vec<String> = whom.iter().map(|id| format!("{id} {}", why(id))).collect();
+        let message = format!(
+            "the change of epoch {} waits: {}",
+            topology.epoch,
+            each.join(", ")
+        );
+        let events = &self.handle.inner.events;
+        events.warn(EventCode::RingChangeStalled, None, message);
+    }
+}
+
+/// Who would have to answer for the ring to change.
+pub(in crate::topology) fn no_majority(topology: &Topology) -> String {
+    let voters: Vec<String> = topology.voters().iter().map(ToString::to_string).collect();
+    format!(
+        "no majority of its voters answers ({} of {} needed: {})",
+        topology.voter_majority(),
+        voters.len(),
+        voters.join(", ")
+    )
+}
+
+pub(super) fn listed(ids: &BTreeSet<NodeId>) -> String {
+    let names: Vec<&str> = ids.iter().map(NodeId::as_str).collect();
+    names.join(", ")
+}
