@@ -384,4 +384,6 @@ fn reverted(topology: &Topology, transition: &Transition) -> Topology {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
