@@ -339,4 +339,6 @@ fn is_hopeless(now: &Situation<'_>) -> bool {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

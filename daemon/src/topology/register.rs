@@ -196,4 +196,6 @@ impl Proposer {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
