@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(c.bind.to_string(), "127.0.0.1");
         assert_eq!(c.zone, "default");
         assert_eq!(c.data_dir, PathBuf::from("data/node-1"));
-        assert_eq!(c.limits.connections, 10_000);
+        assert_eq!(c.limits.connections, 16_384);
         assert_eq!(c.gossip.gossip_interval, Duration::from_millis(200));
     }
 

@@ -190,13 +190,13 @@ impl Controller {
         Self {
             ceiling: bounds.requests,
             under_way: 0,
-            small: lane(128, 16, bounds.requests, 8, (ms(50).min(small), small)),
+            small: lane(128, 16, bounds.requests, 8, (ms(150).min(small), small)),
             large: lane(
                 2 * MIB,
                 bounds.value_bytes.max(MIB),
                 bounds.bytes.max(1),
                 MIB,
-                (ms(200).min(large), large),
+                (ms(300).min(large), large),
             ),
             looked: Duration::ZERO,
         }
@@ -250,8 +250,12 @@ impl Controller {
     fn look(&mut self, now: Duration) {
         let since = now.saturating_sub(self.looked);
         let samples = self.small.samples.len() + self.large.samples.len();
-        let enough = since >= WINDOW && samples >= SAMPLES_ENOUGH;
-        if !enough && !(since >= WINDOW_MAX && samples > 0) {
+        let needed = if since >= WINDOW_MAX {
+            1
+        } else {
+            SAMPLES_ENOUGH
+        };
+        if since < WINDOW || samples < needed {
             return;
         }
         self.looked = now;
