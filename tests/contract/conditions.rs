@@ -58,11 +58,9 @@ async fn a_write_goes_by_exactly_what_was_read() {
 
     // what the answer to a write says is as good as what a read says
     let now = etag(&swapped);
-    let deleter = cluster.api(1);
+    let third = cluster.api(1);
     let headers = [("if-match", now.as_str())];
-    let deleted = deleter
-        .send_with(Method::DELETE, PATH, &headers, None)
-        .await;
+    let deleted = third.send_with(Method::DELETE, PATH, &headers, None).await;
     assert_eq!(deleted.expect("answered").status, 200);
     let any = put(&cluster.api(0), &[("if-match", "*")], json!({"value": 4})).await;
     let error = any.error();

@@ -38,7 +38,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, status: StatusCode, retry_after: bool, took: Duration, text: String) {
+    fn add(&mut self, status: StatusCode, retry_after: bool, took: Duration, text: &str) {
         match status.as_u16() {
             200 => self.took.push(took),
             429 | 503 if retry_after => {
@@ -90,8 +90,8 @@ async fn writer(http: Client, base: String, bytes: usize, stop: Arc<AtomicBool>)
                 let status = answer.status();
                 let retry_after = answer.headers().contains_key(header::RETRY_AFTER);
                 let text = answer.text().await.unwrap_or_default();
-                let text = text.chars().take(300).collect();
-                tally.add(status, retry_after, began.elapsed(), text);
+                let text: String = text.chars().take(300).collect();
+                tally.add(status, retry_after, began.elapsed(), &text);
                 if status != StatusCode::OK {
                     sleep(IMPATIENCE).await;
                 }

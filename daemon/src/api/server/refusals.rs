@@ -166,7 +166,7 @@ mod tests {
             drop(mine);
         };
         let mut all = Vec::new();
-        let (_, read) = tokio::join!(write, theirs.read_to_end(&mut all));
+        let ((), read) = tokio::join!(write, theirs.read_to_end(&mut all));
         read.expect("read");
         all
     }

@@ -66,10 +66,11 @@ fn offered(clients: &[(usize, usize)], disk: &mut Disk, length: Duration) -> Vec
         let bytes = clients[kind].1;
         let cost = Cost::of_bytes(bytes);
         if let Some(began) = began {
-            controller.leave(cost, Some(now - began), now);
+            let took = now.saturating_sub(began);
+            controller.leave(cost, Some(took), now);
             // what was learned in the first second is not counted against it
             if began > Duration::from_secs(1) {
-                outcomes[kind].admitted.push(now - began);
+                outcomes[kind].admitted.push(took);
             }
             events.push(Reverse((now + Duration::from_millis(1), kind, None)));
         } else if controller.enter(cost).is_ok() {
