@@ -74,6 +74,7 @@ fn operating() -> Router<SharedNode> {
         .route("/api/v1/admin/restart", post(admin::restart))
         .route("/api/v1/admin/standby", post(admin::standby))
         .route("/api/v1/admin/start", post(admin::start))
+        .route("/api/v1/admin/adopt", post(admin::adopt))
         .route("/api/v1/admin/clear-gossip", post(admin::clear_gossip))
 }
 
@@ -87,6 +88,8 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/api/v1/observations", get(membership::observations))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))
+        .route("/api/v1/ring/plan", post(ring::plan))
+        .route("/api/v1/ring/apply", post(ring::apply))
 }
 
 fn keys() -> Router<SharedNode> {

@@ -33,6 +33,8 @@ pub struct Picture<'a> {
     pub counts: PartitionCounts,
     pub hints_owed: &'a BTreeMap<NodeId, u64>,
     pub poisoned: Option<&'a str>,
+    /// Why this node stores nothing new, if so.
+    pub read_only: Option<&'a str>,
     /// Requests of clients were turned away within the last seconds.
     pub overloaded: bool,
 }
@@ -92,6 +94,16 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
             Severity::Error,
             format!("storage of {} stopped: {why}", picture.node_id),
         ));
+    }
+    if let Some(why) = picture.read_only {
+        found.push(Finding {
+            subject: Some(picture.node_id.clone()),
+            ..finding(
+                "STORAGE_READ_ONLY",
+                Severity::Error,
+                format!("{} takes no writes: {why}", picture.node_id),
+            )
+        });
     }
     if picture.overloaded {
         let message = format!(
@@ -331,6 +343,7 @@ pub mod tests {
                 .unwrap_or_default(),
             hints_owed: &BTreeMap::from([(id("b"), 0), (id("c"), 2)]),
             poisoned: None,
+            read_only: None,
             overloaded: false,
         };
         findings(&picture).iter().map(|f| f.code).collect()

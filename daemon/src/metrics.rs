@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use ringmaster_shared::api::{health::StatusResponse, membership::GossipStatus};
 
-use crate::storage::StoreStats;
+use crate::{replication::coordinator::RepairLook, storage::StoreStats};
 use pressure::PressureGauges;
 use rates::Rates;
 
@@ -59,6 +59,8 @@ struct Gauges {
     keys: IntGauge,
     tombstones: IntGauge,
     bytes_on_disk: IntGauge,
+    disk_free: IntGauge,
+    read_only: IntGauge,
     hints: IntGauge,
     log_syncs: IntGauge,
     log_records: IntGauge,
@@ -68,6 +70,11 @@ struct Gauges {
     partitions_without_quorum: IntGauge,
     partitions_incomplete: IntGauge,
     serving: IntGauge,
+    repair_sent: IntGauge,
+    repair_received: IntGauge,
+    dirty_partitions: IntGauge,
+    tombstones_forgotten: IntGauge,
+    tombstones_waiting: IntGauge,
     rumors: IntGauge,
     gossip_health: IntGauge,
     gossip_rejected: IntGauge,
@@ -157,9 +164,11 @@ impl Metrics {
         &self,
         status: &StatusResponse,
         store: &StoreStats,
+        repair: &RepairLook,
         gossip: Option<&GossipStatus>,
     ) -> String {
         self.gauges.set(status, store, gossip);
+        self.gauges.set_repair(store, repair);
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = text::encode(&mut out, &self.registry);
@@ -168,7 +177,7 @@ impl Metrics {
 }
 
 impl Gauges {
-    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 15] {
+    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 22] {
         [
             ("storage_keys", "Keys with a value on this node", &self.keys),
             (
@@ -177,6 +186,16 @@ impl Gauges {
                 &self.tombstones,
             ),
             ("storage_disk_bytes", "Bytes on disk", &self.bytes_on_disk),
+            (
+                "storage_disk_free_bytes",
+                "Free space on the disk of the data folder",
+                &self.disk_free,
+            ),
+            (
+                "storage_read_only",
+                "1 while nothing new is stored because the disk is nearly full",
+                &self.read_only,
+            ),
             (
                 "hints_owed",
                 "Writes kept for nodes that do not answer",
@@ -209,6 +228,31 @@ impl Gauges {
                 "Partitions some replica of which does not answer",
                 &self.partitions_incomplete,
             ),
+            (
+                "repair_sent_bytes",
+                "Bytes that repair sent to other nodes since the start",
+                &self.repair_sent,
+            ),
+            (
+                "repair_received_bytes",
+                "Bytes that repair got from other nodes since the start",
+                &self.repair_received,
+            ),
+            (
+                "dirty_partitions",
+                "Partitions to be compared because hints for them were given up",
+                &self.dirty_partitions,
+            ),
+            (
+                "tombstones_forgotten",
+                "Deleted keys forgotten since the start",
+                &self.tombstones_forgotten,
+            ),
+            (
+                "tombstones_waiting",
+                "Deleted keys that cannot be forgotten until others confirm",
+                &self.tombstones_waiting,
+            ),
             ("serving", "1 while this node serves clients", &self.serving),
             ("gossip_rumors", "Updates being spread", &self.rumors),
             (
@@ -224,6 +268,17 @@ impl Gauges {
         ]
     }
 
+    fn set_repair(&self, store: &StoreStats, repair: &RepairLook) {
+        let set = |gauge: &IntGauge, n: u64| {
+            gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
+        };
+        set(&self.repair_sent, repair.traffic.sent);
+        set(&self.repair_received, repair.traffic.received);
+        set(&self.dirty_partitions, repair.dirty.values().sum());
+        set(&self.tombstones_forgotten, store.tombstones_forgotten);
+        set(&self.tombstones_waiting, repair.tombstones_waiting);
+    }
+
     fn set(&self, status: &StatusResponse, store: &StoreStats, gossip: Option<&GossipStatus>) {
         let set = |gauge: &IntGauge, n: u64| {
             gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
@@ -232,6 +287,8 @@ impl Gauges {
         set(&self.keys, store.keys);
         set(&self.tombstones, store.tombstones);
         set(&self.bytes_on_disk, store.bytes_on_disk);
+        set(&self.disk_free, store.disk_free_bytes.unwrap_or(0));
+        set(&self.read_only, store.read_only.is_some().into());
         set(&self.hints, status.storage.hints_owed.values().sum());
         set(&self.log_syncs, store.log_syncs);
         set(&self.log_records, store.log_records);

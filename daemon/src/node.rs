@@ -5,7 +5,9 @@
 //! through [`shutdown`].
 
 mod address_book;
+pub mod adopt;
 mod bind;
+mod departure;
 mod descriptors;
 mod entry;
 mod handle;
@@ -33,8 +35,10 @@ use crate::{
         orders::{self, Order, OrderReceiver},
         signals,
     },
+    storage::Store,
 };
 use standby::Held;
+use start::Started;
 
 /// How a life ended without failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,11 @@ pub fn run(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
 
 async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
     let sockets = bind::bind(config.bind, config.port)?;
+    // a full disk would not take the note of this start
+    Store::make_room(
+        &config.data_dir.join(start::STORE_DIR),
+        config.storage.reserve_bytes,
+    );
     let identity = IdentityStore::open(&config.data_dir, &config.node_id).map_err(|e| {
         if e.is_usage() {
             Failure::Usage(e.to_string())
@@ -129,7 +138,8 @@ async fn course(
         cause = next_cause(received) => return cause,
     };
     match started {
-        Ok(()) => next_cause(received).await,
+        Ok(Started::Runs) => next_cause(received).await,
+        Ok(Started::Again { why }) => Cause::Replace { why, standby: None },
         Err(failure) => Cause::Fail(failure),
     }
 }

@@ -50,6 +50,8 @@ pub struct StoreLook {
     pub stats: StoreStats,
     pub hints_owed: BTreeMap<NodeId, u64>,
     pub poisoned: Option<String>,
+    pub dirty: BTreeMap<NodeId, u64>,
+    pub tombstones_wait_for: Vec<NodeId>,
 }
 
 /// Everything the views are built from, at one moment.
@@ -171,6 +173,7 @@ fn status(
         counts,
         hints_owed: &store.hints_owed,
         poisoned: store.poisoned.as_deref(),
+        read_only: store.stats.read_only.as_deref(),
         overloaded: look.overloaded,
     });
     StatusResponse {
@@ -226,12 +229,12 @@ fn storage_status(store: &StoreLook) -> StorageStatus {
         tombstones: store.stats.tombstones,
         bytes_on_disk: store.stats.bytes_on_disk,
         durability: "fsync".to_owned(),
-        read_only: store.poisoned.is_some(),
+        read_only: store.poisoned.is_some() || store.stats.read_only.is_some(),
         hints_owed: store.hints_owed.clone(),
-        read_only_reason: None,
-        disk_free_bytes: None,
-        dirty_partitions: BTreeMap::new(),
-        tombstones_wait_for: vec![],
+        read_only_reason: store.poisoned.clone().or(store.stats.read_only.clone()),
+        disk_free_bytes: store.stats.disk_free_bytes,
+        dirty_partitions: store.dirty.clone(),
+        tombstones_wait_for: store.tombstones_wait_for.clone(),
     }
 }
 

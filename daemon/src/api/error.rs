@@ -125,6 +125,17 @@ impl From<ReplicationError> for ApiError {
                     "missing": missing,
                 }))
                 .retry_after(1),
+            ReplicationError::ReadOnly {
+                partition,
+                needed,
+                available,
+                missing,
+            } => Self::new(ErrorCode::ReadOnly, message)
+                .details(json!({
+                    "partition": partition, "needed": needed, "available": available,
+                    "missing": missing,
+                }))
+                .retry_after(30),
             ReplicationError::Deadline {
                 needed,
                 answered,
@@ -178,6 +189,16 @@ mod tests {
         let cases = [
             (
                 ReplicationError::QuorumNotMet {
+                    partition: 4,
+                    needed: 2,
+                    available: 1,
+                    missing: missing.clone(),
+                },
+                503,
+                json!({"partition": 4, "needed": 2, "available": 1, "missing": {"node-3": "dead"}}),
+            ),
+            (
+                ReplicationError::ReadOnly {
                     partition: 4,
                     needed: 2,
                     available: 1,

@@ -15,7 +15,9 @@ use super::{
     Answer, not_serving,
     query::{NoParameters, Query},
 };
-use crate::{gossip::GossipHandle, node::SharedNode, storage::Store};
+use crate::{
+    gossip::GossipHandle, node::SharedNode, replication::coordinator::Coordinator, storage::Store,
+};
 
 type None = Query<NoParameters>;
 
@@ -45,7 +47,11 @@ pub async fn metrics(State(node): State<SharedNode>, _: None) -> Response {
     let store = node.store.get().map(Store::stats).unwrap_or_default();
     let gossip = node.gossip.get().map(GossipHandle::status);
     node.metrics.pressure.set(&node.gates.admission.pressure());
-    let text = node.metrics.render(&views.status, &store, gossip.as_ref());
+    let repair = node.coordinator.get().map(Coordinator::repair_look);
+    let repair = repair.unwrap_or_default();
+    let text = node
+        .metrics
+        .render(&views.status, &store, &repair, gossip.as_ref());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{Admission, BodyLimits, Bounds},
     cli::{self, Failure},
-    config::Config,
+    config::{Config, JoinWay},
     events::Events,
     gossip::{GossipHandle, MemberState},
     health::keeper::Keeper,
@@ -82,6 +82,7 @@ impl Node {
         let topology = TopologyHandle::new(identity.clone(), events.clone())
             .map_err(|e| Failure::Failed(format!("{e:#}")))?;
         let control = Control::new(phase);
+        control.update(|facts| facts.waits_for_plan = config.join == JoinWay::Manual);
         let lifecycle = control.lifecycle();
         let limits = &config.limits;
         let gates = Gates {
@@ -136,6 +137,8 @@ impl Node {
     pub fn look(&self) -> Look {
         let topology = self.topology.current();
         let cluster = topology.as_ref().map(|t| t.cluster_id.clone());
+        let repair = self.coordinator.get().map(Coordinator::repair_look);
+        let repair = repair.unwrap_or_default();
         Look {
             now: Timestamp::now(),
             cluster_id: cluster.or_else(|| self.identity.cluster_id()),
@@ -146,6 +149,8 @@ impl Node {
                 stats: s.stats(),
                 hints_owed: s.hints_owed(),
                 poisoned: s.poisoned(),
+                dirty: repair.dirty,
+                tombstones_wait_for: repair.tombstones_wait_for,
             }),
             overloaded: self.gates.admission.pressure().overloaded,
         }

@@ -12,7 +12,7 @@ use ringmaster_shared::{
 };
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::SharedNode;
+use super::{SharedNode, departure};
 use crate::{
     cli::Failure,
     gossip::{GossipHandle, GossipNotice, Members},
@@ -122,6 +122,7 @@ pub fn spawn_lifecycle(node: &SharedNode) {
 /// Where this node stands in the ring it goes by.
 pub fn update_place(node: &SharedNode) {
     let place = match node.topology.current() {
+        _ if node.identity.departure().is_some() => Place::Departed,
         Some(t) if t.is_joining(&node.facts.id) => Place::Joining,
         Some(t) if t.contains(&node.facts.id) => Place::Settled,
         _ => Place::Outside,
@@ -138,7 +139,9 @@ pub fn spawn_running(node: &SharedNode, gossip: &GossipHandle) {
     // the lifecycle may have changed between the start of gossip and now
     gossip.set_lifecycle(node.lifecycle.get());
     spawn_ring(node, gossip);
+    departure::spawn(node);
     spawn_storage(node);
+    spawn_space(node);
     spawn_notices(node, gossip);
     spawn_remember(node, gossip);
     let (told, watched) = (gossip.clone(), node.clone());
@@ -192,6 +195,33 @@ fn spawn_storage(node: &SharedNode) {
         let failure = Failure::Failed(message);
         // a full queue holds orders that end this node as well
         let _ = watched.orders.try_send(Order::Fail(failure));
+    });
+}
+
+/// Tells when the disk gets too full for writes, and when it is not any more.
+fn spawn_space(node: &SharedNode) {
+    let watched = node.clone();
+    let mut told = false;
+    every(node, LOOK_EVERY, move || {
+        let Some(store) = watched.store.get() else {
+            return;
+        };
+        let read_only = store.read_only();
+        if read_only.is_some() == told {
+            return;
+        }
+        told = read_only.is_some();
+        let id = Some(&watched.facts.id);
+        match read_only {
+            Some(why) => {
+                let message = format!("no writes are stored here: {why}");
+                watched.events.error(EventCode::DiskNearlyFull, id, message);
+            }
+            None => {
+                let message = "the disk has space again; writes are stored".to_owned();
+                watched.events.info(EventCode::DiskWritable, id, message);
+            }
+        }
     });
 }
 

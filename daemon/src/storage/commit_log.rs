@@ -2,7 +2,8 @@
 //!
 //! Numbered entries (the log sequence number, from 1, without gaps) in append-only segment files
 //! that are named by their first number. [`CommitLog::commit`] returns after the entries are
-//! synced; an error leaves the end of the log in doubt, so the owner must not use it again. How
+//! synced. When the disk is full it leaves the log as it was; any other error leaves the end of
+//! the log in doubt, so the owner must not use it again. How
 //! the bytes look, and how a broken end is judged, is in [`frame`].
 
 pub(super) mod disk;
@@ -15,12 +16,14 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
 };
 use serde::{Deserialize, Serialize};
 
+use super::space::guard::is_full;
 use disk::{LogDisk, LogFile};
 
 /// What an entry does. Entries hold results, not requests, and replaying all of them in order
@@ -42,6 +45,25 @@ pub(super) enum LogOp {
     },
     /// The hint for this node and key is gone.
     HintRemove { target: NodeId, key: Key },
+    /// These records of the partition are forgotten, and its floor is at least this from now on:
+    /// one entry, since neither is safe without the other.
+    Forget {
+        partition: PartitionId,
+        keys: Vec<Key>,
+        floor: Hlc,
+    },
+    /// The floor of the partition is at least this.
+    RaiseFloor { partition: PartitionId, floor: Hlc },
+    /// A hint owed to the target in this partition was given up.
+    MarkDirty {
+        target: NodeId,
+        partition: PartitionId,
+    },
+    /// The target has been compared in this partition.
+    ClearDirty {
+        target: NodeId,
+        partition: PartitionId,
+    },
 }
 
 /// A segment file.
@@ -90,6 +112,21 @@ pub(super) fn list_segments(dir: &Path) -> io::Result<Vec<Segment>> {
     }
     segments.sort_by_key(|s| s.first_lsn);
     Ok(segments)
+}
+
+/// Why entries were not committed.
+#[derive(Debug)]
+pub(super) enum CommitError {
+    /// No space. Nothing of them is in the log, which can be used as before.
+    Full(io::Error),
+    /// The end of the log is in doubt.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for CommitError {
+    fn from(e: io::Error) -> Self {
+        Self::Failed(e)
+    }
 }
 
 /// The writing end of the log. One owner, the committer thread.
@@ -143,20 +180,26 @@ impl CommitLog {
     }
 
     /// Appends `ops` as one frame and syncs it. Returns the number of the first.
-    pub fn commit(&mut self, ops: &[LogOp]) -> io::Result<u64> {
-        if self
-            .segments
-            .back()
-            .is_some_and(|s| s.bytes >= self.segment_bytes)
-        {
+    pub fn commit(&mut self, ops: &[LogOp]) -> Result<u64, CommitError> {
+        let mut end = self.segments.back().map_or(0, |s| s.bytes);
+        if end >= self.segment_bytes {
             let (segment, file, salt) =
                 start_segment(&self.dir, self.disk.as_mut(), self.next_lsn)?;
+            end = segment.bytes;
             self.segments.push_back(segment);
             (self.file, self.salt) = (file, salt);
         }
         let first = self.next_lsn;
         frame::frame(&mut self.buffer, self.salt, first, ops).map_err(io::Error::other)?;
-        self.file.append(&self.buffer)?;
+        match self.file.append(&self.buffer) {
+            Ok(()) => {}
+            Err(e) if is_full(&e) => {
+                // nobody may find a part of it, nor all of it, after a crash
+                self.file.cut(end)?;
+                return Err(CommitError::Full(e));
+            }
+            Err(e) => return Err(e.into()),
+        }
         self.file.sync()?;
         self.next_lsn += ops.len() as u64;
         if let Some(current) = self.segments.back_mut() {

@@ -18,6 +18,7 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
@@ -26,9 +27,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use self::batch::Batch;
 use super::{
-    StorageError, checkpoint,
-    commit_log::{CommitLog, LogOp},
+    Merged, StorageError, checkpoint,
+    commit_log::{CommitError, CommitLog, LogOp},
     core::{Core, split_item_key},
+    space::guard::Guard,
     table::TableError,
 };
 
@@ -44,9 +46,11 @@ const CHECKPOINT_SEGMENTS: u64 = 4;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 pub(super) enum Request {
+    /// `issued` as in [`super::Store::merge_many_issued`].
     Merge {
         entries: Vec<(Key, Record)>,
-        reply: Reply<usize>,
+        issued: Hlc,
+        reply: Reply<Merged>,
     },
     HintAdd {
         target: NodeId,
@@ -57,6 +61,24 @@ pub(super) enum Request {
     HintsDone {
         target: NodeId,
         delivered: Vec<(Key, u64)>,
+        /// Not delivered but given up: their partitions become dirty.
+        given_up: bool,
+        reply: Reply<()>,
+    },
+    /// Forget those of these records that are still the same, and raise the floor.
+    Forget {
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
+        reply: Reply<()>,
+    },
+    RaiseFloors {
+        floors: Vec<(PartitionId, Hlc)>,
+        reply: Reply<()>,
+    },
+    ClearDirty {
+        target: NodeId,
+        partitions: Vec<PartitionId>,
         reply: Reply<()>,
     },
     DropPartition {
@@ -69,12 +91,20 @@ pub(super) enum Request {
 }
 
 impl Request {
+    /// It makes the store larger; the others let something go.
+    fn adds(&self) -> bool {
+        matches!(self, Self::Merge { .. } | Self::HintAdd { .. })
+    }
+
     fn refuse(self, error: StorageError) {
         // a waiter that left needs no answer, here and below
         match self {
             Self::Merge { reply, .. } => drop(reply.send(Err(error))),
             Self::HintAdd { reply, .. } => drop(reply.send(Err(error))),
             Self::HintsDone { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::RaiseFloors { reply, .. }
+            | Self::ClearDirty { reply, .. }
             | Self::DropPartition { reply, .. }
             | Self::Close { reply } => drop(reply.send(Err(error))),
         }
@@ -95,6 +125,7 @@ struct DropJob {
 
 pub(super) struct Committer {
     core: Arc<Core>,
+    guard: Arc<Guard>,
     log: CommitLog,
     queue: mpsc::Receiver<Ticket>,
     /// Folder of the checkpoint file.
@@ -102,6 +133,14 @@ pub(super) struct Committer {
     segment_bytes: u64,
     bytes_after_checkpoint: u64,
     drops: VecDeque<DropJob>,
+}
+
+/// Why a batch was not committed.
+enum Trouble {
+    /// No space; the log is as it was.
+    Full,
+    /// The engine must stop; a sentence.
+    Broken(String),
 }
 
 /// Why the thread goes home.
@@ -115,6 +154,7 @@ enum End {
 impl Committer {
     pub fn new(
         core: Arc<Core>,
+        guard: Arc<Guard>,
         log: CommitLog,
         queue: mpsc::Receiver<Ticket>,
         dir: &Path,
@@ -123,6 +163,7 @@ impl Committer {
         core.log_bytes.store(log.bytes(), Ordering::Relaxed);
         Self {
             core,
+            guard,
             log,
             queue,
             dir: dir.to_owned(),
@@ -188,7 +229,8 @@ impl Committer {
         self.drop_step()?;
         let bytes = self.log.bytes();
         let grown = bytes.saturating_sub(self.bytes_after_checkpoint);
-        if bytes >= self.segment_bytes * CHECKPOINT_SEGMENTS && grown >= self.segment_bytes {
+        let due = bytes >= self.segment_bytes * CHECKPOINT_SEGMENTS && grown >= self.segment_bytes;
+        if due || self.guard.take_tidy() {
             self.checkpoint()?;
         }
         Ok(closing)
@@ -202,6 +244,7 @@ impl Committer {
         let mut permits = Vec::new();
         let mut bytes = 0;
         let mut next = first;
+        let read_only = self.look();
         while let Some(ticket) = next.take() {
             bytes += ticket.bytes;
             permits.push(ticket.permit);
@@ -215,6 +258,10 @@ impl Committer {
                     self.drops.push_back(DropJob { partition, reply });
                     break;
                 }
+                request if request.adds() && read_only.is_some() => {
+                    let why = read_only.clone().unwrap_or_default();
+                    request.refuse(StorageError::ReadOnly(why));
+                }
                 request => batch.stage(request),
             }
             if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
@@ -226,7 +273,11 @@ impl Committer {
                 batch.answer();
                 Ok(closing)
             }
-            Err(why) => {
+            Err(Trouble::Full) => {
+                batch.refuse(&self.full());
+                Ok(closing)
+            }
+            Err(Trouble::Broken(why)) => {
                 let error = self.core.poison(&why);
                 batch.refuse(&error);
                 if let Some(reply) = closing {
@@ -237,15 +288,33 @@ impl Committer {
         }
     }
 
+    /// Why nothing new is stored at the moment, if so.
+    fn look(&self) -> Option<String> {
+        self.guard.look();
+        self.guard.reason()
+    }
+
+    /// After an append that found no space.
+    fn full(&self) -> StorageError {
+        self.guard.out_of_space();
+        StorageError::ReadOnly(self.guard.reason().unwrap_or_default())
+    }
+
     /// Log, sync, table: in this order.
-    fn commit(&mut self, ops: &[LogOp]) -> Result<(), String> {
+    fn commit(&mut self, ops: &[LogOp]) -> Result<(), Trouble> {
         if ops.is_empty() {
             return Ok(());
         }
-        let first = self.log.commit(ops).map_err(|e| {
-            let dir = self.dir.display();
-            format!("cannot write the commit log in {dir}: {e}; check the disk, then start the node again")
-        })?;
+        let first = match self.log.commit(ops) {
+            Ok(first) => first,
+            Err(CommitError::Full(_)) => return Err(Trouble::Full),
+            Err(CommitError::Failed(e)) => {
+                let dir = self.dir.display();
+                return Err(Trouble::Broken(format!(
+                    "cannot write the commit log in {dir}: {e}; check the disk, then start the node again"
+                )));
+            }
+        };
         self.core.log_syncs.fetch_add(1, Ordering::Relaxed);
         let count = ops.len() as u64;
         self.core.log_records.fetch_add(count, Ordering::Relaxed);
@@ -255,7 +324,7 @@ impl Committer {
         for (lsn, op) in (first..).zip(ops) {
             self.core
                 .apply(op, lsn)
-                .map_err(|e| self.table_failed(&e))?;
+                .map_err(|e| Trouble::Broken(self.table_failed(&e)))?;
         }
         Ok(())
     }
@@ -279,7 +348,17 @@ impl Committer {
         }
         if let Some(last) = last {
             let (_, through) = split_item_key(last.as_ref()).map_err(|e| self.table_failed(&e))?;
-            return self.commit(&[LogOp::Drop { partition, through }]);
+            return match self.commit(&[LogOp::Drop { partition, through }]) {
+                Ok(()) => Ok(()),
+                Err(Trouble::Broken(why)) => Err(why),
+                Err(Trouble::Full) => {
+                    let error = self.full();
+                    if let Some(job) = self.drops.pop_front() {
+                        drop(job.reply.send(Err(error)));
+                    }
+                    Ok(())
+                }
+            };
         }
         if let Some(job) = self.drops.pop_front() {
             drop(job.reply.send(Ok(())));
@@ -289,6 +368,8 @@ impl Committer {
 
     /// Makes the table durable as it is, then lets go of the log it no longer needs.
     fn checkpoint(&mut self) -> Result<(), String> {
+        let guard = Arc::clone(&self.guard);
+        let _room = guard.make_room();
         let lsn = self.log.last_lsn();
         self.core
             .table

@@ -5,6 +5,7 @@
 //! <dir>/log/         commit log segments
 //! <dir>/table/       sled
 //! <dir>/checkpoint   up to which log number the table is on disk
+//! <dir>/ballast      space kept for bad times, see `space`
 //! <dir>/set-aside/   what could not be used, kept for a person to look at
 //! ```
 //!
@@ -31,6 +32,7 @@ use super::{
         list_segments,
     },
     core::Core,
+    space::{Limits, guard::Guard},
     table::{Table, TableError, set_aside_half_made_snapshots},
 };
 
@@ -45,6 +47,7 @@ const SET_ASIDE_MAX: u32 = 100;
 pub(super) struct Recovered {
     pub core: Core,
     pub log: LogState,
+    pub guard: Guard,
     /// Held for as long as the store is open.
     pub lock: File,
 }
@@ -124,6 +127,9 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
     let layout = Layout::new(&config.dir);
     let lock = take_lock(&layout)?;
     let mut report = RecoveryReport::default();
+    let guard = Guard::new(&layout.dir, limits(config));
+    // opening the table and replaying the log write, and must not run out of space
+    let room = guard.make_room();
     let moved = set_aside_half_made_snapshots(&layout.table, &layout.aside)
         .map_err(|e| layout.error(e.to_string()))?;
     note(&mut report, &moved, "a half-made snapshot");
@@ -138,7 +144,14 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
                 report.torn_bytes = attempt.torn_bytes;
                 report.empty = attempt.log.next_lsn == 1 && !layout.marker.exists();
                 let (core, log) = (attempt.core, attempt.log);
-                return Ok((Recovered { core, log, lock }, report));
+                drop(room);
+                let recovered = Recovered {
+                    core,
+                    log,
+                    guard,
+                    lock,
+                };
+                return Ok((recovered, report));
             }
             Err(trouble) => trouble,
         };
@@ -162,6 +175,13 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
         let moved =
             moved.map_err(|e| layout.error(format!("cannot set damaged files aside: {e}")))?;
         note(&mut report, &moved, "damaged");
+    }
+}
+
+pub(super) fn limits(config: &StoreConfig) -> Limits {
+    Limits {
+        reserve: config.reserve_bytes,
+        min_free: config.min_free_bytes,
     }
 }
 

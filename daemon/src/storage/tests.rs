@@ -4,6 +4,8 @@ mod basics;
 mod bench;
 mod commit_order;
 mod crash;
+mod disk_full;
+mod forgetting;
 mod kill;
 mod model;
 
@@ -20,6 +22,8 @@ pub(super) fn config(dir: &Path) -> StoreConfig {
         segment_bytes: 1 << 20,
         cache_bytes: 16 << 20,
         hint_bytes_max: 1 << 20,
+        reserve_bytes: 1 << 20,
+        min_free_bytes: 4 << 20,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A cluster in memory, in virtual time: the real read and write machines against replicas that
-//! lose messages, are slow, have wrong clocks and crash, coordinators included. Same seed, same
-//! run. Every history is checked for linearizability, and that no acknowledged write vanishes
+//! lose messages, are slow, have wrong clocks and crash, coordinators included. Each operation asks
+//! its replicas in an order of its own and hedges at moments of its own. Same seed, same run. Every history is checked for linearizability, and that no acknowledged write vanishes
 //! unless a write that had seen it took its place.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,7 +18,7 @@ use ringmaster_shared::{
 use super::{
     history::{Effect, Operation, is_linearizable},
     read::{ReadDone, ReadMachine},
-    round::{Ask, Breaks, Failure, FailureKind, Said, Step, Unmet, Unreachable},
+    round::{Ask, Breaks, Failure, FailureKind, Reach, Said, Step, Unmet},
     write::{Condition, Needs, WriteIntent, WriteMachine, Written},
 };
 
@@ -26,6 +26,9 @@ const CLIENTS: usize = 4;
 const OPERATIONS: usize = 8;
 /// How long a coordinator waits, in ticks; a message takes 1 to 30.
 const PATIENCE: u64 = 150;
+/// Latest moment of a hedge, in ticks after the questions before it: also long before a first answer
+/// could be there, and long after the last.
+const HEDGE: u64 = 70;
 
 type OpId = usize;
 
@@ -70,6 +73,9 @@ enum Event {
         from: usize,
         said: Result<Said, Failure>,
     },
+    Late {
+        op: OpId,
+    },
     Deadline {
         op: OpId,
     },
@@ -102,6 +108,7 @@ struct Counters {
     unknown: usize,
     refused: usize,
     repaired: usize,
+    hedged: usize,
     acknowledged: usize,
     siblings: usize,
     /// Conditional writes: answered well, stored beside another, refused.
@@ -201,6 +208,7 @@ impl Simulation {
                     self.reply(op, from, said);
                 }
             }
+            Event::Late { op } => self.late(op),
             Event::Deadline { op } => self.deadline(op),
             Event::Crash { node } => self.crash(node),
             Event::Recover { node } => {
@@ -273,15 +281,44 @@ impl Simulation {
         self.write_step(id, step);
     }
 
-    /// What gossip knows: now and then that a crashed node is dead.
-    fn unreachable(&mut self) -> Unreachable {
-        let mut off = Unreachable::new();
+    /// What gossip knows: now and then that a crashed node is dead. And somebody comes first.
+    fn unreachable(&mut self) -> Reach {
+        let mut reach = Reach::default();
         for node in &self.nodes {
             if !node.up && self.random.random_bool(0.5) {
-                off.insert(node.id.clone(), "dead".into());
+                reach.off.insert(node.id.clone(), "dead".into());
             }
         }
-        off
+        for node in &self.nodes[..REPLICAS] {
+            let at = self.random.random_range(0..=reach.order.len());
+            reach.order.insert(at, node.id.clone());
+        }
+        reach
+    }
+
+    /// The driver finds that answers are late.
+    fn late(&mut self, id: OpId) {
+        let op = &mut self.ops[id];
+        if op.decided {
+            return;
+        }
+        match &mut op.machine {
+            Machine::Write(machine) => {
+                let step = machine.on_late();
+                if let Step::Ask(more) = &step {
+                    self.counters.hedged += more.len();
+                }
+                self.write_step(id, step);
+            }
+            Machine::Read(machine) => {
+                let step = machine.on_late();
+                if let Step::Ask(more) = &step {
+                    self.counters.hedged += more.len();
+                }
+                self.read_step(id, step);
+            }
+            Machine::Gone => {}
+        }
     }
 
     fn write_step(&mut self, id: OpId, step: Step<Written>) {
@@ -396,6 +433,14 @@ impl Simulation {
                 continue;
             }
             self.within(30, Event::Asked { op, round, at, ask });
+        }
+        let hedges = match &self.ops[op].machine {
+            Machine::Write(machine) => machine.can_hedge(),
+            Machine::Read(machine) => machine.can_hedge(),
+            Machine::Gone => false,
+        };
+        if hedges {
+            self.within(HEDGE, Event::Late { op });
         }
     }
 
@@ -606,6 +651,7 @@ fn reads_and_writes_are_linearizable_under_faults() {
         sum.unknown += end.counters.unknown;
         sum.refused += end.counters.refused;
         sum.repaired += end.counters.repaired;
+        sum.hedged += end.counters.hedged;
         sum.acknowledged += end.counters.acknowledged;
         sum.siblings += end.counters.siblings;
     }
@@ -615,6 +661,7 @@ fn reads_and_writes_are_linearizable_under_faults() {
         ("unknown outcomes", sum.unknown),
         ("refusals", sum.refused),
         ("repairs", sum.repaired),
+        ("hedges", sum.hedged),
         ("acknowledged writes", sum.acknowledged),
         ("writes beside siblings", sum.siblings),
         ("conditional writes", sum.exclusive),

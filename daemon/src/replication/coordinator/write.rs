@@ -32,7 +32,7 @@ mod condition;
 
 use self::condition::too_many;
 pub use self::condition::{Condition, SIBLINGS_MAX, SIBLINGS_WARN};
-use super::round::{Ask, Breaks, Failure, FailureKind, Round, Said, Step, Unmet, Unreachable};
+use super::round::{Ask, Breaks, Failure, FailureKind, Reach, Round, Said, Step, Unmet};
 
 /// What is to be written; does not change when the topology does.
 #[derive(Debug, Clone)]
@@ -115,14 +115,10 @@ impl Seen {
 }
 
 impl WriteMachine {
-    pub fn start(
-        intent: WriteIntent,
-        needs: Needs,
-        unreachable: &Unreachable,
-    ) -> (Self, Step<Written>) {
+    pub fn start(intent: WriteIntent, needs: Needs, unreachable: &Reach) -> (Self, Step<Written>) {
         let quorum = needs.write.clone();
-        let needs = needs_at(intent.consistency, needs);
-        let round = Round::open(needs.read.clone(), &needs.read.replicas(), unreachable);
+        let needs = needs_at(&intent, needs);
+        let round = Round::choose(needs.read.clone(), unreachable);
         let mut machine = Self {
             intent,
             needs,
@@ -136,7 +132,7 @@ impl WriteMachine {
     }
 
     /// Starts or restarts the query round.
-    fn query(&mut self, unreachable: &Unreachable) -> Step<Written> {
+    fn query(&mut self, unreachable: &Reach) -> Step<Written> {
         let write = Round::open(
             self.needs.write.clone(),
             &self.needs.write.replicas(),
@@ -148,11 +144,7 @@ impl WriteMachine {
         }
         self.seen = Seen::default();
         self.phase = Phase::Query;
-        self.round = Round::open(
-            self.needs.read.clone(),
-            &self.needs.read.replicas(),
-            unreachable,
-        );
+        self.round = Round::choose(self.needs.read.clone(), unreachable);
         if self.intent.breaks.version_query {
             self.phase = Phase::Stamping;
             return Step::Stamp { seen: Hlc(0) };
@@ -160,19 +152,38 @@ impl WriteMachine {
         if !self.round.can_be_met() {
             return Step::Failed(self.round.quorum_unmet());
         }
+        self.question(self.round.waiting().to_vec())
+    }
+
+    /// The question of the query round to each of `to`.
+    fn question(&self, to: Vec<NodeId>) -> Step<Written> {
+        if to.is_empty() {
+            return Step::Wait;
+        }
         // with a context, siblings that it does not cover must stay, so their values are needed
-        let ask = if self.intent.context.is_some() {
+        let ask = if self.intent.context.is_some() || self.intent.breaks.keep_superseded {
             Ask::Record
         } else {
             Ask::Version
         };
-        Step::Ask(
-            self.round
-                .waiting()
-                .iter()
-                .map(|id| (id.clone(), ask.clone()))
-                .collect(),
-        )
+        Step::Ask(to.into_iter().map(|id| (id, ask.clone())).collect())
+    }
+
+    /// Those asked for the version are late: who else is asked, if anybody is left. Records are
+    /// stored on all replicas at once, so there nobody is left.
+    pub fn on_late(&mut self) -> Step<Written> {
+        match self.phase {
+            Phase::Query => {
+                let more = self.round.ask_for_late();
+                self.question(more)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    /// Whether [`Self::on_late`] could do something.
+    pub fn can_hedge(&self) -> bool {
+        matches!(self.phase, Phase::Query) && self.round.has_reserve()
     }
 
     pub fn on_said(&mut self, who: &NodeId, said: Said) -> Step<Written> {
@@ -235,6 +246,10 @@ impl WriteMachine {
         match &self.phase {
             Phase::Query if self.round.is_met() => self.weigh(),
             Phase::Query if !self.round.can_be_met() => Step::Failed(self.round.quorum_unmet()),
+            Phase::Query => {
+                let more = self.round.ask_for_failed();
+                self.question(more)
+            }
             Phase::Store { check: Some(_), .. } => self.judge_check(),
             Phase::Store { .. } if self.round.is_met() => self.stored(),
             Phase::Store { .. } if !self.round.can_be_met() => Step::Failed(self.lost()),
@@ -276,7 +291,10 @@ impl WriteMachine {
             return self.done();
         }
         // who failed the store is not worth asking again
-        let off = self.round.missing().clone();
+        let off = Reach {
+            off: self.round.missing().clone(),
+            ..Reach::default()
+        };
         let round = Round::open(self.needs.read.clone(), &self.needs.read.replicas(), &off);
         let asks = round.waiting().iter();
         let asks: Vec<_> = asks.map(|id| (id.clone(), Ask::Version)).collect();
@@ -324,30 +342,28 @@ impl WriteMachine {
             record: record.clone(),
             successful: in_order(&self.needs.write, |id| answered.contains(id)),
             failed: self.round.missing().keys().cloned().collect(),
-            quorum_achieved: self.quorum.is_met(answered),
+            quorum_achieved: self.quorum.is_met_by(answered),
         })
     }
 
     /// The answer to `Step::Stamp`.
-    pub fn stamp(&mut self, dot: Dot, hlc: Hlc, unreachable: &Unreachable) -> Step<Written> {
+    pub fn stamp(&mut self, dot: Dot, hlc: Hlc, unreachable: &Reach) -> Step<Written> {
         let sibling = Sibling {
             dot,
             hlc,
             value: self.intent.value.clone(),
         };
         let base = std::mem::take(&mut self.seen.base);
-        let context = self.intent.context.as_ref();
-        let covered = context.map_or_else(|| base.clock.clone(), |c| c.limited_to(&base.clock));
+        let covered = match &self.intent.context {
+            Some(context) if !self.intent.breaks.ignore_context => context.limited_to(&base.clock),
+            None if self.intent.breaks.keep_superseded => VersionVector::default(),
+            _ => base.clock.clone(),
+        };
         let record = Arc::new(Record::written(&base, &covered, sibling));
         self.store(record, false, unreachable)
     }
 
-    fn store(
-        &mut self,
-        record: Arc<Record>,
-        earlier: bool,
-        unreachable: &Unreachable,
-    ) -> Step<Written> {
+    fn store(&mut self, record: Arc<Record>, earlier: bool, unreachable: &Reach) -> Step<Written> {
         self.round = Round::open(
             self.needs.write.clone(),
             &self.needs.write.replicas(),
@@ -355,7 +371,7 @@ impl WriteMachine {
         );
         let hopeful = self.round.can_be_met();
         let possible = if hopeful {
-            self.round.waiting().clone()
+            self.round.waiting().iter().cloned().collect()
         } else {
             BTreeSet::new()
         };
@@ -382,10 +398,10 @@ impl WriteMachine {
         &mut self,
         refuser: Option<&NodeId>,
         needs: Needs,
-        unreachable: &Unreachable,
+        unreachable: &Reach,
     ) -> Step<Written> {
         self.quorum = needs.write.clone();
-        self.needs = needs_at(self.intent.consistency, needs);
+        self.needs = needs_at(&self.intent, needs);
         match &mut self.phase {
             Phase::Query | Phase::Stamping => self.query(unreachable),
             Phase::Store {
@@ -454,8 +470,12 @@ impl WriteMachine {
     }
 }
 
-fn needs_at(consistency: Consistency, needs: Needs) -> Needs {
-    match consistency {
+fn needs_at(intent: &WriteIntent, needs: Needs) -> Needs {
+    match intent.consistency {
+        Consistency::Quorum if intent.breaks.early_ack => Needs {
+            write: needs.write.one(),
+            ..needs
+        },
         Consistency::One => Needs {
             read: needs.read.one(),
             write: needs.write.one(),

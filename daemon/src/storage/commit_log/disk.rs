@@ -7,12 +7,17 @@ use std::{
     path::Path,
 };
 
+use crate::breaks::broken;
+
 /// A segment that is being written.
 pub(in crate::storage) trait LogFile: Send {
     /// Adds `bytes` at the end.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Returns when everything appended is on stable storage.
     fn sync(&mut self) -> io::Result<()>;
+    /// Removes everything after the first `len` bytes, durably: what an append that failed may
+    /// have left.
+    fn cut(&mut self, len: u64) -> io::Result<()>;
 }
 
 /// Where segments are made.
@@ -34,7 +39,15 @@ impl LogFile for File {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        if broken("skip-sync") {
+            return Ok(());
+        }
         self.sync_data()
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)?;
+        self.sync_all()
     }
 }
 

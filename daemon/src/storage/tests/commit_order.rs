@@ -24,6 +24,9 @@ struct Diary {
     stalled: bool,
     waiting: bool,
     fail_append: bool,
+    /// Appends find no space.
+    full: bool,
+    fail_cut: bool,
     fail_sync: bool,
 }
 
@@ -84,17 +87,31 @@ impl LogDisk for Watched {
 
 impl LogFile for WatchedFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let fail = self.watched.with(|d| {
+        let (fail, full) = self.watched.with(|d| {
             d.steps.push("append");
             d.appended.extend_from_slice(bytes);
-            d.fail_append
+            (d.fail_append, d.full)
         });
-        if fail {
+        if fail || full {
             // as a full disk does it: some of it arrives
             self.file.append(&bytes[..bytes.len() / 2])?;
-            return Err(io::Error::other("no space left on device"));
+            return Err(if full {
+                io::ErrorKind::StorageFull.into()
+            } else {
+                io::Error::other("input/output error")
+            });
         }
         self.file.append(bytes)
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        if self.watched.with(|d| {
+            d.steps.push("cut");
+            d.fail_cut
+        }) {
+            return Err(io::Error::other("input/output error"));
+        }
+        self.file.cut(len)
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -276,4 +293,56 @@ async fn a_failed_sync_or_append_stops_the_engine_for_good() {
             .await
             .expect("stored");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_finds_no_space_is_undone_and_the_store_goes_on_later() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, watched) = open_watched(dir.path());
+    let value = |n| record("a", 1, n, 10);
+    store.merge(key("good"), value(1)).await.expect("stored");
+    for round in 0..3_u64 {
+        watched.with(|d| (d.full, d.steps) = (true, Vec::new()));
+        let name = key(&format!("refused{round}"));
+        let answer = store.merge(name.clone(), value(2)).await;
+        assert!(
+            matches!(answer, Err(StorageError::ReadOnly(_))),
+            "{answer:?}"
+        );
+        let steps = watched.with(|d| {
+            d.full = false;
+            std::mem::take(&mut d.steps)
+        });
+        assert_eq!(steps[..2], ["append", "cut"]);
+        assert_eq!(store.get(&name), Ok(None));
+        assert_eq!(store.poisoned(), None);
+        // there is space in truth, so the next look finds it
+        let again = || async { store.merge(name.clone(), value(3)).await };
+        while let Err(e) = again().await {
+            assert!(matches!(e, StorageError::ReadOnly(_)), "{e}");
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(store);
+    let (store, report) = reopen(dir.path());
+    assert_eq!(report.torn_bytes, 0, "the log has no scars");
+    for name in ["good", "refused0", "refused1", "refused2"] {
+        assert!(store.get(&key(name)).expect("readable").is_some(), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_that_cannot_be_undone_stops_the_engine() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, watched) = open_watched(dir.path());
+    watched.with(|d| (d.full, d.fail_cut) = (true, true));
+    let answer = store.merge(key("k"), record("a", 1, 1, 10)).await;
+    assert!(
+        matches!(answer, Err(StorageError::Poisoned(_))),
+        "{answer:?}"
+    );
+    drop(store);
+    let (store, report) = reopen(dir.path());
+    assert!(report.torn_bytes > 0);
+    assert_eq!(store.get(&key("k")), Ok(None));
 }

@@ -23,7 +23,7 @@ fn needs() -> Needs {
     }
 }
 
-fn off(names: &[&str]) -> Unreachable {
+fn off(names: &[&str]) -> Reach {
     names.iter().map(|n| (id(n), "dead".to_owned())).collect()
 }
 
@@ -272,7 +272,7 @@ fn a_new_topology_restarts_the_query() {
     let Step::Ask(asks) = machine.regroup(Some(&id("b")), needs(), &off(&[])) else {
         panic!("asked again");
     };
-    assert!(asks.len() == 3 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
+    assert!(asks.len() == 2 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
     assert_eq!(machine.on_said(&id("a"), Said::Version(None)), Step::Wait);
 }
 
@@ -421,4 +421,30 @@ fn too_many_siblings_are_refused_unless_they_are_settled() {
     assert!(matches!(step, Step::Stamp { .. }), "one fewer fits");
     let step = answer(Some(crowd.clock.clone()));
     assert!(matches!(step, Step::Stamp { .. }), "it settles them");
+}
+
+#[test]
+fn the_version_query_asks_a_quorum_and_hedges() {
+    let reach = Reach {
+        order: ["c", "a"].map(id).to_vec(),
+        ..Reach::default()
+    };
+    let (mut machine, step) = WriteMachine::start(intent(), needs(), &reach);
+    let asked = |step: &Step<Written>| match step {
+        Step::Ask(asks) => asks.iter().map(|(id, _)| id.clone()).collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(asked(&step), [id("c"), id("a")]);
+    assert_eq!(machine.on_said(&id("a"), version("z", 1, 5)), Step::Wait);
+    assert_eq!(asked(&machine.on_late()), [id("b")]);
+    assert!(!machine.can_hedge());
+    let step = machine.on_said(&id("b"), version("z", 2, 9));
+    assert_eq!(step, Step::Stamp { seen: Hlc(9) });
+    let step = machine.stamp(dot("a", 1), Hlc(10), &reach);
+    assert_eq!(asked(&step).len(), 3, "the record goes to all");
+    assert!(!machine.can_hedge());
+
+    let (mut machine, _) = WriteMachine::start(intent(), needs(), &reach);
+    let step = machine.on_failure(&id("c"), fails(FailureKind::NotDone));
+    assert_eq!(asked(&step), [id("b")], "at once");
 }
