@@ -52,6 +52,10 @@ pub enum ErrorCode {
     DeadlineExceeded,
     /// 408: the request did not arrive in time.
     RequestTimeout,
+    /// 414
+    UriTooLong,
+    /// 431: too many headers, or too long ones.
+    HeadTooLarge,
 }
 
 impl ErrorCode {
@@ -66,7 +70,9 @@ impl ErrorCode {
             Self::Conflict => 409,
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
+            Self::UriTooLong => 414,
             Self::UnsupportedMediaType => 415,
+            Self::HeadTooLarge => 431,
             Self::WrongCluster => 421,
             Self::UpgradeRequired => 426,
             Self::TooBusy => 429,

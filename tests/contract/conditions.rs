@@ -3,7 +3,10 @@
 use reqwest::Method;
 use ringmaster_shared::{
     api::data::{ReadResponse, WriteResponse},
+    context,
     error::ErrorCode,
+    id::ClusterId,
+    key::Key,
 };
 use serde_json::{Value, json};
 
@@ -55,11 +58,9 @@ async fn a_write_goes_by_exactly_what_was_read() {
 
     // what the answer to a write says is as good as what a read says
     let now = etag(&swapped);
-    let deleter = cluster.api(1);
+    let third = cluster.api(1);
     let headers = [("if-match", now.as_str())];
-    let deleted = deleter
-        .send_with(Method::DELETE, PATH, &headers, None)
-        .await;
+    let deleted = third.send_with(Method::DELETE, PATH, &headers, None).await;
     assert_eq!(deleted.expect("answered").status, 200);
     let any = put(&cluster.api(0), &[("if-match", "*")], json!({"value": 4})).await;
     let error = any.error();
@@ -159,6 +160,83 @@ async fn contexts_of_elsewhere_are_refused() {
     here.reads(0, "k", &json!(1)).await;
     let good = put(&here.api(0), &[], json!({"value": 2, "context": mine})).await;
     assert_eq!(good.status, 200);
+}
+
+/// Whoever makes up a token that passes all checks gains nothing by it: a claim to have seen
+/// writes that are still to come must not swallow them.
+#[tokio::test]
+async fn a_made_up_context_is_harmless() {
+    let cluster = Cluster::start(3).await;
+    let status = cluster.api(0).status().await.expect("it answers");
+    let here = ClusterId::new(&status.cluster.cluster_id).expect("an id");
+    let key = Key::new("k").expect("valid");
+    // every node is an actor of the key
+    for node in 0..3 {
+        cluster.write(node, "k", &json!(node), GENEROUS).await;
+    }
+    let read: ReadResponse = cluster.api(0).get(PATH).await.expect("answered");
+    let before = read.context;
+    let mut claim = context::decode(&here, &key, &before).expect("a token of this cluster");
+    assert_eq!(claim.0.len(), 3, "three actors: {claim:?}");
+    for n in claim.0.values_mut() {
+        *n = u64::MAX;
+    }
+    let forged = context::encode(&here, &key, &claim);
+    let wrong = put(
+        &cluster.api(0),
+        &[("if-match", &forged)],
+        json!({"value": 0}),
+    )
+    .await;
+    assert_eq!(wrong.error().code, ErrorCode::PreconditionFailed);
+    let taken = put(
+        &cluster.api(0),
+        &[],
+        json!({"value": "forged", "context": forged}),
+    )
+    .await;
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    for node in 0..3 {
+        let beside = json!({"value": format!("beside-{node}"), "context": before});
+        let beside = put(&cluster.api(node), &[], beside).await;
+        assert_eq!(beside.status, 200, "{}", beside.text());
+    }
+    let read: ReadResponse = cluster.api(1).get(PATH).await.expect("answered");
+    let mut all: Vec<Value> = read
+        .siblings
+        .expect("four")
+        .into_iter()
+        .filter_map(|s| s.value)
+        .collect();
+    all.sort_by_key(Value::to_string);
+    assert_eq!(all, ["beside-0", "beside-1", "beside-2", "forged"]);
+    for node in 0..3 {
+        cluster.write(node, "k", &json!(node), GENEROUS).await;
+        cluster.reads((node + 1) % 3, "k", &json!(node)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_key_may_be_replaced_as_it_was_deleted() {
+    let cluster = Cluster::start(3).await;
+    cluster.write(0, "k", &json!(1), GENEROUS).await;
+    let deleted = cluster.api(0).send(Method::DELETE, PATH, None).await;
+    assert_eq!(deleted.expect("answered").status, 200);
+    let absent = cluster.api(1).read("k").await.expect("answered").error();
+    let tag = absent.details["context"]
+        .as_str()
+        .expect("a context")
+        .to_owned();
+    for (status, value) in [(200, 2), (412, 3)] {
+        let again = put(
+            &cluster.api(2),
+            &[("if-match", &tag)],
+            json!({ "value": value }),
+        )
+        .await;
+        assert_eq!(again.status, status, "{}", again.text());
+    }
+    cluster.reads(0, "k", &json!(2)).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,11 @@ use ringmaster_shared::{
 };
 use serde_json::json;
 
-use crate::support::{cluster::Cluster, raw, wait::GENEROUS};
+use crate::support::{
+    cluster::Cluster,
+    raw,
+    wait::{GENEROUS, eventually},
+};
 
 #[tokio::test]
 async fn values_keep_their_form() {
@@ -96,6 +100,41 @@ async fn lists_come_in_pages() {
             Some(next) => cursor = Some(next),
             None => break,
         }
+    }
+    assert_eq!(found, want);
+}
+
+#[tokio::test]
+async fn a_cursor_survives_the_loss_of_the_node_that_gave_it() {
+    let mut cluster = Cluster::start(3).await;
+    let mut want = Vec::new();
+    for n in 0..30 {
+        let key = format!("page-{n:02}");
+        cluster.write(n % 3, &key, &json!(n), GENEROUS).await;
+        want.push(key);
+    }
+    let first: ListResponse = cluster
+        .api(2)
+        .get("/api/v1/data?limit=10")
+        .await
+        .expect("answered");
+    assert_eq!(first.keys, want[..10]);
+    cluster.nodes[2].kill9();
+
+    // at once: the others may not have noticed yet
+    let (mut found, mut cursor) = (first.keys, first.cursor);
+    let mut through = 0;
+    while let Some(after) = cursor.take() {
+        let path = format!("/api/v1/data?limit=10&cursor={after}");
+        let api = cluster.api(through % 2);
+        through += 1;
+        let page: ListResponse = eventually("the next page", GENEROUS, async || {
+            api.get(&path).await.map_err(|e| format!("{e:#}"))
+        })
+        .await;
+        found.extend(page.keys);
+        assert!(found.len() <= want.len(), "pages repeat themselves");
+        cursor = page.cursor;
     }
     assert_eq!(found, want);
 }

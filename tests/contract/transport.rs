@@ -53,6 +53,8 @@ async fn what_is_no_http_is_ended() {
                 "{shown:?} got {}",
                 reply.status
             );
+            // also what no handler ever sees
+            reply.error();
         } else {
             assert!(answer.is_empty(), "{shown:?} got {answer:?}");
         }

@@ -165,6 +165,22 @@ async fn no_increment_is_lost_while_a_node_is_killed() {
     check(&ledger, &end);
 }
 
+/// `RINGD_BREAK` leaves the last question out; builds for release do not know it.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_missing_last_question_is_noticed() {
+    for attempt in 1..=10 {
+        let broken = [("RINGD_BREAK", "last-question")];
+        let mut cluster = Cluster::start_with(3, &broken).await;
+        let (ledger, _) = increments(&mut cluster, false).await;
+        if let Some((_, won)) = ledger.won.iter().find(|(_, won)| won.len() > 1) {
+            eprintln!("caught at attempt {attempt}: {won:?} replaced one version");
+            return;
+        }
+    }
+    panic!("ten campaigns did not notice that the last question was left out");
+}
+
 /// Through one node the key's lock settles it: one wins, the others are refused, none is stored
 /// beside it.
 #[tokio::test]

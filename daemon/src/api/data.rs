@@ -124,7 +124,6 @@ pub async fn write(
     body: Body,
 ) -> Answer<Response> {
     let key = key::from_path(uri.path())?;
-    let desk = Desk::open(&node)?;
     let media = body::media_type(&headers)?;
     let most = node.config.limits.value_bytes;
     let envelope = if media == Media::Json {
@@ -137,6 +136,8 @@ pub async fn write(
         .if_room(&node.gates.admission, &headers, body)
         .await?;
     let held = bodies.read(&headers, body, most + envelope).await?;
+    // only now: a connection with a body that nobody read cannot be used again
+    let desk = Desk::open(&node)?;
     let put = match media {
         Media::Json => value::parse_put(&held.bytes, most)?,
         Media::Raw => value::Put {
@@ -165,8 +166,8 @@ pub async fn delete(
     body: Body,
 ) -> Answer<Response> {
     let key = key::from_path(uri.path())?;
-    let desk = Desk::open(&node)?;
     let delete: DeleteRequest = node.gates.bodies.order(&headers, body).await?;
+    let desk = Desk::open(&node)?;
     let in_body = delete.context.as_deref();
     let order = order(&desk, key, None, &headers, in_body, level.consistency)?;
     if order.condition == Condition::Absent {

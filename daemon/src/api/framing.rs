@@ -94,6 +94,8 @@ fn in_one_format(mut response: Response, request_id: &str) -> Response {
         StatusCode::NOT_FOUND => ErrorCode::NotFound,
         StatusCode::REQUEST_TIMEOUT => ErrorCode::RequestTimeout,
         StatusCode::PAYLOAD_TOO_LARGE => ErrorCode::TooLarge,
+        StatusCode::URI_TOO_LONG => ErrorCode::UriTooLong,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ErrorCode::HeadTooLarge,
         StatusCode::MISDIRECTED_REQUEST => ErrorCode::WrongCluster,
         StatusCode::UPGRADE_REQUIRED => ErrorCode::UpgradeRequired,
         StatusCode::SERVICE_UNAVAILABLE => ErrorCode::NotServing,

@@ -1,5 +1,6 @@
 //! Connections: accepted up to a limit, dropped when they say nothing or take nothing.
 
+mod refusals;
 mod stalling;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -7,6 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{Router, body::Body};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ringmaster_shared::error::ErrorCode;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -15,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use crate::metrics::Metrics;
+use refusals::{Refusals, refusal};
 use stalling::Stalling;
 
 /// Pause after a failed accept: it fails for want of file descriptors, and those come back.
@@ -23,11 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A client that takes none of its answer for so long is dropped.
 const WRITE_STALL: Duration = Duration::from_secs(30);
-
-/// Said to whom comes when all places are taken.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-Retry-After: 1\r\nConnection: close\r\nContent-Length: 100\r\n\r\n\
-{\"error\":\"too many connections; try again shortly\",\"code\":\"TOO_BUSY\",\"details\":{},\"request_id\":\"\"}\r\n";
 
 /// Bounds on connections.
 #[derive(Debug, Clone)]
@@ -115,8 +113,14 @@ impl Acceptor {
             self.connections
                 .spawn(self.clone().serve(stream, from, place));
         } else {
+            let full = refusal(
+                ErrorCode::TooBusy,
+                "503 Service Unavailable",
+                "too many connections; try again shortly",
+                true,
+            );
             // as much as fits at once; nobody waits for who is not let in
-            let _ = stream.try_write(FULL);
+            let _ = stream.try_write(&full);
             tracing::debug!("all connections are taken; turned away {from}");
         }
     }
@@ -127,6 +131,7 @@ impl Acceptor {
             tracing::debug!("{from}: {error}");
             return;
         }
+        let stream = Stalling::new(stream, WRITE_STALL);
         let router = self.router;
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             router.clone().oneshot(request.map(Body::new))
@@ -135,7 +140,7 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(Stalling::new(stream, WRITE_STALL)), service)
+            .serve_connection(TokioIo::new(Refusals::new(stream)), service)
             .with_upgrades();
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -230,7 +235,7 @@ mod tests {
         assert!(refusal.starts_with("HTTP/1.1 503"), "{refusal}");
         let (head, body) = refusal.split_once("\r\n\r\n").expect("head and body");
         assert!(
-            head.contains(&format!("Content-Length: {}", body.len())),
+            head.contains(&format!("content-length: {}", body.len())),
             "{refusal}"
         );
         assert!(body.contains("TOO_BUSY"));

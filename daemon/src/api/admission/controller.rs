@@ -82,6 +82,14 @@ pub enum Refusal {
     Requests { limit: usize },
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    InTime,
+    Late,
+    /// More than twice as long as what is late.
+    VeryLate,
+}
+
 #[derive(Debug)]
 struct State {
     limit: usize,
@@ -116,17 +124,22 @@ impl State {
             .clamp(least, most)
     }
 
-    /// Ends a window: whether more than half of its operations were late.
-    fn judge(&mut self) -> Option<bool> {
+    /// Ends a window: how late its median operation was; `None` without samples.
+    fn judge(&mut self) -> Option<Verdict> {
         let mut samples = std::mem::take(&mut self.samples);
         let middle = samples.len().checked_sub(1)? / 2;
         let (_, median, _) = samples.select_nth_unstable(middle);
-        let late = *median > self.late_after();
+        let limit = self.late_after();
+        let verdict = match *median {
+            took if took > limit * 2 => Verdict::VeryLate,
+            took if took > limit => Verdict::Late,
+            _ => Verdict::InTime,
+        };
         if self.medians.len() == MEDIANS_KEPT {
             self.medians.pop_front();
         }
         self.medians.push_back(*median);
-        Some(late)
+        Some(verdict)
     }
 
     fn grow_if_used(&mut self) {
@@ -135,9 +148,10 @@ impl State {
         }
     }
 
-    fn shrink(&mut self) {
+    fn shrink(&mut self, verdict: Verdict) {
+        let tenths = if verdict == Verdict::VeryLate { 4 } else { 7 };
         let used = self.limit.min(self.peak.max(self.floor));
-        self.limit = (used / 10 * 7).max(self.floor);
+        self.limit = (used * tenths / 10).max(self.floor);
     }
 
     fn can_shrink(&self) -> bool {
@@ -176,13 +190,13 @@ impl Controller {
         Self {
             ceiling: bounds.requests,
             under_way: 0,
-            small: lane(128, 16, bounds.requests, 8, (ms(50).min(small), small)),
+            small: lane(128, 16, bounds.requests, 8, (ms(150).min(small), small)),
             large: lane(
-                8 * MIB,
-                bounds.value_bytes.max(MIB) * 2,
+                2 * MIB,
+                bounds.value_bytes.max(MIB),
                 bounds.bytes.max(1),
                 MIB,
-                (ms(200).min(large), large),
+                (ms(300).min(large), large),
             ),
             looked: Duration::ZERO,
         }
@@ -236,26 +250,29 @@ impl Controller {
     fn look(&mut self, now: Duration) {
         let since = now.saturating_sub(self.looked);
         let samples = self.small.samples.len() + self.large.samples.len();
-        let enough = since >= WINDOW && samples >= SAMPLES_ENOUGH;
-        if !enough && !(since >= WINDOW_MAX && samples > 0) {
+        let needed = if since >= WINDOW_MAX {
+            1
+        } else {
+            SAMPLES_ENOUGH
+        };
+        if since < WINDOW || samples < needed {
             return;
         }
         self.looked = now;
         let (small, large) = (self.small.judge(), self.large.judge());
-        if small == Some(true) {
+        match small {
+            Some(Verdict::InTime) => self.small.grow_if_used(),
             // bytes are what most likely makes everybody wait
-            if self.large.can_shrink() {
-                self.large.shrink();
-            } else {
-                self.small.shrink();
-            }
-        } else if small == Some(false) {
-            self.small.grow_if_used();
+            Some(late) if self.large.can_shrink() => self.large.shrink(late),
+            Some(late) => self.small.shrink(late),
+            None => {}
         }
         match large {
-            Some(true) => self.large.shrink(),
-            Some(false) if small != Some(true) => self.large.grow_if_used(),
-            _ => {}
+            Some(Verdict::InTime) if small.is_none_or(|s| s == Verdict::InTime) => {
+                self.large.grow_if_used();
+            }
+            Some(Verdict::InTime) | None => {}
+            Some(late) => self.large.shrink(late),
         }
         for lane in [&mut self.small, &mut self.large] {
             lane.peak = lane.in_use;

@@ -95,8 +95,8 @@ pub async fn get(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    let batch = Batch::open(&node, &level, &headers)?;
     let held = body_of(&node, &headers, body).await?;
+    let batch = Batch::open(&node, &level, &headers)?;
     let wanted: BatchGetRequest = parsed(&headers, &held)?;
     bounded(wanted.keys.len())?;
     let reads = wanted.keys.into_iter().map(|text| batch.read(text));
@@ -123,8 +123,8 @@ pub async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    let batch = Batch::open(&node, &level, &headers)?;
     let held = body_of(&node, &headers, body).await?;
+    let batch = Batch::open(&node, &level, &headers)?;
     let wanted: PutBody = parsed(&headers, &held)?;
     bounded(wanted.entries.len())?;
     let room = Arc::new(Semaphore::new(KIB_AT_ONCE));
