@@ -196,6 +196,7 @@ pub async fn write(
             return;
         }
     };
+    let sent = request.context.clone();
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
@@ -214,7 +215,10 @@ pub async fn write(
         successful: written.successful,
         failed: written.failed,
         quorum_achieved: written.quorum_achieved,
-        record: (*written.record).clone(),
+        record: Record {
+            clock: written.record.known_to_writer(sent.as_ref()),
+            siblings: written.record.siblings.clone(),
+        },
     }));
     drive.write_tail(machine).await;
 }
