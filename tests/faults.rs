@@ -3,8 +3,13 @@
 #[cfg(debug_assertions)]
 mod bites;
 mod campaign;
+mod crowd;
 mod durability;
 mod linearizable;
+mod long;
+mod nemesis;
 mod orders;
 mod partition;
 mod returning;
+mod synced;
+mod unseen;

@@ -130,6 +130,11 @@ impl Report {
         self.0.iter().find(|verdict| verdict.check == check)
     }
 
+    /// How much this check looked at.
+    pub fn examined(&self, check: Check) -> usize {
+        self.of(check).map_or(0, |v| v.examined)
+    }
+
     /// Whether this check found something wrong.
     pub fn is_red(&self, check: Check) -> bool {
         self.of(check).is_some_and(|v| v.violations > 0)
@@ -150,7 +155,7 @@ impl Report {
             .collect();
         assert!(stories.is_empty(), "{self}\n{}", stories.join("\n\n"));
         for check in needed {
-            let examined = self.of(*check).map_or(0, |v| v.examined);
+            let examined = self.examined(*check);
             assert!(
                 examined > 0,
                 "{check} examined nothing, so it shows nothing\n{self}"

@@ -7,6 +7,9 @@ use std::{
     time::Instant,
 };
 
+use ringmaster_shared::id::ClusterId;
+use tokio::sync::OnceCell;
+
 use super::{
     checks::{
         Check, Report,
@@ -16,6 +19,7 @@ use super::{
         record::{Did, History, Op, Outcome},
         siblings,
     },
+    client::Api,
     linearizability::{Violation, check},
 };
 
@@ -61,6 +65,8 @@ impl fmt::Display for Operation {
 pub struct Recorder {
     began: Instant,
     history: Mutex<History>,
+    /// The cluster that is watched, once a node has told.
+    cluster: OnceCell<ClusterId>,
 }
 
 /// How much was recorded, so that a test can show that something happened.
@@ -76,7 +82,17 @@ impl Recorder {
         Self {
             began: Instant::now(),
             history: Mutex::default(),
+            cluster: OnceCell::new(),
         }
+    }
+
+    /// The cluster, by which its contexts are read; `None` as long as no node told it.
+    pub async fn cluster(&self, api: &Api) -> Option<&ClusterId> {
+        let asked = self.cluster.get_or_try_init(|| async {
+            let status = api.status().await.map_err(drop)?;
+            ClusterId::new(&status.cluster.cluster_id).map_err(drop)
+        });
+        asked.await.ok()
     }
 
     /// Now, for the times of an operation.

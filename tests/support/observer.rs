@@ -12,6 +12,7 @@ use ringmaster_shared::{
     api::data::{ReadResponse, ReplicasResponse, SiblingInfo, WriteResponse},
     context,
     error::{ErrorBody, ErrorCode},
+    id::ClusterId,
     key::Key,
     version::VersionVector,
 };
@@ -56,8 +57,8 @@ fn key_of(key: &str) -> Key {
     Key::new(key).expect("a plain key")
 }
 
-/// The vector behind a context.
-fn decoded(key: &str, token: &str) -> VersionVector {
+/// The vector behind a context of this cluster.
+fn decoded(_cluster: &ClusterId, key: &str, token: &str) -> VersionVector {
     context::decode(&key_of(key), token).expect("the node's own context")
 }
 
@@ -75,10 +76,11 @@ impl Observer<'_> {
 
     /// A quorum read; `None` when it was not answered.
     pub async fn read(self, node: &str, api: &Api, key: &str) -> Option<(Seen, Option<Knowledge>)> {
+        let cluster = self.recorder.cluster(api).await?;
         let called = self.recorder.now();
         let reply = api.read(key).await.ok()?;
         let at = self.recorder.now();
-        let (seen, token) = seen(key, &reply)?;
+        let (seen, token) = seen(cluster, key, &reply)?;
         self.record(
             node,
             key,
@@ -97,7 +99,8 @@ impl Observer<'_> {
         Some((seen, knowledge))
     }
 
-    /// A write of a value that nobody else writes, or a delete; whether it was acknowledged.
+    /// A write of a value that nobody else writes, or a delete. `None` unless it was
+    /// acknowledged; else what the answer gives the client to send along with its next write.
     pub async fn write(
         self,
         node: &str,
@@ -105,7 +108,9 @@ impl Observer<'_> {
         key: &str,
         change: Change,
         knowledge: Option<&Knowledge>,
-    ) -> bool {
+    ) -> Option<Knowledge> {
+        // without it nothing is sent
+        let cluster = self.recorder.cluster(api).await?;
         let id = NEXT_VALUE.fetch_add(1, Ordering::Relaxed);
         let path = format!("/api/v1/data/{key}");
         let mut body = json!({});
@@ -126,21 +131,34 @@ impl Observer<'_> {
             Fate::NotDone => Outcome::Refused,
             Fate::Unknown => Outcome::Unknown,
         };
-        let returned = match (&result, outcome) {
-            (Ok(reply), Outcome::Done(_)) => {
-                let answer: WriteResponse = reply.json().expect("the published shape");
-                Returned::of(node, decoded(key, &answer.context))
-            }
-            _ => None,
-        };
-        let write = Write {
+        let mut write = Write {
             id,
             deletes: change == Change::Delete,
             sent: knowledge.map(|k| k.sent.clone()),
-            returned,
+            returned: None,
         };
+        let mut learned = None;
+        if let (Ok(reply), Outcome::Done(at)) = (&result, outcome) {
+            let answer: WriteResponse = reply.json().expect("the published shape");
+            let clock = decoded(cluster, key, &answer.context);
+            let mut shown = write
+                .sent
+                .as_ref()
+                .map_or_else(BTreeSet::new, |s| s.shown.clone());
+            // the token that was sent, given back: it tells nothing of this write
+            let is_old = write.sent.as_ref().is_some_and(|sent| sent.clock == clock);
+            if !is_old {
+                write.returned = Returned::of(node, clock.clone());
+                shown.insert(id);
+            }
+            let sent = Sent { clock, shown, at };
+            learned = Some(Knowledge {
+                token: answer.context,
+                sent,
+            });
+        }
         self.record(node, key, Did::Write(write), called, outcome);
-        matches!(outcome, Outcome::Done(_))
+        learned
     }
 }
 
@@ -170,11 +188,11 @@ fn fate(result: &reqwest::Result<Reply>) -> Fate {
 }
 
 /// What an answer to a read shows, and its context; `None` when it shows nothing.
-pub fn seen(key: &str, reply: &Reply) -> Option<(Seen, Option<String>)> {
+fn seen(cluster: &ClusterId, key: &str, reply: &Reply) -> Option<(Seen, Option<String>)> {
     match reply.status {
         200 => {
             let read: ReadResponse = reply.json().expect("the published shape");
-            let clock = decoded(key, &read.context);
+            let clock = decoded(cluster, key, &read.context);
             let (mut values, tombstones) = match &read.siblings {
                 Some(siblings) => counted(siblings),
                 None => (Vec::new(), 0),
@@ -204,7 +222,7 @@ pub fn seen(key: &str, reply: &Reply) -> Option<(Seen, Option<String>)> {
                 Some(siblings) => counted(siblings),
                 None => (Vec::new(), usize::from(token.is_some())),
             };
-            let clock = token.as_deref().map(|token| decoded(key, token));
+            let clock = token.as_deref().map(|token| decoded(cluster, key, token));
             let seen = Seen {
                 values,
                 tombstones,
@@ -261,13 +279,15 @@ pub async fn look(nodes: &[(String, Api)], keys: &[String]) -> Result<End, Strin
         }
         end.keys.insert(key.clone(), of_key);
     }
+    let cluster = end.nodes.first().map_or("", |node| &node.cluster);
+    let cluster = ClusterId::new(cluster).map_err(|e| e.to_string())?;
     for key in keys {
         for (node, api) in nodes {
             let path = format!("/api/v1/data/{key}?consistency=all");
             let reply = api.send(Method::GET, &path, None).await;
             let reply = reply.map_err(|e| e.to_string())?;
-            let (seen, _) =
-                seen(key, &reply).ok_or_else(|| format!("{key} at {node}: {}", reply.text()))?;
+            let (seen, _) = seen(&cluster, key, &reply)
+                .ok_or_else(|| format!("{key} at {node}: {}", reply.text()))?;
             if let Some(of_key) = end.keys.get_mut(key) {
                 of_key.reads.push((node.clone(), seen));
             }
