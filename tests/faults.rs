@@ -17,3 +17,4 @@ mod overload;
 mod partition;
 mod returning;
 mod synced;
+mod unseen;

@@ -192,6 +192,27 @@ impl Record {
             .max_by(|a, b| (a.hlc, &a.dot).cmp(&(b.hlc, &b.dot)))
     }
 
+    /// What the client whose write left this record behind knows now: the context of its next
+    /// write. `sent` is the context it wrote with.
+    ///
+    /// A write without context superseded all there is. One with a context may have left siblings
+    /// beside it that its client was never shown; a token that spoke for them would let the next
+    /// write drop them unseen. Where a vector cannot speak for the write without speaking for
+    /// such a sibling of the same actor, it speaks for what was sent and no more: then the next
+    /// write leaves this one beside it, which a read settles.
+    pub fn known_to_writer(&self, sent: Option<&VersionVector>) -> VersionVector {
+        let (Some(sent), Some(own)) = (sent, self.head()) else {
+            return self.clock.clone();
+        };
+        let mut known = sent.clone();
+        known.add(&own.dot);
+        let mut others = self.siblings.iter().filter(|s| s.dot != own.dot);
+        if others.any(|s| known.covers(&s.dot)) {
+            return sent.clone();
+        }
+        known
+    }
+
     /// Whether every sibling is a tombstone (or there is none).
     pub fn is_deleted(&self) -> bool {
         self.siblings.iter().all(|s| s.value.is_none())
@@ -316,6 +337,25 @@ mod tests {
         for (claim, wants) in cases {
             assert_eq!(claim.limited_to(&known), wants, "{claim:?}");
         }
+    }
+
+    #[test]
+    fn a_writer_knows_what_it_was_shown_and_what_it_wrote() {
+        let empty = Record::default();
+        let a = Record::written(&empty, &VersionVector::default(), sibling("a", 1, 10));
+        let b = Record::written(&empty, &VersionVector::default(), sibling("b", 1, 11));
+        let both = a.merge(&b);
+        let blind = Record::written(&both, &both.clock, sibling("c", 1, 12));
+        assert_eq!(blind.known_to_writer(None), blind.clock);
+        // it had read a's write and not b's
+        let after = Record::written(&both, &a.clock, sibling("c", 1, 12));
+        let known = after.known_to_writer(Some(&a.clock));
+        let next = Record::written(&after, &known, sibling("c", 2, 13));
+        let left: Vec<_> = next.siblings.iter().map(|s| s.dot.counter).collect();
+        assert_eq!(left, [1, 2], "b's write stays beside the next");
+        // a later dot of b's would speak for b's write as well
+        let after = Record::written(&both, &a.clock, sibling("b", 2, 12));
+        assert_eq!(after.known_to_writer(Some(&a.clock)), a.clock);
     }
 
     #[test]

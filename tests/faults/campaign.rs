@@ -166,7 +166,7 @@ impl Client {
             let key = self.keys[self.random.random_range(0..self.keys.len())].clone();
             let answered = if self.writes {
                 let put = observer.write(&node, &api, &key, Change::Put, None);
-                put.await
+                put.await.is_some()
             } else {
                 observer.read(&node, &api, &key).await.is_some()
             };

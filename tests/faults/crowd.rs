@@ -157,6 +157,13 @@ impl Client {
             _ => (Change::Delete, None),
         };
         let write = observer.write(&node, &api, &key, change, knowledge);
-        write.await
+        let learned = write.await;
+        let answered = learned.is_some();
+        if let Some(learned) = learned
+            && self.random.random_bool(0.5)
+        {
+            self.known.insert(key, learned);
+        }
+        answered
     }
 }

@@ -49,6 +49,18 @@ fn setting(name: &str) -> Option<u64> {
     Some(number.unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
+/// The deck of `RINGD_CAMPAIGN_FAULTS=Ring,Join,KillAll`, else all.
+fn deck() -> Vec<Fault> {
+    let Ok(names) = std::env::var("RINGD_CAMPAIGN_FAULTS") else {
+        return ALL.to_vec();
+    };
+    let of_name = |name: &str| {
+        let found = ALL.iter().find(|fault| format!("{fault:?}") == name);
+        *found.unwrap_or_else(|| panic!("no fault is called {name}; there are {ALL:?}"))
+    };
+    names.split(',').map(of_name).collect()
+}
+
 fn seed(name: &str) -> u64 {
     let seed = setting("RINGD_CAMPAIGN_SEED").unwrap_or_else(|| rand::random::<u32>().into());
     eprintln!("{name}: RINGD_CAMPAIGN_SEED={seed}");
@@ -130,7 +142,8 @@ impl Campaign {
 async fn a_campaign_of_all_faults() {
     let seconds = setting("RINGD_CAMPAIGN_SECONDS").unwrap_or(CAMPAIGN_SECONDS);
     let over = Instant::now() + Duration::from_secs(seconds);
-    let mut campaign = Campaign::new("campaign", &ALL).await;
+    let kinds = deck().len();
+    let mut campaign = Campaign::new("campaign", &deck()).await;
     loop {
         let round_over = (Instant::now() + ROUND).min(over);
         let begin = campaign.nemesis.done.faults.len();
@@ -138,9 +151,7 @@ async fn a_campaign_of_all_faults() {
             .round(|nemesis| {
                 // in a short run each kind has its turn all the same
                 let drawn = nemesis.drawn();
-                drawn >= ALL.len()
-                    && Instant::now() >= round_over
-                    && nemesis.done.faults.len() > begin
+                drawn >= kinds && Instant::now() >= round_over && nemesis.done.faults.len() > begin
             })
             .await;
         if Instant::now() >= over {
@@ -148,7 +159,7 @@ async fn a_campaign_of_all_faults() {
         }
     }
     assert!(
-        campaign.all_killed > 0,
+        campaign.all_killed > 0 || !deck().contains(&Fault::KillAll),
         "nothing was shown of a kill of all"
     );
 }

@@ -266,7 +266,7 @@ impl Nemesis {
     }
 
     async fn join(&mut self, arena: &mut Arena, crowd: &Crowd) -> bool {
-        if arena.members().len() >= NODES_MAX {
+        if arena.members().len() >= NODES_MAX || !arena.has_room() {
             return false;
         }
         arena.add(&[]).await;
@@ -291,18 +291,18 @@ impl Nemesis {
         let node = id(arena, victim);
         let shrinks = members.len() > NODES_MIN;
         let mut leaves = None;
-        let change = match self.random.random_range(0..4) {
-            0 if shrinks => {
+        let change = match self.random.random_range(0..8) {
+            0..2 if shrinks => {
                 leaves = Some(victim);
                 Change::Leave { node }
             }
-            1 if shrinks => {
+            2..4 if shrinks => {
                 self.kill(arena, victim);
                 arena.retire(victim);
                 crowd.meet(arena.apis());
                 Change::Remove { node }
             }
-            2 => {
+            0..6 if arena.has_room() => {
                 let candidate = arena.add(&["--join=manual".to_owned()]).await;
                 let with = id(arena, candidate);
                 self.kill(arena, victim);

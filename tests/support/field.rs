@@ -16,6 +16,9 @@ use super::{
 /// Several nodes may have to be filled one after the other.
 const AGREED: Duration = Duration::from_secs(180);
 
+/// Nodes that one network has addresses for, with some to spare.
+const PLACES: usize = 200;
+
 pub enum Field {
     Cuttable(netns::Cluster),
     Plain(cluster::Cluster),
@@ -42,6 +45,11 @@ impl Arena {
 
     pub fn can_cut(&self) -> bool {
         matches!(self.field, Field::Cuttable(_))
+    }
+
+    /// Whether more nodes can be added; those that are gone keep their places.
+    pub fn has_room(&mut self) -> bool {
+        self.nodes().len() < PLACES
     }
 
     fn nodes(&mut self) -> &mut Vec<Node> {

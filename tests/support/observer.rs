@@ -99,7 +99,8 @@ impl Observer<'_> {
         Some((seen, knowledge))
     }
 
-    /// A write of a value that nobody else writes, or a delete; whether it was acknowledged.
+    /// A write of a value that nobody else writes, or a delete. `None` unless it was
+    /// acknowledged; else what the answer gives the client to send along with its next write.
     pub async fn write(
         self,
         node: &str,
@@ -107,10 +108,9 @@ impl Observer<'_> {
         key: &str,
         change: Change,
         knowledge: Option<&Knowledge>,
-    ) -> bool {
-        let Some(cluster) = self.recorder.cluster(api).await else {
-            return false; // nothing was sent
-        };
+    ) -> Option<Knowledge> {
+        // without it nothing is sent
+        let cluster = self.recorder.cluster(api).await?;
         let id = NEXT_VALUE.fetch_add(1, Ordering::Relaxed);
         let path = format!("/api/v1/data/{key}");
         let mut body = json!({});
@@ -131,21 +131,34 @@ impl Observer<'_> {
             Fate::NotDone => Outcome::Refused,
             Fate::Unknown => Outcome::Unknown,
         };
-        let returned = match (&result, outcome) {
-            (Ok(reply), Outcome::Done(_)) => {
-                let answer: WriteResponse = reply.json().expect("the published shape");
-                Returned::of(node, decoded(cluster, key, &answer.context))
-            }
-            _ => None,
-        };
-        let write = Write {
+        let mut write = Write {
             id,
             deletes: change == Change::Delete,
             sent: knowledge.map(|k| k.sent.clone()),
-            returned,
+            returned: None,
         };
+        let mut learned = None;
+        if let (Ok(reply), Outcome::Done(at)) = (&result, outcome) {
+            let answer: WriteResponse = reply.json().expect("the published shape");
+            let clock = decoded(cluster, key, &answer.context);
+            let mut shown = write
+                .sent
+                .as_ref()
+                .map_or_else(BTreeSet::new, |s| s.shown.clone());
+            // the token that was sent, given back: it tells nothing of this write
+            let is_old = write.sent.as_ref().is_some_and(|sent| sent.clock == clock);
+            if !is_old {
+                write.returned = Returned::of(node, clock.clone());
+                shown.insert(id);
+            }
+            let sent = Sent { clock, shown, at };
+            learned = Some(Knowledge {
+                token: answer.context,
+                sent,
+            });
+        }
         self.record(node, key, Did::Write(write), called, outcome);
-        matches!(outcome, Outcome::Done(_))
+        learned
     }
 }
 

@@ -83,7 +83,7 @@ pub struct WriteOutcome {
     pub successful: Vec<NodeId>,
     pub failed: Vec<NodeId>,
     pub quorum_achieved: bool,
-    /// What the write left behind, for the client's next context.
+    /// What the write left behind; its clock is what the client knows now, for its next context.
     pub record: Record,
     /// For earlier writes of the same key.
     pub waited: Duration,

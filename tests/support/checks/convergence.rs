@@ -76,11 +76,13 @@ mod tests {
         check(end).violations > 0
     }
 
+    type Breaks<T> = (&'static str, fn(&mut T));
+
     #[test]
     fn everything_must_be_the_same() {
         let good = ends(&[1], &[("a", 1)]);
         assert!(!red(&good));
-        let broken: [(&str, fn(&mut KeyEnd)); 5] = [
+        let broken: [Breaks<KeyEnd>; 5] = [
             ("a replica holds something else", |k| {
                 k.replicas[0].1[1].fingerprint = Some("other".into());
             }),
@@ -100,7 +102,7 @@ mod tests {
             breaks(end.keys.get_mut(KEY).expect("the key"));
             assert!(red(&end), "{what}");
         }
-        let views: [(&str, fn(&mut NodeEnd)); 4] = [
+        let views: [Breaks<NodeEnd>; 4] = [
             ("another ring", |n| n.ring_digest = "other".into()),
             ("another epoch", |n| n.ring_epoch = 9),
             ("other members", |n| n.membership_digest = "other".into()),

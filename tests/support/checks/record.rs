@@ -64,9 +64,9 @@ pub struct Returned {
 impl Returned {
     /// `None` when the context does not speak of the node that took the write, which can't be.
     pub fn of(node: &str, clock: VersionVector) -> Option<Self> {
-        let own = clock.0.iter().filter(|(a, _)| a.node.as_str() == node);
+        let mut own = clock.0.iter().filter(|(a, _)| a.node.as_str() == node);
         // in the order of actors: the last one is the node's present life
-        let (actor, counter) = own.last()?;
+        let (actor, counter) = own.next_back()?;
         let dot = Dot {
             actor: actor.clone(),
             counter: *counter,

@@ -14,8 +14,8 @@ pub fn check(covers: &Cover, end: &End) -> Verdict {
         let last = end.seen(key);
         for write in story.writes.iter().filter(|w| !w.write.deletes) {
             let id = write.write.id;
-            let shows = |(_, seen): &&(&Op, &Seen)| seen.values.contains(&id);
-            let shown = story.reads.iter().rev().find(shows).map(|(op, _)| *op);
+            let has_it = |(_, seen): &&(&Op, &Seen)| seen.values.contains(&id);
+            let shown = story.reads.iter().rev().find(has_it).map(|(op, _)| *op);
             let is_left = last.is_some_and(|seen| seen.values.contains(&id));
             let until = if is_left {
                 Some(u64::MAX)

@@ -31,28 +31,35 @@ pub fn check(history: &History) -> Verdict {
     verdict
 }
 
-/// What the answer says is known of the key.
+/// All that the answer says there is of the key. A write with a context is told of less.
 fn clock(op: &Op) -> Option<&VersionVector> {
     match &op.did {
         Did::Read(seen) => Some(&seen.clock),
+        Did::Write(write) if write.sent.is_some() => None,
         Did::Write(write) => write.returned.as_ref().map(|r| &r.clock),
     }
 }
 
 fn walk(ops: &[&Op], may_be_forgotten: bool, verdict: &mut Verdict) {
-    let mut last: Option<(&Op, &VersionVector)> = None;
+    let mut known = VersionVector::default();
+    let mut last: Option<&Op> = None;
     for op in ops {
-        let Some(now) = clock(op) else { continue };
-        if let Some((before, known)) = last
+        let now = clock(op);
+        if let (Some(now), Some(before)) = (now, last)
             && before.ended() < Some(op.called)
         {
             let forgotten = now.is_empty() && may_be_forgotten;
+            let broken = !forgotten && !now.dominates(&known);
             verdict.examine(
-                (!forgotten && !now.dominates(known))
-                    .then(|| format!("a client knows less than before:\n  {before}\n  {op}")),
+                broken.then(|| format!("a client knows less than before:\n  {before}\n  {op}")),
             );
         }
-        last = Some((op, now));
+        match (now, op.write().and_then(|w| w.returned.as_ref())) {
+            (Some(now), _) => known = now.clone(),
+            (None, Some(returned)) => known.add(&returned.dot),
+            (None, None) => continue,
+        }
+        last = Some(op);
     }
 }
 
@@ -80,6 +87,9 @@ mod tests {
             read(&[2], &[("a", 2)], 0, 1),
             read(&[1], &[("a", 1)], 2, 3)
         ]));
+        let knowing = knowing(put(2, 4, 5, "b", 1, &[]), &[1], &[("a", 1)], 3);
+        let less = read(&[1], &[("a", 1)], 6, 7);
+        assert!(red([write.clone(), knowing, less]), "with a context");
         let gone = delete(2, 2, 3, "a", 2, &[("a", 1)]);
         assert!(!red([write, gone, read(&[], &[], 9, 10)]), "forgotten");
     }

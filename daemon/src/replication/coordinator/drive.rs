@@ -291,6 +291,7 @@ pub async fn write(
         }
     };
     drive.avoid_read_only();
+    let sent = request.context.clone();
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
@@ -308,7 +309,10 @@ pub async fn write(
         successful: written.successful,
         failed: written.failed,
         quorum_achieved: written.quorum_achieved,
-        record: (*written.record).clone(),
+        record: Record {
+            clock: written.record.known_to_writer(sent.as_ref()),
+            siblings: written.record.siblings.clone(),
+        },
         waited,
     }));
     drive.write_tail(machine).await;
