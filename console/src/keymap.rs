@@ -252,7 +252,7 @@ const RUNNING: Footer = &[
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
 const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
-const PLAN: Footer = &[(Action::Enter, "Enter", "go on, or plan anew"), MOVE, BACK];
+const PLAN: Footer = &[(Action::Enter, "Enter", "go on"), MOVE, BACK];
 const CHANGING: Footer = &[(Action::Cancel, "c", "give it up"), BACK];
 
 /// The keys worth a mention now, the most useful first.
@@ -281,6 +281,17 @@ pub fn hints(app: &App) -> Vec<Hint> {
         .iter()
         .map(|(_, keys, what)| hint(keys, what))
         .collect()
+}
+
+/// Whether something is open that wants an answer, or runs.
+pub fn in_the_middle(app: &App) -> bool {
+    let state = &app.procedures;
+    let open = state.change.plan.is_some()
+        || state.change.choosing.is_some()
+        || state.preview.is_some()
+        || state.change.is_running()
+        || state.progress.as_ref().is_some_and(Progress::is_running);
+    app.confirm.is_some() || (app.screen == ScreenId::Procedures && open)
 }
 
 /// All keys by topic.

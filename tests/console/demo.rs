@@ -135,6 +135,41 @@ async fn a_folder_of_ones_own_is_kept_for_the_next_time() {
 }
 
 #[tokio::test]
+async fn a_demo_that_is_killed_takes_its_nodes_with_it() {
+    let mut demo = Running::begin(&["--nodes=2"]).await;
+    // also a node that has replaced its process image
+    let pid_before = demo.pids[0];
+    let restart = format!("http://{}/api/v1/admin/restart", demo.endpoints[0]);
+    let answer = http().post(restart).send().await.expect("answers");
+    assert!(answer.status().is_success(), "{answer:?}");
+    let before = api(&demo.endpoints[1]);
+    eventually("it is back", GENEROUS, async || {
+        let members = before.members().await.map_err(|e| e.to_string())?;
+        let status: StatusResponse = api(&demo.endpoints[0])
+            .status()
+            .await
+            .map_err(|e| e.to_string())?;
+        let young = status.node.uptime_seconds < 60 && members.alive_members == 2;
+        let serving = status.node.lifecycle == ringmaster_shared::member::Lifecycle::Serving;
+        if young && serving {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.node.lifecycle))
+        }
+    })
+    .await;
+    assert_eq!(
+        pid(&demo.endpoints[0]).await,
+        pid_before,
+        "the same process"
+    );
+    demo.program.kill().await.expect("it can be killed");
+    all_gone(&demo.pids).await;
+    // nobody was left to remove it
+    let _ = std::fs::remove_dir_all(&demo.folder);
+}
+
+#[tokio::test]
 async fn in_a_terminal_it_ends_with_the_console() {
     let mut console = Terminal::spawn(&binaries().ringmaster, &["demo"], ROWS, COLUMNS);
     let seen = console.wait_for("three nodes", LONG, |s| is_well(s, 3));
