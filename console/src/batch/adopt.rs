@@ -259,7 +259,12 @@ async fn adopt_one(
     let began = Instant::now();
     let order = AdoptOrder {
         seeds: adoption.into.clone(),
-        reason: adoption.reason.clone(),
+        reason: Some(
+            adoption
+                .reason
+                .clone()
+                .unwrap_or_else(|| "split brain".to_owned()),
+        ),
     };
     let patient = client.within(PATIENT_TIMEOUT);
     let told: Result<OrderResponse, ClientError> = patient

@@ -198,6 +198,10 @@ fn plan_lines(
         lines.extend(sentence(&text, width, theme.style(Tone::Warn)));
     }
     lines.extend(verdict(view, plan, width));
+    // where there is no such change, there is nothing to compare
+    if plan.partitions_moved == 0 && !plan.obstacles.is_empty() {
+        return lines;
+    }
     lines.push(Line::default());
     lines.extend(share_lines(plan, theme));
     lines.push(Line::default());
