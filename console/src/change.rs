@@ -79,7 +79,7 @@ impl ChangeVerb {
             }
             Self::Leave => {
                 "Hands over everything a living node holds, then lets it go. Until the end it \
-                 serves as before; afterwards it can be stopped for good."
+                 serves as before; then it stops, and its folder is not needed any more."
             }
             Self::Remove => {
                 "Takes a dead node out of the ring; the others copy what it held from the \

@@ -2,7 +2,8 @@
 //!
 //! Starts the daemons as children in process groups of their own (so that Ctrl+C reaches the
 //! console first), waits until all agree, and ends them the way an operator would: an interrupt
-//! each, a kill only for one that does not heed it.
+//! each, a kill only for one that does not heed it. If this program is killed itself, the daemons
+//! stop as well: they hold on to a pipe that ends with it.
 
 use std::{
     fs::File,
@@ -16,7 +17,7 @@ use anyhow::{Context, bail};
 use ringmaster_shared::{api::ring::ClusterResponse, id::NodeId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{
     batch::print_lines,
@@ -107,6 +108,8 @@ struct DemoNode {
     target: Target,
     child: Child,
     log: PathBuf,
+    /// Closed with this process, however it ends; the daemon stops then.
+    _leash: Option<ChildStdin>,
 }
 
 impl DemoCluster {
@@ -265,7 +268,8 @@ fn spawn(
         .arg(format!("--node-id={name}"))
         .arg(format!("--port={port}"))
         .arg(format!("--data-dir={}", dir.join(&name).display()))
-        .stdin(Stdio::null())
+        .arg("--exit-with-parent")
+        .stdin(Stdio::piped())
         .stdout(out.try_clone()?)
         .stderr(out)
         .process_group(0)
@@ -273,14 +277,21 @@ fn spawn(
     if let Some(seed) = seed {
         command.arg(format!("--seed-node={seed}"));
     }
-    let child = command
+    let mut child = command
         .spawn()
         .with_context(|| format!("cannot start the daemon {}", ringd.display()))?;
     let target = Target {
         id: NodeId::new(&name)?,
         address: format!("localhost:{port}"),
     };
-    Ok(DemoNode { target, child, log })
+    // out of the child, which would close it before it is told to stop
+    let leash = child.stdin.take();
+    Ok(DemoNode {
+        target,
+        child,
+        log,
+        _leash: leash,
+    })
 }
 
 /// The guide's ports when they are wanted and all free, otherwise whatever the system gives.

@@ -7,7 +7,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::{
-    app::{App, ScreenId},
+    app::{App, ScreenId, ring_change},
     progress::Progress,
 };
 
@@ -252,7 +252,8 @@ const RUNNING: Footer = &[
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
 const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
-const PLAN: Footer = &[(Action::Enter, "Enter", "go on, or plan anew"), MOVE, BACK];
+const PLAN: Footer = &[(Action::Enter, "Enter", "go on"), MOVE, BACK];
+const PLAN_AGAIN: Footer = &[(Action::Enter, "Enter", "plan anew"), MOVE, BACK];
 const CHANGING: Footer = &[(Action::Cancel, "c", "give it up"), BACK];
 
 /// The keys worth a mention now, the most useful first.
@@ -270,7 +271,13 @@ pub fn hints(app: &App) -> Vec<Hint> {
     }
     let progress = app.procedures.progress.as_ref();
     let footer = match app.screen {
-        ScreenId::Procedures if app.procedures.change.plan.is_some() => PLAN,
+        ScreenId::Procedures if app.procedures.change.plan.is_some() => {
+            if ring_change::plan_holds(app) {
+                PLAN
+            } else {
+                PLAN_AGAIN
+            }
+        }
         ScreenId::Procedures if app.procedures.change.choosing.is_some() => CHOOSING,
         ScreenId::Procedures if app.procedures.preview.is_some() => PREVIEW,
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
@@ -281,6 +288,17 @@ pub fn hints(app: &App) -> Vec<Hint> {
         .iter()
         .map(|(_, keys, what)| hint(keys, what))
         .collect()
+}
+
+/// Whether something is open that wants an answer, or runs.
+pub fn in_the_middle(app: &App) -> bool {
+    let state = &app.procedures;
+    let open = state.change.plan.is_some()
+        || state.change.choosing.is_some()
+        || state.preview.is_some()
+        || state.change.is_running()
+        || state.progress.as_ref().is_some_and(Progress::is_running);
+    app.confirm.is_some() || (app.screen == ScreenId::Procedures && open)
 }
 
 /// All keys by topic.
@@ -368,6 +386,7 @@ mod tests {
             (ScreenId::Procedures, PREVIEW),
             (ScreenId::Procedures, CHOOSING),
             (ScreenId::Procedures, PLAN),
+            (ScreenId::Procedures, PLAN_AGAIN),
             (ScreenId::Procedures, CHANGING),
         ];
         let screens = ScreenId::ALL.map(|s| (s, footer(s)));

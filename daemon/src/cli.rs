@@ -14,7 +14,7 @@ pub use failure::Failure;
 
 use crate::{
     config::{Config, Layers, LogConfig},
-    lifecycle::{Program, Ticket},
+    lifecycle::{Program, Ticket, leash},
     node::{self, End},
 };
 
@@ -43,6 +43,9 @@ fn run() -> Result<ExitCode, Failure> {
             return Ok(ExitCode::SUCCESS);
         }
     };
+    if asked.exit_with_parent {
+        leash::hold().map_err(|e| Failure::Failed(format!("cannot watch standard input: {e}")))?;
+    }
     let variable = |name: &str| std::env::var(name).ok();
     let layers = Layers::load(asked.settings, variable, asked.config)?;
     let log = LogConfig::resolve(&layers)?;

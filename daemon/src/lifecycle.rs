@@ -7,6 +7,7 @@
 mod control;
 mod exec;
 pub mod facts;
+pub mod leash;
 pub mod orders;
 pub mod signals;
 mod standby;

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use ringmaster_shared::api::{health::StatusResponse, membership::MembersResponse};
+use ringmaster_shared::{
+    api::{health::StatusResponse, membership::MembersResponse},
+    member::Lifecycle,
+};
 use rustix::process::{Pid, test_kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -132,6 +135,35 @@ async fn a_folder_of_ones_own_is_kept_for_the_next_time() {
     let get = run::ringmaster(&demo.endpoints, &["get", "kept"]).await;
     assert_eq!((get.code, get.out.as_str()), (Some(0), "yes\n"), "{get:?}");
     demo.end().await;
+}
+
+#[tokio::test]
+async fn a_demo_that_is_killed_takes_its_nodes_with_it() {
+    let mut demo = Running::begin(&["--nodes=2"]).await;
+    // also a node that has replaced its process image
+    let (pid_before, first) = (demo.pids[0], api(&demo.endpoints[0]));
+    let old = first.status().await.expect("answers").node.generation;
+    let restart = format!("http://{}/api/v1/admin/restart", demo.endpoints[0]);
+    let answer = http().post(restart).send().await.expect("answers");
+    assert!(answer.status().is_success(), "{answer:?}");
+    eventually("it serves again", GENEROUS, async || {
+        let node = first.status().await.map_err(|e| e.to_string())?.node;
+        if node.generation > old && node.lifecycle == Lifecycle::Serving {
+            Ok(())
+        } else {
+            Err(format!("{:?} of {}", node.lifecycle, node.generation))
+        }
+    })
+    .await;
+    assert_eq!(
+        pid(&demo.endpoints[0]).await,
+        pid_before,
+        "the same process"
+    );
+    demo.program.kill().await.expect("it can be killed");
+    all_gone(&demo.pids).await;
+    // nobody was left to remove it
+    let _ = std::fs::remove_dir_all(&demo.folder);
 }
 
 #[tokio::test]

@@ -111,6 +111,13 @@ fn epoch(app: &App) -> Option<Epoch> {
     app.cluster.ring.as_ref().map(|r| r.value.epoch)
 }
 
+/// Whether the plan that is shown could be applied as it stands.
+pub fn plan_holds(app: &App) -> bool {
+    let planned = app.procedures.change.plan.as_ref();
+    let plan = planned.and_then(|p| p.result.as_ref().ok());
+    plan.is_some_and(|p| p.obstacles.is_empty() && epoch(app) == Some(p.base_epoch))
+}
+
 /// Opens the list of what `verb` could do now; a single possibility is planned at once.
 pub(super) fn choose(app: &mut App, verb: ChangeVerb) -> Vec<Effect> {
     let choices = change::choices(verb, &app.cluster);

@@ -27,6 +27,8 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(200);
+/// How often it is said what a node waits for.
+const TELL: Duration = Duration::from_secs(5);
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -259,7 +261,12 @@ async fn adopt_one(
     let began = Instant::now();
     let order = AdoptOrder {
         seeds: adoption.into.clone(),
-        reason: adoption.reason.clone(),
+        reason: Some(
+            adoption
+                .reason
+                .clone()
+                .unwrap_or_else(|| "split brain".to_owned()),
+        ),
     };
     let patient = client.within(PATIENT_TIMEOUT);
     let told: Result<OrderResponse, ClientError> = patient
@@ -273,6 +280,7 @@ async fn adopt_one(
         Err(error) => return Err(Failure(error.to_string(), super::code(&error))),
     }
     let deadline = began + adoption.timeout;
+    let mut told = began;
     loop {
         let status = client.status(&step.endpoint).await;
         let why = match arrived(&status, into, &step.node_id) {
@@ -291,6 +299,10 @@ async fn adopt_one(
             );
             return Err(Failure(text, exit::FAILED));
         }
+        if told.elapsed() >= TELL && adoption.output == Output::Table {
+            told = Instant::now();
+            print_lines([format!("{}: {why}", step.node_id)]);
+        }
         sleep(POLL).await;
     }
 }
@@ -305,15 +317,16 @@ fn arrived(
     if &status.node.id != id {
         return Err(format!("{} answers at its address", status.node.id));
     }
+    let waits = status.node.waiting_for.as_ref();
+    let waits = waits.map_or(String::new(), |w| format!(", waiting for: {w}"));
+    let lifecycle = status.node.lifecycle;
     if status.cluster.cluster_id != into {
-        let waits = status.node.waiting_for.as_deref();
-        return Err(waits
-            .unwrap_or("it still belongs to the old one")
-            .to_owned());
+        let old = "it is not in the other cluster yet";
+        return Err(format!("{old}; {}{waits}", lifecycle.as_str()));
     }
-    match status.node.lifecycle {
+    match lifecycle {
         Lifecycle::Serving => Ok(()),
-        other => Err(format!("it is {}", other.as_str())),
+        other => Err(format!("it is {}{waits}", other.as_str())),
     }
 }
 

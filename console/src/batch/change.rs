@@ -344,14 +344,19 @@ fn lines(plan: &PlanResponse) -> Vec<String> {
             plan.summary.trim_end_matches('.')
         ),
         format!(
-            "{} of {} change replicas, {} made, about {}; planned at epoch {}",
+            "epoch {}: {} of {} move, {}, about {}",
+            plan.base_epoch,
             plan.partitions_moved,
             format::plural(plan.table.len(), "partition"),
-            format::plural_of(copies, "replica copy is", "replica copies are"),
+            format::plural_of(copies, "replica copy", "replica copies"),
             format::bytes(plan.bytes_moved),
-            plan.base_epoch,
         ),
     ];
+    // where there is no such change, there is nothing to compare
+    if plan.partitions_moved == 0 && !plan.obstacles.is_empty() {
+        lines.truncate(1);
+        return lines;
+    }
     lines.extend(shares(plan));
     lines.extend(plan.risks.iter().map(|r| format!("risk: {r}")));
     lines

@@ -144,9 +144,23 @@ pub fn draw_plan(view: &View, planned: &Planned, buf: &mut Buffer, area: Rect) {
             lines
         }
     };
-    let last = lines.len().saturating_sub(usize::from(rows.left()));
-    let top = view.app.procedures.scroll.clamped(last);
-    rows.lines(buf, lines.into_iter().skip(top));
+    let mut room = usize::from(rows.left());
+    if lines.len() > room {
+        // the last row says how much is below
+        room = room.saturating_sub(1);
+    }
+    let top = view
+        .app
+        .procedures
+        .scroll
+        .clamped(lines.len().saturating_sub(room));
+    let more = lines.len().saturating_sub(top + room);
+    rows.lines(buf, lines.into_iter().skip(top).take(room));
+    if more > 0 {
+        let below = format::plural(more, "line");
+        let text = format!("{} {below} more ", theme.glyphs.sort_down);
+        widget::draw_right(buf, rows.take(1), &Line::styled(text, theme.quiet()), 0);
+    }
 }
 
 /// Wrapped to the width, one cell in, with hanging lines.
@@ -172,24 +186,27 @@ fn plan_lines(
     lines.extend(sentence(&plan.summary, width, theme.bold()));
     let copies: usize = plan.copies.values().sum();
     let cost = format!(
-        "{} of {} change replicas; {} made, about {}",
+        "{} of {} move, {}, about {}",
         format::count(plan.partitions_moved as u64),
         format::plural(plan.table.len(), "partition"),
-        format::plural_of(copies, "replica copy is", "replica copies are"),
+        format::plural_of(copies, "replica copy", "replica copies"),
         format::bytes(plan.bytes_moved)
     );
     lines.extend(sentence(&cost, width, Style::new()));
-    lines.push(Line::default());
-    lines.extend(share_lines(plan, theme));
-    lines.push(Line::default());
-    let strip = moves(&plan.members, &plan.table, &plan.target, width, theme);
-    lines.extend(strip.lines(theme));
-    lines.push(Line::default());
     for risk in &plan.risks {
         let text = format!("{} {risk}", theme.glyphs.warn);
         lines.extend(sentence(&text, width, theme.style(Tone::Warn)));
     }
     lines.extend(verdict(view, plan, width));
+    // where there is no such change, there is nothing to compare
+    if plan.partitions_moved == 0 && !plan.obstacles.is_empty() {
+        return lines;
+    }
+    lines.push(Line::default());
+    lines.extend(share_lines(plan, theme));
+    lines.push(Line::default());
+    let strip = moves(&plan.members, &plan.table, &plan.target, width, theme);
+    lines.extend(strip.lines(theme));
     lines
 }
 
@@ -231,12 +248,14 @@ fn share_lines(plan: &PlanResponse, theme: &Theme) -> Vec<Line<'static>> {
     }
     let wide = ids.iter().map(|id| format::width(id.as_str())).max();
     let wide = wide.unwrap_or(0).clamp(6, 24);
+    let digits = plan.table.len().to_string().len().max(3);
+    let pair = 2 * digits + 3;
     let head = format!(
-        "   {}  {}  {}  {}  {}",
+        "   {}  {}  {}   {}  {}",
         format::left("MEMBER", wide),
         format::left("ZONE", 8),
-        format::right("HOLDS", 15),
-        format::right("FIRST OF", 15),
+        format::right("HOLDS", pair),
+        format::right("FIRST OF", pair),
         format::right("COPIES", 7)
     );
     let mut lines = vec![Line::styled(head, theme.quiet())];
@@ -253,8 +272,8 @@ fn share_lines(plan: &PlanResponse, theme: &Theme) -> Vec<Line<'static>> {
             let arrow = theme.glyphs.arrow;
             format!(
                 "{} {arrow} {}",
-                format::right(&number(&before), 5),
-                format::right(&number(&after), 5)
+                format::right(&number(&before), digits),
+                format::right(&number(&after), digits)
             )
         };
         let copies = plan.copies.get(id).copied().unwrap_or(0);
@@ -272,10 +291,10 @@ fn share_lines(plan: &PlanResponse, theme: &Theme) -> Vec<Line<'static>> {
             Span::styled(format!(" {} ", node_letter(i)), theme.node_style(i)),
             Span::styled(format::left(id.as_str(), wide), style),
             Span::raw(format!(
-                "  {}  {}  {}  {}",
+                "  {}  {}   {}  {}",
                 format::left(&zone, 8),
-                format::right(&now_then(|s| s.replicas), 15),
-                format::right(&now_then(|s| s.primaries), 15),
+                format::right(&now_then(|s| s.replicas), pair),
+                format::right(&now_then(|s| s.primaries), pair),
                 format::right(&format::count(copies as u64), 7)
             )),
             Span::styled(fate, style),

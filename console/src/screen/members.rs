@@ -93,7 +93,9 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
     let info = info.and_then(|m| m.value.cluster_members.get(&row.id));
     let mut pairs: Vec<(&str, String)> = Vec::new();
     let state = mark(view, row);
-    let since = row.status_since.map(|t| {
+    // since when its disk is full or it moves gossip does not know
+    let told = !row.read_only && row.moves.is_none();
+    let since = row.status_since.filter(|_| told).map(|t| {
         let ago = format::age(format::between(t, view.app.utc));
         format!(", for {ago}")
     });
@@ -164,8 +166,11 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
                 .read_only_reason
                 .as_deref()
                 .unwrap_or("its disk is nearly full");
-            let why = format::printable(why);
-            pairs.push(("read only", format!("{} {why}", theme.glyphs.warn)));
+            let why = format!("{} {}", theme.glyphs.warn, format::printable(why));
+            let room = usize::from(area.width).saturating_sub(14);
+            let lines = format::wrap(&why, room, 2, 3).into_iter();
+            let labels = std::iter::once("read only").chain(std::iter::repeat(""));
+            pairs.extend(labels.zip(lines));
         }
         let owed: Vec<String> = s
             .hints_owed

@@ -61,6 +61,10 @@ fn draw_menu(view: &View, last: Option<&Progress>, buf: &mut Buffer, area: Rect)
             _ => None,
         };
         if let Some(heading) = heading {
+            // air between the two kinds, where there is room for it
+            if matches!(entry, Entry::Change(_)) && area.height >= 20 {
+                rows.skip(1);
+            }
             rows.line(buf, &Line::styled(heading, theme.bold()));
         }
         draw_entry(view, entry, wide, buf, rows.take(1));

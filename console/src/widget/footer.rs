@@ -33,7 +33,11 @@ pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
             Span::styled(format!("  {key} why and what to do "), theme.quiet()),
         ])
     });
-    let reserved = urgent.as_ref().map_or(0, Line::width);
+    // in the middle of something the keys matter more than the sentence
+    let reserved = match &urgent {
+        Some(urgent) if !keymap::in_the_middle(view.app) => urgent.width(),
+        _ => 0,
+    };
     let mut line = Line::from(" ");
     for hint in keymap::hints(view.app) {
         let piece = [
@@ -49,6 +53,7 @@ pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let taken = line.width();
     draw_line(buf, area, &line);
     match urgent {
+        Some(urgent) if reserved == 0 => draw_right(buf, area, &urgent, taken),
         Some(urgent) => draw_right(buf, area, &urgent, taken.min(width - reserved.min(width))),
         None if view.findings.is_empty() && view.app.screen != ScreenId::Doctor => {
             let well = Line::styled(

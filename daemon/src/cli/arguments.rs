@@ -34,7 +34,12 @@ pub enum Asked {
 pub struct Flags {
     pub settings: BTreeMap<String, Vec<String>>,
     pub config: Option<String>,
+    /// Stop when standard input ends, that is, with the program that started this one.
+    pub exit_with_parent: bool,
 }
+
+/// Not in the help.
+const EXIT_WITH_PARENT: &str = "exit-with-parent";
 
 const ABOUT: &str = "\
 One node of a leaderless, replicated key-value cluster.
@@ -90,7 +95,14 @@ fn command() -> Command {
         .after_long_help(MANUAL)
         .version(LONG_VERSION)
         .max_term_width(100)
-        .arg(config);
+        .arg(config)
+        // for programs that start nodes of their own, not for people
+        .arg(
+            Arg::new(EXIT_WITH_PARENT)
+                .long(EXIT_WITH_PARENT)
+                .action(ArgAction::SetTrue)
+                .hide(true),
+        );
     for (setting, flag) in SETTINGS.iter().zip(FLAG_NAMES.iter()) {
         command = command.arg(arg(setting, flag));
     }
@@ -145,6 +157,7 @@ fn flags(matches: &ArgMatches) -> Flags {
     Flags {
         settings,
         config: matches.get_one("config").cloned(),
+        exit_with_parent: matches.get_flag(EXIT_WITH_PARENT),
     }
 }
 
@@ -216,6 +229,7 @@ mod tests {
         assert_eq!(flags.settings["adopt"], ["true"]);
         assert_eq!(flags.settings["seed_node"], ["h:1", "h:2"]);
         assert!(flags.config.is_none() && !flags.settings.contains_key("bind"));
+        assert!(!flags.exit_with_parent);
     }
 
     #[test]
