@@ -5,4 +5,5 @@ mod durability;
 mod linearizable;
 mod orders;
 mod partition;
+mod resurrection;
 mod returning;
