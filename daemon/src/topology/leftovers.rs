@@ -20,6 +20,9 @@ pub(super) fn gained_anew(
     next: &Topology,
     me: &NodeId,
 ) -> Vec<PartitionId> {
+    if mine.is_none() && next.epoch == 1 {
+        return Vec::new(); // who founds a cluster gains nothing from anybody
+    }
     let held = |p: PartitionId| mine.is_some_and(|t| t.is_replica(p, me));
     let same_change = |p: PartitionId| {
         mine.is_some_and(|t| {
@@ -76,7 +79,7 @@ mod tests {
         // what d goes by, what it is to enter, whether it starts from nothing
         let cases: [(Option<State<'_>>, State<'_>, bool); 14] = [
             (None, (5, without, Some((Filling, with))), true),
-            (None, (1, with, None), true),
+            (None, (1, with, None), false),
             (
                 Some((4, without, None)),
                 (5, without, Some((Filling, with))),
