@@ -35,6 +35,11 @@ fn is_reborn(i: usize) -> bool {
     i.is_multiple_of(REBORN)
 }
 
+/// Keys that stay deleted.
+fn dead() -> u64 {
+    (0..KEYS).filter(|i| !is_reborn(*i)).count() as u64
+}
+
 async fn ask(api: &Api, method: Method, i: usize) -> u16 {
     let path = format!("/api/v1/data/{}?consistency=quorum", key(i));
     let reply = api.send(method, &path, None).await;
@@ -112,7 +117,17 @@ async fn outlive(cluster: &mut Cluster, absence: Absence, kept: bool) {
     if kept {
         tombstones_wait(cluster).await;
     } else {
-        tombstones_are_gone(cluster, &[0, 1]).await;
+        // all but those that node 3 looks after
+        eventually("tombstones are forgotten", GENEROUS, async || {
+            for at in [0, 1] {
+                let tombstones = storage(&cluster.api(at)).await?.tombstones;
+                if tombstones > dead() / 2 {
+                    return Err(format!("node {} holds {tombstones}", at + 1));
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
     match absence {
         Absence::Killed => cluster.nodes[2].start(&[]),
@@ -147,8 +162,7 @@ async fn tombstones_wait(cluster: &Cluster) {
     .await;
     for at in [0, 1] {
         let tombstones = storage(&cluster.api(at)).await.expect("answers").tombstones;
-        let dead = (0..KEYS).filter(|i| !is_reborn(*i)).count() as u64;
-        assert_eq!(tombstones, dead, "at node {}", at + 1);
+        assert_eq!(tombstones, dead(), "at node {}", at + 1);
     }
 }
 
