@@ -47,6 +47,9 @@ mod tests {
 
     use super::*;
 
+    /// Epoch, replicas, and the change under way.
+    type State<'a> = (Epoch, &'a [u16], Option<(Step, &'a [u16])>);
+
     /// One partition with these replicas (members `a` to `d`), and those it moves to.
     fn topology(epoch: Epoch, row: &[u16], step: Option<(Step, &[u16])>) -> Topology {
         let member = |name: &str| RingMember {
@@ -75,7 +78,6 @@ mod tests {
         use Step::{Dual, Filling};
         let with = &[0, 1, 3][..];
         let without = &[0, 1, 2][..];
-        type State<'a> = (Epoch, &'a [u16], Option<(Step, &'a [u16])>);
         // what d goes by, what it is to enter, whether it starts from nothing
         let cases: [(Option<State<'_>>, State<'_>, bool); 14] = [
             (None, (5, without, Some((Filling, with))), true),

@@ -101,9 +101,12 @@ struct World {
     last: [Hlc; NODES],
     replicas: Vec<Replica>,
     frames: Vec<Frame>,
+    /// Frames and work that are stuck until a step: for longer than forgetting takes.
+    stuck_frames: Vec<(usize, Frame)>,
+    stuck_work: Vec<(usize, Work)>,
     work: Vec<Work>,
-    /// Holder, target, record.
-    hints: Vec<(usize, usize, Record)>,
+    /// Holder, target, record, and the step before which it is not handed over.
+    hints: Vec<(usize, usize, Record, usize)>,
     writes: Vec<Write>,
     contexts: Vec<VersionVector>,
     /// Dots that an acknowledged write superseded.
@@ -140,6 +143,8 @@ impl World {
             last: [Hlc(0); NODES],
             replicas: (0..REPLICAS).map(|_| Replica::default()).collect(),
             frames: Vec::new(),
+            stuck_frames: Vec::new(),
+            stuck_work: Vec::new(),
             work: Vec::new(),
             hints: Vec::new(),
             writes: Vec::new(),
@@ -181,7 +186,37 @@ impl World {
             let lost = self.random.random_range(0..self.frames.len());
             self.frames.swap_remove(lost);
         }
-        self.frames.push(frame);
+        if self.random.random_bool(0.15) {
+            let until = self.later();
+            self.stuck_frames.push((until, frame));
+        } else {
+            self.frames.push(frame);
+        }
+    }
+
+    fn begin(&mut self, work: Work) {
+        if self.random.random_bool(0.25) {
+            let until = self.later();
+            self.stuck_work.push((until, work));
+        } else {
+            self.work.push(work);
+        }
+    }
+
+    /// A step far ahead.
+    fn later(&mut self) -> usize {
+        self.steps + self.random.random_range(60..500)
+    }
+
+    /// What was stuck comes free.
+    fn loosen(&mut self) {
+        let now = self.steps;
+        let loose = |(until, _): &mut (usize, Frame)| *until <= now;
+        let frames = self.stuck_frames.extract_if(.., loose);
+        self.frames.extend(frames.map(|(_, frame)| frame));
+        let loose = |(until, _): &mut (usize, Work)| *until <= now;
+        let work = self.stuck_work.extract_if(.., loose);
+        self.work.extend(work.map(|(_, work)| work));
     }
 
     fn send_all(&mut self, record: &Record, issued: Hlc, write: Option<usize>) {
@@ -215,6 +250,7 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         self.now += self.random.random_range(0..60);
         self.steps += 1;
+        self.loosen();
         match self.random.random_range(0..100) {
             0..5 if self.steps % CYCLE < BURST => self.begin_write(),
             0..8 => self.begin_read(),
@@ -222,8 +258,8 @@ impl World {
             14..26 => self.go_on(),
             26..56 => self.deliver(),
             56..64 => self.replay(),
-            64..66 => self.lose_or_refill(),
-            66..88 => self.collect(),
+            64..67 => self.lose_or_refill(),
+            67..88 => self.collect(),
             _ => self.look()?,
         }
         Ok(())
@@ -244,7 +280,7 @@ impl World {
         };
         self.contexts.push(base.clock.clone());
         let deletes = self.random.random_bool(0.7);
-        self.work.push(Work::Stamp {
+        self.begin(Work::Stamp {
             at,
             issued,
             base,
@@ -267,7 +303,7 @@ impl World {
         let issued = self.stamp(at, Hlc(0));
         let pulls = self.random.random_bool(0.5);
         let (from, to) = if pulls { (other, at) } else { (at, other) };
-        self.work.push(Work::Read { from, to, issued });
+        self.begin(Work::Read { from, to, issued });
     }
 
     fn go_on(&mut self) {
@@ -312,7 +348,12 @@ impl World {
                 self.send_all(&record, issued, Some(self.writes.len()));
                 if self.random.random_bool(0.3) {
                     let target = self.random.random_range(0..REPLICAS);
-                    self.hints.push((at, target, record.clone()));
+                    let until = if self.random.random_bool(0.4) {
+                        self.later()
+                    } else {
+                        0
+                    };
+                    self.hints.push((at, target, record.clone(), until));
                 }
                 self.writes.push(Write {
                     record,
@@ -382,10 +423,11 @@ impl World {
     }
 
     fn replay(&mut self) {
-        let Some(which) = (0..self.hints.len()).choose(&mut self.random) else {
+        let due = (0..self.hints.len()).filter(|h| self.hints[*h].3 <= self.steps);
+        let Some(which) = due.choose(&mut self.random) else {
             return;
         };
-        let (_, target, record) = self.hints[which].clone();
+        let (_, target, record, _) = self.hints[which].clone();
         let oldest = record.siblings.iter().map(|s| s.hlc).min();
         let mut issued = oldest.unwrap_or_default();
         if self.broken == Broken::HintsForgotten {
