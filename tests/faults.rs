@@ -15,6 +15,7 @@ mod nemesis;
 mod orders;
 mod overload;
 mod partition;
+mod resurrection;
 mod returning;
 mod synced;
 mod unseen;

@@ -7,6 +7,8 @@
 //! `transfer`. Both sides only ever join, so two rounds at once or a round cut short do no harm.
 //! What one partition's comparison says is in `compare`.
 
+#[cfg(test)]
+mod bytes;
 mod compare;
 
 use std::{

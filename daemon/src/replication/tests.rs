@@ -1,7 +1,8 @@
 //! A cluster in one process: real stores, identities, topologies and coordinators over a network
 //! that the tests cut, stall and repair.
 
-mod lab;
+mod forgetting;
+pub(super) mod lab;
 mod moving;
 mod repairing;
 mod serving;

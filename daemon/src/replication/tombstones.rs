@@ -9,6 +9,8 @@
 //! have any, with a cursor in each, a bounded number of records a round.
 
 mod rules;
+#[cfg(test)]
+mod simulation;
 
 use std::{
     collections::BTreeMap,

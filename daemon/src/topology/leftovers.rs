@@ -20,6 +20,9 @@ pub(super) fn gained_anew(
     next: &Topology,
     me: &NodeId,
 ) -> Vec<PartitionId> {
+    if mine.is_none() && next.epoch == 1 {
+        return Vec::new(); // who founds a cluster gains nothing from anybody
+    }
     let held = |p: PartitionId| mine.is_some_and(|t| t.is_replica(p, me));
     let same_change = |p: PartitionId| {
         mine.is_some_and(|t| {
@@ -43,6 +46,9 @@ mod tests {
     };
 
     use super::*;
+
+    /// Epoch, replicas, and the change under way.
+    type State<'a> = (Epoch, &'a [u16], Option<(Step, &'a [u16])>);
 
     /// One partition with these replicas (members `a` to `d`), and those it moves to.
     fn topology(epoch: Epoch, row: &[u16], step: Option<(Step, &[u16])>) -> Topology {
@@ -72,11 +78,10 @@ mod tests {
         use Step::{Dual, Filling};
         let with = &[0, 1, 3][..];
         let without = &[0, 1, 2][..];
-        type State<'a> = (Epoch, &'a [u16], Option<(Step, &'a [u16])>);
         // what d goes by, what it is to enter, whether it starts from nothing
         let cases: [(Option<State<'_>>, State<'_>, bool); 14] = [
             (None, (5, without, Some((Filling, with))), true),
-            (None, (1, with, None), true),
+            (None, (1, with, None), false),
             (
                 Some((4, without, None)),
                 (5, without, Some((Filling, with))),

@@ -36,6 +36,8 @@ use crate::{
         peers::{Class, PeerError},
         replica::ReplicaContext,
         settings::RepairSettings,
+        site::Site,
+        transfer,
     },
     storage::{Store, StoreConfig},
     topology::TopologyHandle,
@@ -86,6 +88,11 @@ pub struct Wires {
 }
 
 impl Wires {
+    fn attach(&self, replica: &ReplicaContext) {
+        let mut nodes = self.nodes.lock().expect("sound");
+        nodes.insert(replica.node_id.clone(), (replica.clone(), Wire::Up));
+    }
+
     fn target(&self, node: &NodeId) -> Option<(ReplicaContext, Wire)> {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.get(node).cloned()
@@ -222,7 +229,12 @@ fn member_view(name: &NodeId, status: MemberStatus, generation: u64) -> MemberVi
     }
 }
 
-fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaContext, Events) {
+fn open_replica(
+    folder: &Path,
+    name: &str,
+    topology: &Topology,
+    settings: RepairSettings,
+) -> (ReplicaContext, Events) {
     let node_id = id(name);
     let dir = folder.join(name);
     let identity = IdentityStore::open(&dir, &node_id).expect("identity");
@@ -247,7 +259,54 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
         clock: HybridClock::default(),
     };
+    let forget = transfer::forget_leftovers(replica.store.clone(), settings);
+    replica.topology.before_gaining(forget);
     (replica, events)
+}
+
+/// Nodes that answer and do nothing by themselves.
+pub struct Quiet {
+    pub sites: BTreeMap<NodeId, Site>,
+    _folder: tempfile::TempDir,
+}
+
+impl Quiet {
+    pub fn start(topology: &Topology, names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let settings = RepairSettings::default();
+        let wires = wires(names);
+        let mut sites = BTreeMap::new();
+        for name in names {
+            let (replica, events) = open_replica(folder.path(), name, topology, settings);
+            wires.attach(&replica);
+            let network = Arc::new(LabNetwork(wires.clone()));
+            let stop = CancellationToken::new();
+            sites.insert(
+                id(name),
+                Site::new(replica, network, events, settings, stop),
+            );
+        }
+        Self {
+            sites,
+            _folder: folder,
+        }
+    }
+
+    pub fn site(&self, name: &str) -> &Site {
+        &self.sites[&id(name)]
+    }
+}
+
+fn wires(names: &[&str]) -> Arc<Wires> {
+    let members: Vec<MemberView> = names
+        .iter()
+        .map(|n| member_view(&id(n), MemberStatus::Alive, 1))
+        .collect();
+    let (sender, _) = watch::channel(Arc::new(members));
+    Arc::new(Wires {
+        nodes: Mutex::default(),
+        members: sender,
+    })
 }
 
 impl Lab {
@@ -259,25 +318,12 @@ impl Lab {
     /// The same with other times for repair.
     pub fn start_with(topology: &Topology, names: &[&str], settings: RepairSettings) -> Self {
         let folder = tempfile::tempdir().expect("temp dir");
-        let members: Vec<MemberView> = names
-            .iter()
-            .map(|n| member_view(&id(n), MemberStatus::Alive, 1))
-            .collect();
-        let (sender, _) = watch::channel(Arc::new(members));
-        let wires = Arc::new(Wires {
-            nodes: Mutex::default(),
-            members: sender,
-        });
+        let wires = wires(names);
         let stop = CancellationToken::new();
         let mut nodes = BTreeMap::new();
         for name in names {
-            let (replica, events) = open_replica(folder.path(), name, topology);
-            let attached = (replica.clone(), Wire::Up);
-            wires
-                .nodes
-                .lock()
-                .expect("sound")
-                .insert(id(name), attached);
+            let (replica, events) = open_replica(folder.path(), name, topology, settings);
+            wires.attach(&replica);
             let network = Arc::new(LabNetwork(wires.clone()));
             let coordinator = Coordinator::over(
                 replica.clone(),

@@ -219,6 +219,8 @@ mod tests {
     }
 
     type Said<'a> = Option<&'a [TombstoneState]>;
+    /// What a, b and x say; confirmed keys; who blocks; who is behind.
+    type Case<'a> = ([Said<'a>; 3], &'a [u64], &'a [&'a str], &'a [&'a str]);
 
     /// Two replicas, `a` and `b`, and a member that is none, `x`.
     fn judged(said: [Said<'_>; 3]) -> Verdict {
@@ -235,8 +237,6 @@ mod tests {
     fn only_what_all_replicas_hold_and_nobody_owes_is_confirmed() {
         let both: Said<'_> = Some(&[Holds, Holds]);
         let none: Said<'_> = Some(&[Gone, Gone]);
-        // what a, b and x say; confirmed keys; who blocks; who is behind
-        type Case<'a> = ([Said<'a>; 3], &'a [u64], &'a [&'a str], &'a [&'a str]);
         let cases: [Case<'_>; 8] = [
             ([both, both, none], &[1, 2], &[], &[]),
             ([both, Some(&[Holds, Differs]), none], &[1], &["b"], &["b"]),
