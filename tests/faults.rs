@@ -6,3 +6,4 @@ mod linearizable;
 mod orders;
 mod partition;
 mod returning;
+mod slow;

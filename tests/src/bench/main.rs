@@ -113,11 +113,10 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn start_etcd(args: &Args, folder: &std::path::Path) -> anyhow::Result<Option<Etcd>> {
-    let found = match &args.etcd {
-        Some(path) => Some(path.clone()),
-        None if args.no_etcd => None,
-        None => etcd::in_path(),
-    };
+    if args.no_etcd {
+        return Ok(None);
+    }
+    let found = args.etcd.clone().or_else(etcd::in_path);
     match found {
         Some(path) => Ok(Some(Etcd::start(&path, folder).await.context("etcd")?)),
         None => {
