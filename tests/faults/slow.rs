@@ -103,3 +103,27 @@ async fn a_paused_replica_slows_nobody_down() {
     }
     cluster.agree().await;
 }
+
+/// What the test above would see if nobody but those first picked were ever asked. Builds for release
+/// do not know the switch.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn without_hedging_the_pause_would_be_felt() {
+    let mut cluster = Cluster::start_with(3, &[("RINGD_BREAK", "hedging")]).await;
+    round(&cluster).await;
+    cluster.nodes[2].pause();
+    let mut reads = JoinSet::new();
+    for i in 0..ROUND {
+        let api = cluster.api(0);
+        reads.spawn(async move {
+            let began = Instant::now();
+            let read = api.value(&format!("slow-0-{i}")).await;
+            read.is_err() || began.elapsed() > Duration::from_secs(1)
+        });
+    }
+    let felt = reads.join_all().await;
+    let felt = felt.into_iter().filter(|felt| *felt).count();
+    cluster.nodes[2].resume();
+    // about half of the keys have the paused node before the other one
+    assert!(felt > 0, "the paused node was never picked");
+}

@@ -326,8 +326,8 @@ fn interrupted() -> ReplicationError {
     }
 }
 
-/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`, with a
-/// comma between them). Test builds only: it exists to show that the checkers notice.
+/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`, `hedging`,
+/// with commas between them). Test builds only: it exists to show that the checkers notice.
 fn test_breaks() -> Breaks {
     if !cfg!(debug_assertions) {
         return Breaks::default();
@@ -336,6 +336,7 @@ fn test_breaks() -> Breaks {
     let breaks = Breaks {
         write_back: wanted.split(',').any(|word| word == "write-back"),
         version_query: wanted.split(',').any(|word| word == "version-query"),
+        hedging: wanted.split(',').any(|word| word == "hedging"),
     };
     if breaks != Breaks::default() {
         tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");

@@ -118,6 +118,8 @@ pub struct Breaks {
     pub write_back: bool,
     /// Writes do not ask what is there before they stamp.
     pub version_query: bool,
+    /// Late answers are waited for, whatever it takes.
+    pub hedging: bool,
 }
 
 /// The state of one round. Each replica is in one place only: still to be asked if need be
