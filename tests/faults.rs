@@ -17,5 +17,6 @@ mod overload;
 mod partition;
 mod resurrection;
 mod returning;
+mod slow;
 mod synced;
 mod unseen;

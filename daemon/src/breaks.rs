@@ -5,13 +5,15 @@
 use std::sync::OnceLock;
 
 /// Every word there is.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 11] = [
     // reads answer without bringing a quorum up to what they return
     "write-back",
     // writes do not ask what is there before they stamp
     "version-query",
     // conditional writes do not ask whether they are alone
     "last-question",
+    // late answers are waited for, whatever it takes
+    "hedging",
     // writes are acknowledged when one replica has them
     "early-ack",
     // a node that lost its data goes on as the same actor, counting from one
@@ -22,6 +24,8 @@ const WORDS: [&str; 9] = [
     "ignore-context",
     // writes without context supersede nothing
     "keep-superseded",
+    // tombstones are forgotten when they are old, without asking anybody
+    "gc-without-acks",
     // the commit log answers without syncing
     "skip-sync",
 ];

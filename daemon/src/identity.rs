@@ -77,8 +77,10 @@ struct Inner {
     node_id: NodeId,
     generation: Generation,
     file: IdentityFile,
-    // taken before `state` where both are needed
+    // taken in this order where several are needed
     dots: Mutex<Dots>,
+    /// Held while the file is written, so that `state` is not: every request looks at that.
+    writing: Mutex<()>,
     state: Mutex<Persisted>,
     /// Held, not read: the lock goes with the process.
     _lock: File,
@@ -129,6 +131,7 @@ impl IdentityStore {
             generation: state.generation,
             file,
             dots: Mutex::new(dots),
+            writing: Mutex::default(),
             state: Mutex::new(state),
             _lock: lock,
         };
@@ -344,12 +347,14 @@ impl IdentityStore {
 
     /// Changes the state on disk, then in memory; nothing when the write fails.
     fn update(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
-        let mut state = self.state();
-        let mut next = state.clone();
+        let writing = self.inner.writing.lock();
+        let _one_at_a_time = writing.unwrap_or_else(PoisonError::into_inner);
+        let now = self.state().clone();
+        let mut next = now.clone();
         change(&mut next);
-        if next != *state {
+        if next != now {
             self.inner.file.write(&next)?;
-            *state = next;
+            *self.state() = next;
         }
         Ok(())
     }

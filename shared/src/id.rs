@@ -6,7 +6,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use thiserror::Error;
 
 /// Longest accepted node id, in bytes.
@@ -34,8 +34,7 @@ pub enum IdError {
 
 /// The name of a node, unique in its cluster: letters, digits, `-`, `_`, `.`, at most 64 bytes.
 /// Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
@@ -67,6 +66,35 @@ impl FromStr for NodeId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         Self::new(text)
+    }
+}
+
+// By hand, because every record on the wire and in the store names nodes: the derived way by
+// `String` allocates once more each time.
+impl Serialize for NodeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor("a node id", Self::new))
+    }
+}
+
+/// Makes a value of a text without a `String` in between.
+pub(crate) struct TextVisitor<T, E>(pub &'static str, pub fn(&str) -> Result<T, E>);
+
+impl<T, E: fmt::Display> Visitor<'_> for TextVisitor<T, E> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<D: serde::de::Error>(self, text: &str) -> Result<T, D> {
+        (self.1)(text).map_err(D::custom)
     }
 }
 

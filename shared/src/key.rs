@@ -5,11 +5,11 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::id::PartitionId;
+use crate::id::{PartitionId, TextVisitor};
 
 /// Longest accepted key, in bytes of UTF-8.
 pub const KEY_MAX_BYTES: usize = 1024;
@@ -22,8 +22,7 @@ pub const PARTITION_COUNT_DEFAULT: u16 = 256;
 pub struct KeyError(pub usize);
 
 /// A key: 1 to 1024 bytes of UTF-8. Cheap to clone; ordered by bytes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -51,6 +50,19 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+// by hand for the reason given at `NodeId`
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor("a key", Self::new))
     }
 }
 

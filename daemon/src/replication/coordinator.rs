@@ -433,6 +433,7 @@ fn test_breaks() -> Breaks {
     Breaks {
         write_back: broken("write-back") || broken("no-repair"),
         version_query: broken("version-query"),
+        hedging: broken("hedging"),
         last_question: broken("last-question"),
         early_ack: broken("early-ack"),
         ignore_context: broken("ignore-context"),

@@ -133,6 +133,8 @@ impl Outbox {
                 }
             }
             self.filled.notified().await;
+            // those who are about to add a frame come first: one system call for all of them
+            tokio::task::yield_now().await;
         }
     }
 

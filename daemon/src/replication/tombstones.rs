@@ -38,7 +38,7 @@ use super::{
     settings::Traffic,
     site::Site,
 };
-use crate::{storage::TombstonePage, time::unix_ms};
+use crate::{breaks::broken, storage::TombstonePage, time::unix_ms};
 
 /// Longest time between two rounds; a short grace makes it shorter.
 const TICK_MAX: Duration = Duration::from_secs(5);
@@ -95,13 +95,7 @@ pub fn start(site: Arc<Site>, repair: AntiEntropy) -> Collector {
 /// `gc-without-acks` in `RINGD_BREAK` (debug builds): tombstones are dropped when they are old,
 /// without asking anybody, to show that the tests for resurrected keys notice.
 fn breaks_rules() -> bool {
-    let wanted = cfg!(debug_assertions).then(|| std::env::var("RINGD_BREAK").ok());
-    let wanted = wanted.flatten().unwrap_or_default();
-    let broken = wanted.split(',').any(|word| word == "gc-without-acks");
-    if broken {
-        tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");
-    }
-    broken
+    broken("gc-without-acks")
 }
 
 /// Where the search for tombstones is.

@@ -113,18 +113,15 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn start_etcd(args: &Args, folder: &std::path::Path) -> anyhow::Result<Option<Etcd>> {
-    let found = match &args.etcd {
-        Some(path) => Some(path.clone()),
-        None if args.no_etcd => None,
-        None => etcd::in_path(),
-    };
-    match found {
-        Some(path) => Ok(Some(Etcd::start(&path, folder).await.context("etcd")?)),
-        None => {
-            println!("without etcd: none is in PATH (Debian: apt-get install etcd-server)");
-            Ok(None)
-        }
+    if args.no_etcd {
+        return Ok(None);
     }
+    let found = args.etcd.clone().or_else(etcd::in_path);
+    let Some(path) = found else {
+        println!("without etcd: none is in PATH (Debian: apt-get install etcd-server)");
+        return Ok(None);
+    };
+    Ok(Some(Etcd::start(&path, folder).await.context("etcd")?))
 }
 
 /// Measures all targets, and prints one block for each number of connections and kind.

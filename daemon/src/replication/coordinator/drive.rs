@@ -128,7 +128,7 @@ impl Drive {
     /// Sets the moment of the next hedge: anew after questions were `sent`, and otherwise when there
     /// is none yet.
     fn arm(&mut self, can_hedge: bool, sent: bool) {
-        if !can_hedge {
+        if !can_hedge || self.inner.breaks.hedging {
             self.hedge_at = None;
         } else if sent || self.hedge_at.is_none() {
             let asked: Vec<NodeId> = self.calls.reads().cloned().collect();

@@ -84,24 +84,28 @@ impl ReadMachine {
             Consistency::Quorum => (needs.read, needs.write),
             Consistency::All => (needs.read.all(), needs.write.all()),
         };
-        let replicas = write.replicas();
+        let same = read == write;
         let mut query = Round::choose(read, reach);
-        let mut holding = Round::reserved(write, replicas, reach);
-        for id in query.waiting() {
-            holding.asked(id);
-        }
-        // those that a write-back would need are asked as well: while partitions are being filled
-        // they are more than those that count for the read
-        if consistency != Consistency::One {
-            for id in holding.ask_for_failed() {
-                query.asked(&id);
+        let mut asked = query.waiting().to_vec();
+        let holding = if same {
+            query.clone()
+        } else {
+            let replicas = write.replicas();
+            let mut holding = Round::reserved(write, replicas, reach);
+            for id in query.waiting() {
+                holding.asked(id);
             }
-        }
+            // those that a write-back would need are asked as well: while partitions are being
+            // filled they are more than those that count for the read
+            if consistency != Consistency::One {
+                for id in holding.ask_for_failed() {
+                    query.asked(&id);
+                    asked.push(id);
+                }
+            }
+            holding
+        };
         let step = if query.can_be_met() {
-            let mut asked: Vec<NodeId> = holding.waiting().to_vec();
-            let more = query.waiting().iter().filter(|id| !asked.contains(id));
-            let more: Vec<NodeId> = more.cloned().collect();
-            asked.extend(more);
             records(asked)
         } else {
             Step::Failed(query.quorum_unmet())

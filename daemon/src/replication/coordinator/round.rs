@@ -137,6 +137,8 @@ pub struct Breaks {
     pub ignore_context: bool,
     /// Writes without context supersede nothing.
     pub keep_superseded: bool,
+    /// Late answers are waited for, whatever it takes.
+    pub hedging: bool,
 }
 
 /// The state of one round. Each replica is in one place only: still to be asked if need be
@@ -251,7 +253,11 @@ impl Round {
 
     /// Whether those asked, and those who could be, could complete it.
     pub fn can_be_met(&self) -> bool {
-        self.need.is_met_by(&self.hoped())
+        let lists = [&self.answered, &self.waiting, &self.reserve];
+        self.need.groups.iter().all(|group| {
+            let hoped = |m: &&NodeId| lists.iter().any(|list| list.contains(m));
+            group.members.iter().filter(hoped).count() >= group.need
+        })
     }
 
     fn hoped(&self) -> Vec<NodeId> {

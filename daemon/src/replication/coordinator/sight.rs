@@ -30,6 +30,8 @@ pub struct Sight {
 struct Standings {
     members: Members,
     of: HashMap<NodeId, Standing>,
+    /// Everybody is in good standing, this node aside.
+    all_good: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,8 +55,10 @@ impl Standings {
             }
         };
         let of = members.iter().map(|m| (m.state.id.clone(), standing(m)));
+        let of: HashMap<NodeId, Standing> = of.collect();
         Self {
-            of: of.collect(),
+            all_good: of.values().all(|standing| *standing == Standing::Good),
+            of,
             members,
         }
     }
@@ -94,7 +98,7 @@ impl Sight {
             // the reasons say how long ago, so they are worth their price only when needed
             reach::unreachable(members, me, &replicas, Timestamp::now())
         };
-        let in_doubt = |id: &NodeId| standings.get(id) == Standing::InDoubt;
+        let in_doubt = |id: &NodeId| !standings.all_good && standings.get(id) == Standing::InDoubt;
         let now_ms = self.now_ms();
         let order = self.latencies().rank(replicas, me.0, in_doubt, now_ms);
         Reach { off, order }

@@ -149,7 +149,7 @@ impl Connection {
         let answer = self.shared.wait_for(id)?;
         let pending = Pending {
             connection: self.clone(),
-            id,
+            id: Some(id),
             answer,
         };
         let frame = LentFrame {
@@ -170,7 +170,8 @@ impl Connection {
 /// An answer that is on its way. Forgets the waiter when dropped, so however a call ends.
 pub struct Pending {
     connection: Connection,
-    id: u64,
+    /// `None` once answered: then nobody remembers it.
+    id: Option<u64>,
     answer: oneshot::Receiver<Response>,
 }
 
@@ -185,13 +186,18 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = Pin::new(&mut self.answer).poll(cx);
+        if polled.is_ready() {
+            self.id = None;
+        }
         polled.map(|answer| answer.map_err(|_| Fault::Lost))
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.connection.shared.forget(self.id);
+        if let Some(id) = self.id {
+            self.connection.shared.forget(id);
+        }
     }
 }
 
