@@ -14,7 +14,7 @@ use std::{
 use ringmaster_shared::event::{EventCode, Severity};
 use serde_json::json;
 
-pub use self::controller::{Bounds, Load};
+pub use self::controller::{Bounds, Load, SMALL_BYTES};
 use self::controller::{Controller, Cost, Refusal};
 use super::{Answer, ApiError, body::busy};
 use crate::events::Events;

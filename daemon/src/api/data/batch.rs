@@ -1,7 +1,7 @@
 //! Several keys in one request. No transactions: each key is read or written by itself, a few at
 //! a time, and has the result that the single request would have had.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use axum::{
     Json,
@@ -31,15 +31,13 @@ use super::{
     key, value,
 };
 use crate::{
-    api::{Answer, ApiError, body::Held, query::Query},
+    api::{Answer, ApiError, admission::SMALL_BYTES, body::Held, query::Query},
     node::{Node, SharedNode},
     replication::coordinator::Condition,
 };
 
 /// Keys of one batch under way at once.
 const AT_ONCE: usize = 16;
-/// Kibibytes of values of one batch being written at once; a larger one goes alone.
-const KIB_AT_ONCE: usize = 2 * 1024;
 /// Bytes of a batch's body, unless a single value may be larger, and of its answer.
 const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -127,7 +125,7 @@ pub async fn put(
     let batch = Batch::open(&node, &level, &headers)?;
     let wanted: PutBody = parsed(&headers, &held)?;
     bounded(wanted.entries.len())?;
-    let room = Arc::new(Semaphore::new(KIB_AT_ONCE));
+    let room = Semaphore::new(AT_ONCE);
     let chains = by_key(wanted.entries.iter().map(|entry| entry.key.as_str()));
     let chains = chains.into_iter().map(|chain| {
         let (batch, entries, room) = (&batch, &wanted.entries, &room);
@@ -230,9 +228,13 @@ impl<'a> Batch<'a> {
             let context = context
                 .map(|token| self.desk.seen(&key, token))
                 .transpose()?;
-            // a batch of large values must not crowd itself out
-            let kib = value.len().div_ceil(1024).clamp(1, KIB_AT_ONCE) as u32;
-            let _room = room.acquire_many(kib).await;
+            // large values go alone, so that a batch never crowds itself out
+            let share = if value.len() > SMALL_BYTES {
+                AT_ONCE
+            } else {
+                1
+            };
+            let _room = room.acquire_many(share as u32).await;
             let order = Order {
                 key: key.clone(),
                 value: Some(value.clone()),
