@@ -326,7 +326,14 @@ fn under_way(names: &[&str], candidate: Option<&str>, begin: fn(&Topology) -> To
 #[test]
 fn every_kind_of_change_goes_through_the_same_steps() {
     type Begin = fn(&Topology) -> Topology;
-    let cases: [(&[&str], Option<&str>, Begin, &[&str]); 5] = [
+    /// Members, candidate, first step, members afterwards.
+    type Example = (
+        &'static [&'static str],
+        Option<&'static str>,
+        Begin,
+        &'static [&'static str],
+    );
+    let cases: [Example; 5] = [
         (
             &["a", "b", "c", "d"],
             None,
