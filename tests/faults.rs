@@ -1,9 +1,19 @@
 //! The promises of the README under kills, pauses and cut networks.
 
+mod adopt;
+#[cfg(debug_assertions)]
+mod bites;
 mod campaign;
+mod changes;
+mod compare_and_set;
+mod crowd;
 mod disk;
 mod durability;
 mod linearizable;
+mod long;
+mod nemesis;
 mod orders;
+mod overload;
 mod partition;
 mod returning;
+mod synced;

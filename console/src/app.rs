@@ -6,6 +6,7 @@
 mod act;
 pub mod filter;
 mod input;
+pub mod ring_change;
 pub mod rows;
 pub mod screens;
 mod update;
@@ -14,6 +15,7 @@ mod write;
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
+use ringmaster_shared::{api::ring::Change, id::Epoch};
 use tui_input::Input;
 
 pub use update::update;
@@ -135,16 +137,22 @@ pub enum ConfirmAction {
     Delete {
         key: String,
     },
+    /// A change of the ring, by the plan that was shown.
+    Change {
+        change: Change,
+        plan_id: String,
+        base_epoch: Epoch,
+    },
 }
 
-/// A question that only the typed word answers.
+/// A question that only the typed word answers; without a word Enter does.
 #[derive(Debug, Clone)]
 pub struct Confirm {
     pub action: ConfirmAction,
     pub title: String,
     /// Exactly what will happen, one line each.
     pub effects: Vec<String>,
-    /// What has to be typed.
+    /// What has to be typed; empty: nothing.
     pub expected: String,
     pub input: Input,
     /// Why the last Enter was refused.

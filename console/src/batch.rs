@@ -4,12 +4,16 @@
 //! object where several answers are put together). Nothing is printed to standard output but the
 //! answer; reasons go to standard error.
 
+mod adopt;
+mod change;
 pub mod check;
+mod many;
+mod repair;
 pub mod restart;
 pub mod table;
 pub mod verbs;
 
-use std::{io::Read, process::ExitCode};
+use std::{io::Read, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use ringmaster_shared::api::data::Consistency;
@@ -18,13 +22,15 @@ use serde_json::Value;
 
 pub use crate::cli::Output;
 use crate::{
-    cli::{BatchVerb, Common, ConsistencyArg},
+    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, PutArgs, RingVerb},
     client::{Client, ClientError},
     exit::{self, Exit},
     progress::ProcedureKind,
 };
+use adopt::Adoption;
+use change::Orders;
 use restart::RestartArgs;
-use verbs::Verb;
+use verbs::{Condition, Verb};
 
 /// Longest value read from standard input, bytes; the daemon has its own limit.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -43,38 +49,32 @@ pub async fn run(common: &Common, verb: BatchVerb) -> ExitCode {
 async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
     let client = Client::new()?;
     let endpoints = &common.endpoints;
-    let changes = matches!(
-        verb,
-        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_)
-    );
-    if common.read_only && changes {
+    if common.read_only && changes_something(&verb) {
         eprintln!("ringmaster: refused: --read-only is set");
         return Ok(exit::REFUSED);
     }
     let (verb, output) = match verb {
         BatchVerb::Status(o) => (Verb::Status, o.output),
         BatchVerb::Members(o) => (Verb::Members, o.output),
-        BatchVerb::Ring(args) => (Verb::Ring { key: args.key }, args.output.output),
         BatchVerb::Quorum(o) => (Verb::Quorum, o.output),
         BatchVerb::Check(o) => (Verb::Check, o.output),
-        BatchVerb::Get(args) => {
-            let consistency = args.consistency.into();
-            (
-                Verb::Get {
-                    key: args.key,
-                    consistency,
-                },
-                args.output.output,
-            )
-        }
+        BatchVerb::Ring(args) => match args.verb {
+            None => (Verb::Ring { key: args.key }, args.output.output),
+            Some(verb) => return ring(&client, endpoints, verb).await,
+        },
+        BatchVerb::Get(args) => match single_get(args)? {
+            Single::One(verb, output) => (verb, output),
+            Single::Many(keys, consistency, output) => {
+                return many::get(&client, endpoints, keys, consistency, output).await;
+            }
+        },
         BatchVerb::Put(args) => {
-            let verb = Verb::Put {
-                key: args.key,
-                value: value(&args.value)?,
-                context: args.context,
-                consistency: args.consistency.into(),
-            };
-            (verb, args.output.output)
+            let (consistency, output) = (args.consistency.into(), args.output.output);
+            if let Some(file) = &args.batch {
+                let entries = many::entries_from(file)?;
+                return many::put(&client, endpoints, entries, consistency, output).await;
+            }
+            (put(args)?, output)
         }
         BatchVerb::Del(args) => {
             let verb = Verb::Del {
@@ -96,8 +96,96 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
             };
             return restart::run(client, endpoints, &restart, args.output.output).await;
         }
+        BatchVerb::Change(args) => {
+            let (change, flags) = args.into_parts();
+            let orders = Orders {
+                yes: flags.yes,
+                timeout: Duration::from_secs(flags.timeout),
+                output: flags.output.output,
+            };
+            return change::carry_out(&client, endpoints, &change, &orders).await;
+        }
+        BatchVerb::Adopt(args) => return adopt::run(&client, &args.into()).await,
+        BatchVerb::Repair(o) => return repair::run(&client, endpoints, o.output).await,
     };
     verbs::run(&client, endpoints, verb, output).await
+}
+
+/// Whether a verb may change the cluster or its data; showing a plan does not.
+fn changes_something(verb: &BatchVerb) -> bool {
+    match verb {
+        BatchVerb::Status(_)
+        | BatchVerb::Members(_)
+        | BatchVerb::Quorum(_)
+        | BatchVerb::Check(_)
+        | BatchVerb::Get(_) => false,
+        BatchVerb::Ring(args) => matches!(args.verb, Some(RingVerb::Apply(_))),
+        BatchVerb::Change(args) => args.flags().yes,
+        BatchVerb::Adopt(args) => args.yes,
+        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
+            true
+        }
+    }
+}
+
+async fn ring(client: &Client, endpoints: &[String], verb: RingVerb) -> anyhow::Result<Exit> {
+    match verb {
+        RingVerb::Plan(args) => {
+            let (change, output) = args.change.into_parts();
+            change::plan(client, endpoints, &change, output.output).await
+        }
+        RingVerb::Apply(args) => {
+            let wait = args.wait.then(|| Duration::from_secs(args.timeout));
+            let output = args.output.output;
+            change::apply(client, endpoints, &args.plan_id, wait, output).await
+        }
+    }
+}
+
+enum Single {
+    One(Verb, Output),
+    Many(Vec<String>, Consistency, Output),
+}
+
+/// One key is one read, as it always was; several are a batch.
+fn single_get(args: GetArgs) -> anyhow::Result<Single> {
+    let (consistency, output) = (args.consistency.into(), args.output.output);
+    let mut keys = args.keys;
+    if let Some(file) = &args.batch {
+        keys = many::keys_from(file)?;
+    } else if let [key] = keys.as_mut_slice() {
+        let key = std::mem::take(key);
+        return Ok(Single::One(Verb::Get { key, consistency }, output));
+    }
+    Ok(Single::Many(keys, consistency, output))
+}
+
+fn put(args: PutArgs) -> anyhow::Result<Verb> {
+    let condition = match (args.if_match, args.if_absent) {
+        (Some(context), _) => Some(Condition::Match(context)),
+        (None, true) => Some(Condition::Absent),
+        (None, false) => None,
+    };
+    Ok(Verb::Put {
+        key: args.key.unwrap_or_default(),
+        value: value(&args.value.unwrap_or_default())?,
+        context: args.context,
+        condition,
+        consistency: args.consistency.into(),
+    })
+}
+
+impl From<AdoptArgs> for Adoption {
+    fn from(args: AdoptArgs) -> Self {
+        Self {
+            losing: args.losing,
+            into: args.into,
+            yes: args.yes,
+            timeout: Duration::from_secs(args.timeout),
+            reason: args.reason,
+            output: args.output.output,
+        }
+    }
 }
 
 /// JSON when it is JSON, else text; `-` reads standard input.
@@ -146,6 +234,11 @@ pub fn print_lines(lines: impl IntoIterator<Item = String>) {
 /// Why a verb did not give an answer: a sentence and an exit code.
 pub fn explain(error: &ClientError) -> Exit {
     eprintln!("ringmaster: {error}");
+    code(error)
+}
+
+/// The exit code that goes with it.
+fn code(error: &ClientError) -> Exit {
     match error {
         ClientError::Unreachable { .. } | ClientError::Protocol { .. } => exit::UNREACHABLE,
         ClientError::Refused {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringmaster_shared::{api::ring::Change, id::NodeId};
 
 use crate::theme::ColorChoice;
 
@@ -79,21 +80,105 @@ pub enum BatchVerb {
     Status(OutputArgs),
     /// Members, and what each is doing
     Members(OutputArgs),
-    /// Who owns which part of the ring, or where one key lives
+    /// Who owns which part of the ring, or where one key lives; plan and apply its changes
     Ring(RingArgs),
     /// Which partitions have all replicas, a quorum, or neither
     Quorum(OutputArgs),
     /// Ask every node and compare: views, epochs, quorums, hints; exit 1 when something is wrong
     Check(OutputArgs),
-    /// Read a key
+    /// Read a key, or several at once
     Get(GetArgs),
-    /// Write a key
+    /// Write a key, or many from a file
     Put(PutArgs),
     /// Delete a key
     Del(DelArgs),
     /// Restart all nodes, cleanly or one after the other
     Restart(RestartArgs),
+    #[command(flatten)]
+    Change(ChangeVerbArgs),
+    /// Heal a split brain: the nodes of one cluster give it up, push what they hold into another
+    /// one, and join it
+    Adopt(AdoptArgs),
+    /// Have every member compare its replicas with the others now
+    Repair(OutputArgs),
 }
+
+/// Changes of the ring: shown, and with --yes applied and waited for.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ChangeVerbArgs {
+    /// Take candidates (nodes started with --join manual) into the ring
+    Join {
+        #[arg(required = true, value_name = "NODE", value_parser = node_id)]
+        nodes: Vec<NodeId>,
+        #[command(flatten)]
+        flags: ApplyFlags,
+    },
+    /// Decommission a living node: it hands over all it holds, then it is gone from the ring
+    Leave {
+        #[arg(value_name = "NODE", value_parser = node_id)]
+        node: NodeId,
+        #[command(flatten)]
+        flags: ApplyFlags,
+    },
+    /// Take a dead node out of the ring; the others take over what it held
+    Remove {
+        #[arg(value_name = "NODE", value_parser = node_id)]
+        node: NodeId,
+        #[command(flatten)]
+        flags: ApplyFlags,
+    },
+    /// Put a candidate exactly in the place of a dead node
+    Replace {
+        #[arg(value_name = "DEAD", value_parser = node_id)]
+        dead: NodeId,
+        #[arg(value_name = "WITH", value_parser = node_id)]
+        with: NodeId,
+        #[command(flatten)]
+        flags: ApplyFlags,
+    },
+    /// Balance the same members anew, also over zones
+    Rebalance {
+        #[command(flatten)]
+        flags: ApplyFlags,
+    },
+}
+
+impl ChangeVerbArgs {
+    pub fn flags(&self) -> &ApplyFlags {
+        match self {
+            Self::Join { flags, .. }
+            | Self::Leave { flags, .. }
+            | Self::Remove { flags, .. }
+            | Self::Replace { flags, .. }
+            | Self::Rebalance { flags } => flags,
+        }
+    }
+
+    pub fn into_parts(self) -> (Change, ApplyFlags) {
+        match self {
+            Self::Join { nodes, flags } => (Change::Join { nodes }, flags),
+            Self::Leave { node, flags } => (Change::Leave { node }, flags),
+            Self::Remove { node, flags } => (Change::Remove { node }, flags),
+            Self::Replace { dead, with, flags } => (Change::Replace { dead, with }, flags),
+            Self::Rebalance { flags } => (Change::Rebalance {}, flags),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ApplyFlags {
+    /// Do it and wait for its end; without this only the plan is shown
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to wait for the end, seconds; the change goes on afterwards
+    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// How long an order is waited for when nobody says otherwise, seconds.
+const WAIT_SECONDS: u64 = 600;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -110,9 +195,126 @@ pub struct OutputArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct RingArgs {
-    /// Show where this key lives
+    /// Show where this key lives; after -- it may be any word
     pub key: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(subcommand)]
+    pub verb: Option<RingVerb>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum RingVerb {
+    /// Show what a change would do; exit 0 when it can be applied, 4 when not
+    Plan(PlanArgs),
+    /// Have a plan decided, by the id that `ring plan` printed
+    Apply(ApplyArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    #[command(subcommand)]
+    pub change: PlanVerb,
+}
+
+/// Nothing is done by any of these.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PlanVerb {
+    /// Take candidates (nodes started with --join manual) into the ring
+    Join {
+        #[arg(required = true, value_name = "NODE", value_parser = node_id)]
+        nodes: Vec<NodeId>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Decommission a living node
+    Leave {
+        #[arg(value_name = "NODE", value_parser = node_id)]
+        node: NodeId,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Take a dead node out of the ring
+    Remove {
+        #[arg(value_name = "NODE", value_parser = node_id)]
+        node: NodeId,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Put a candidate exactly in the place of a dead node
+    Replace {
+        #[arg(value_name = "DEAD", value_parser = node_id)]
+        dead: NodeId,
+        #[arg(value_name = "WITH", value_parser = node_id)]
+        with: NodeId,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Balance the same members anew, also over zones
+    Rebalance {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Give up the change under way; the ring stays as it is
+    Cancel {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+impl PlanVerb {
+    pub fn into_parts(self) -> (Change, OutputArgs) {
+        match self {
+            Self::Join { nodes, output } => (Change::Join { nodes }, output),
+            Self::Leave { node, output } => (Change::Leave { node }, output),
+            Self::Remove { node, output } => (Change::Remove { node }, output),
+            Self::Replace { dead, with, output } => (Change::Replace { dead, with }, output),
+            Self::Rebalance { output } => (Change::Rebalance {}, output),
+            Self::Cancel { output } => (Change::Cancel {}, output),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ApplyArgs {
+    #[arg(value_name = "PLAN_ID")]
+    pub plan_id: String,
+    /// Wait until the change is done; exit 1 when it is given up
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait for the end, seconds; the change goes on afterwards
+    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct AdoptArgs {
+    /// The nodes of the cluster that is given up, host:port, all of them
+    #[arg(
+        long = "endpoints",
+        id = "losing",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        value_parser = endpoint,
+        required = true
+    )]
+    pub losing: Vec<String>,
+    /// Nodes of the cluster that stays, host:port
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint, required = true)]
+    pub into: Vec<String>,
+    /// Do it, one node after the other; without this only the plan is shown
+    #[arg(long)]
+    pub yes: bool,
+    /// How long one node may take, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
+    pub timeout: u64,
+    /// For the log: why
+    #[arg(long)]
+    pub reason: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -129,7 +331,16 @@ pub enum ConsistencyArg {
 
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    pub key: String,
+    /// One key, or several to be read in one request
+    #[arg(
+        required_unless_present = "batch",
+        conflicts_with = "batch",
+        value_name = "KEY"
+    )]
+    pub keys: Vec<String>,
+    /// Read the keys in this file, one a line; "-" reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub batch: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub consistency: ConsistencyArg,
     #[command(flatten)]
@@ -138,13 +349,26 @@ pub struct GetArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct PutArgs {
-    pub key: String,
+    #[arg(required_unless_present = "batch")]
+    pub key: Option<String>,
     /// JSON when it is JSON, else text; "-" reads standard input
-    #[arg(allow_hyphen_values = true)]
-    pub value: String,
+    #[arg(allow_hyphen_values = true, required_unless_present = "batch")]
+    pub value: Option<String>,
     /// The context a read returned: supersedes what that read saw, and nothing else
     #[arg(long)]
     pub context: Option<String>,
+    /// Write only if the key is exactly as the read that returned this context saw it; exit 4
+    /// when it is not
+    #[arg(long, value_name = "CONTEXT", value_parser = token, conflicts_with_all = ["context", "if_absent"])]
+    pub if_match: Option<String>,
+    /// Write only if the key has no value; exit 4 when it has one
+    #[arg(long)]
+    pub if_absent: bool,
+    /// Write what is in this file: a JSON object of keys and values, or a list of objects with
+    /// key, value and perhaps context; "-" reads standard input. Each key succeeds or fails by
+    /// itself
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "value", "context", "if_match", "if_absent"])]
+    pub batch: Option<String>,
     #[arg(long, value_enum, default_value_t)]
     pub consistency: ConsistencyArg,
     #[command(flatten)]
@@ -193,6 +417,20 @@ pub struct DemoArgs {
     /// Print the endpoints and wait for Ctrl-C instead of opening the console
     #[arg(long)]
     pub no_console: bool,
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    NodeId::new(text).map_err(|e| e.to_string())
+}
+
+/// A context, as it can stand in a header.
+fn token(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && c != '"' && c != ',';
+    if !text.is_empty() && text.chars().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a context is the word that a read returned".to_owned())
+    }
 }
 
 /// `host:port`, as given or out of a URL; a bare port is on this machine.
@@ -278,6 +516,22 @@ mod tests {
             "ringmaster restart --clean --yes",
             "ringmaster restart --rolling",
             "ringmaster demo --no-console",
+            "ringmaster get k l m",
+            "ringmaster get --batch keys.txt",
+            "ringmaster put --batch -",
+            "ringmaster put k v --if-absent",
+            "ringmaster put k v --if-match AVq0w2kA",
+            "ringmaster ring user:42",
+            "ringmaster ring -- plan",
+            "ringmaster ring plan leave node-3 --output json",
+            "ringmaster ring plan join a b c",
+            "ringmaster ring plan cancel",
+            "ringmaster ring apply p1 --wait",
+            "ringmaster leave node-3",
+            "ringmaster replace node-3 node-4 --yes -e a:1",
+            "ringmaster rebalance --yes --timeout 5",
+            "ringmaster adopt --endpoints a:1,b:2 --into c:3 --yes",
+            "ringmaster repair",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -288,6 +542,20 @@ mod tests {
             "ringmaster frobnicate",
             "ringmaster get",
             "ringmaster demo --nodes 0",
+            "ringmaster put k",
+            "ringmaster put k v --batch f",
+            "ringmaster put k v --if-match a --if-absent",
+            "ringmaster put k v --if-match a,b",
+            "ringmaster get",
+            "ringmaster get k --batch f",
+            "ringmaster ring plan",
+            "ringmaster ring plan replace a",
+            "ringmaster ring plan join",
+            "ringmaster leave",
+            "ringmaster leave a/b",
+            "ringmaster ring apply",
+            "ringmaster adopt --into c:3",
+            "ringmaster adopt --endpoints a:1",
             "ringmaster --endpoint nowhere",
         ] {
             let error = parse(bad).expect_err(bad);

@@ -1,20 +1,30 @@
-//! REST calls to one node: the console's verbs and procedures go through here.
+//! REST calls to one node: the dashboard, the verbs and the procedures all go through here.
 //!
-//! Every call has a deadline; an answer is either the typed body, the daemon's own error, or a
-//! sentence about why nothing came.
+//! Every call has a deadline and every answer a size limit; what comes back is either the typed
+//! body, the daemon's own error, or a sentence about why nothing came. What can be asked, path
+//! by path, is in `client/questions.rs`.
+
+mod questions;
 
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder};
-use ringmaster_shared::error::ErrorBody;
+use ringmaster_shared::error::{ErrorBody, ErrorCode};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// Deadline of a call when the caller names none.
+/// Deadline of a call when nobody names another.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// For what the daemon itself waits for others to answer (data, plans): longer than its own
+/// deadline, so that its answer wins.
+pub const PATIENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A node that does not take the connection for so long is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest answer that is read, bytes; a ring of 1,024 partitions is far below.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Idle connections kept for each node.
+const IDLE_MAX: usize = 4;
 
 /// Everything but unreserved characters is encoded, `/` included.
 const KEY_SET: &AsciiSet = &NON_ALPHANUMERIC
@@ -40,7 +50,11 @@ pub enum ClientError {
         body: Box<ErrorBody>,
     },
     #[error("{endpoint} answers, but not as a ringd node: {why}")]
-    Protocol { endpoint: String, why: String },
+    Protocol {
+        endpoint: String,
+        status: u16,
+        why: String,
+    },
 }
 
 impl ClientError {
@@ -53,6 +67,19 @@ impl ClientError {
         matches!(self, Self::Unreachable { not_sent: true, .. })
     }
 
+    /// The daemon refused it with this code.
+    pub fn is(&self, code: ErrorCode) -> bool {
+        matches!(self, Self::Refused { body, .. } if body.code == code)
+    }
+
+    /// What happened, without where: for lists that name the endpoint themselves.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Unreachable { why, .. } | Self::Protocol { why, .. } => why,
+            Self::Refused { body, .. } => &body.error,
+        }
+    }
+
     /// There was nobody to ask.
     pub fn no_endpoint() -> Self {
         Self::Unreachable {
@@ -63,21 +90,36 @@ impl ClientError {
     }
 }
 
-/// Cheap to clone; keeps connections alive.
-#[derive(Clone)]
+/// Cheap to clone; the clones share their connections.
+#[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    deadline: Duration,
 }
 
 impl Client {
     pub fn new() -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
+            // A proxy of the environment is for the web, not for the cluster.
             .no_proxy()
             .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(2))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_MAX)
             .user_agent(concat!("ringmaster/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http })
+        Ok(Self {
+            http,
+            deadline: CALL_TIMEOUT,
+        })
+    }
+
+    /// The same client with another deadline for each call.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            deadline,
+            ..self.clone()
+        }
     }
 
     pub async fn get<T: DeserializeOwned>(
@@ -85,12 +127,8 @@ impl Client {
         endpoint: &str,
         path: &str,
     ) -> Result<T, ClientError> {
-        self.send(
-            endpoint,
-            self.request(Method::GET, endpoint, path),
-            CALL_TIMEOUT,
-        )
-        .await
+        let request = self.request(Method::GET, endpoint, path);
+        self.send(endpoint, request).await
     }
 
     pub async fn call<B: Serialize, T: DeserializeOwned>(
@@ -100,8 +138,23 @@ impl Client {
         path: &str,
         body: &B,
     ) -> Result<T, ClientError> {
-        let request = self.request(method, endpoint, path).json(body);
-        self.send(endpoint, request, CALL_TIMEOUT).await
+        self.call_if(method, endpoint, path, None, body).await
+    }
+
+    /// A call that holds only under a condition: a header and its value.
+    pub async fn call_if<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        endpoint: &str,
+        path: &str,
+        condition: Option<(&'static str, &str)>,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        let mut request = self.request(method, endpoint, path).json(body);
+        if let Some((header, value)) = condition {
+            request = request.header(header, value);
+        }
+        self.send(endpoint, request).await
     }
 
     pub async fn post<B: Serialize, T: DeserializeOwned>(
@@ -122,23 +175,20 @@ impl Client {
         &self,
         endpoint: &str,
         request: RequestBuilder,
-        timeout: Duration,
     ) -> Result<T, ClientError> {
         let unreachable = |e: &reqwest::Error| ClientError::Unreachable {
             endpoint: endpoint.to_owned(),
-            why: root_cause(e),
+            why: no_answer(e),
             not_sent: e.is_connect(),
         };
+        let request = request.timeout(self.deadline);
+        let mut answer = request.send().await.map_err(|e| unreachable(&e))?;
+        let status = answer.status();
         let protocol = |why: String| ClientError::Protocol {
             endpoint: endpoint.to_owned(),
+            status: status.as_u16(),
             why,
         };
-        let mut answer = request
-            .timeout(timeout)
-            .send()
-            .await
-            .map_err(|e| unreachable(&e))?;
-        let status = answer.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| unreachable(&e))? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -147,7 +197,8 @@ impl Client {
             bytes.extend_from_slice(&chunk);
         }
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|e| protocol(e.to_string()));
+            return serde_json::from_slice(&bytes)
+                .map_err(|e| protocol(format!("unexpected answer: {e}")));
         }
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => Err(ClientError::Refused {
@@ -155,7 +206,7 @@ impl Client {
                 status: status.as_u16(),
                 body: Box::new(body),
             }),
-            Err(_) => Err(protocol(format!("HTTP status {}", status.as_u16()))),
+            Err(_) => Err(protocol(format!("answered HTTP {}", status.as_u16()))),
         }
     }
 }
@@ -170,21 +221,25 @@ pub fn encode(text: &str) -> String {
     utf8_percent_encode(text, KEY_SET).to_string()
 }
 
-/// The innermost cause: "connection refused" says more than "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
+fn no_answer(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "no answer in time".to_owned();
+        "no answer in time".to_owned()
+    } else {
+        innermost(error)
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+}
+
+/// The last cause says what happened ("connection refused"); those before it only where.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
     }
-    let text = cause.to_string();
-    // drop " (os error 111)"
-    text.split(" (os error")
-        .next()
-        .unwrap_or(&text)
-        .to_lowercase()
+    let text = last.to_string();
+    match text.split_once(" (os error") {
+        Some((plain, _)) => plain.to_lowercase(),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -193,8 +248,15 @@ mod tests {
 
     #[test]
     fn keys_are_encoded_for_the_path() {
-        assert_eq!(data_path("test:cluster"), "/api/v1/data/test:cluster");
-        assert_eq!(data_path("a/b c?ä"), "/api/v1/data/a%2Fb%20c%3F%C3%A4");
+        let cases = [
+            ("test:cluster", "test:cluster"),
+            ("a/b c?ä", "a%2Fb%20c%3F%C3%A4"),
+            ("#%", "%23%25"),
+            ("..", ".."),
+        ];
+        for (key, want) in cases {
+            assert_eq!(data_path(key), format!("/api/v1/data/{want}"));
+        }
     }
 
     #[tokio::test]
@@ -207,10 +269,11 @@ mod tests {
             .get::<serde_json::Value>(&endpoint, "/")
             .await
             .expect_err("closed");
-        assert!(error.is_unreachable());
+        assert!(error.is_refused_connection());
         assert_eq!(
             error.to_string(),
             format!("{endpoint} does not answer: connection refused")
         );
+        assert_eq!(error.why(), "connection refused");
     }
 }

@@ -1,9 +1,11 @@
 //! The little language of `:`: parsed, completed, and explained from one table.
 
-use ringmaster_shared::id::NodeId;
+use ringmaster_shared::{api::ring::Change, id::NodeId};
 use serde_json::Value;
 
-use crate::{app::ScreenId, keymap::Hint, message::DataOp, progress::ProcedureKind};
+use crate::{
+    app::ScreenId, change::ChangeVerb, keymap::Hint, message::DataOp, progress::ProcedureKind,
+};
 
 /// What a typed line asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +19,10 @@ pub enum Command {
     Filter(String),
     /// Opens the preview; the confirmation is typed there.
     Restart(ProcedureKind),
+    /// Opens the list of what a change of the ring could be about.
+    Choose(ChangeVerb),
+    /// Plans a change; it is confirmed there.
+    Change(Change),
     RetryNow,
     Freeze,
 }
@@ -68,7 +74,12 @@ static SPECS: &[Spec] = &[
     spec(&["ring"], ":ring", "who owns what", Follow::Nothing),
     spec(&["data"], ":data", "read and write keys", Follow::Nothing),
     spec(&["events"], ":events", "what happened", Follow::Nothing),
-    spec(&["procedures"], ":procedures", "restarts", Follow::Nothing),
+    spec(
+        &["procedures"],
+        ":procedures",
+        "restarts and ring changes",
+        Follow::Nothing,
+    ),
     spec(
         &["doctor"],
         ":doctor",
@@ -107,6 +118,42 @@ static SPECS: &[Spec] = &[
         ":restart clean|rolling",
         "preview a restart of all nodes",
         Follow::Restarts,
+    ),
+    spec(
+        &["join"],
+        ":join NODE...",
+        "plan to take in candidates",
+        Follow::Nodes,
+    ),
+    spec(
+        &["leave"],
+        ":leave NODE",
+        "plan to decommission a living node",
+        Follow::Nodes,
+    ),
+    spec(
+        &["remove"],
+        ":remove NODE",
+        "plan to take out a dead node",
+        Follow::Nodes,
+    ),
+    spec(
+        &["replace"],
+        ":replace DEAD WITH",
+        "plan to put a candidate in its place",
+        Follow::Nodes,
+    ),
+    spec(
+        &["rebalance"],
+        ":rebalance",
+        "plan to balance the same members anew",
+        Follow::Nothing,
+    ),
+    spec(
+        &["cancel"],
+        ":cancel",
+        "plan to give up the ring change under way",
+        Follow::Nothing,
     ),
     spec(
         &["retry"],
@@ -170,11 +217,34 @@ pub fn parse(line: &str) -> Result<Command, String> {
             let kind = RESTARTS.iter().find(|(word, _)| *word == rest);
             Command::Restart(kind.ok_or_else(|| format!("usage: {}", spec.usage))?.1)
         }
+        "join" | "leave" | "remove" | "replace" | "rebalance" | "cancel" => {
+            ring_change(spec.names[0], rest).ok_or_else(|| format!("usage: {}", spec.usage))?
+        }
         "retry" => Command::RetryNow,
         "freeze" => Command::Freeze,
         "q" => Command::Quit,
         screen => Command::Open(screen_named(screen).ok_or("no such screen")?),
     })
+}
+
+/// With nodes a change, without them the list to choose from; `None` when the number is wrong.
+fn ring_change(verb: &str, rest: &str) -> Option<Command> {
+    let verb = ChangeVerb::ALL.into_iter().find(|v| v.word() == verb)?;
+    let ids: Result<Vec<NodeId>, _> = rest.split_whitespace().map(NodeId::new).collect();
+    let ids = ids.ok()?;
+    Some(Command::Change(match (verb, ids.as_slice()) {
+        (_, []) => return Some(Command::Choose(verb)),
+        (ChangeVerb::Join, nodes) => Change::Join {
+            nodes: nodes.to_vec(),
+        },
+        (ChangeVerb::Leave, [node]) => Change::Leave { node: node.clone() },
+        (ChangeVerb::Remove, [node]) => Change::Remove { node: node.clone() },
+        (ChangeVerb::Replace, [dead, with]) => Change::Replace {
+            dead: dead.clone(),
+            with: with.clone(),
+        },
+        _ => return None,
+    }))
 }
 
 fn put(rest: &str, usage: &str) -> Result<Command, String> {
@@ -219,7 +289,12 @@ pub fn complete(line: &str, nodes: &[NodeId]) -> String {
         Some((name, typed)) => {
             let spec = SPECS.iter().find(|s| s.names.contains(&name));
             match spec.map(|s| s.follow) {
-                Some(Follow::Nodes) => nodes.iter().find_map(|n| rest_of(typed, n.as_str())),
+                Some(Follow::Nodes) => {
+                    let mut before: Vec<&str> = typed.split(' ').collect();
+                    let word = before.pop().unwrap_or_default();
+                    let mut left = nodes.iter().filter(|n| !before.contains(&n.as_str()));
+                    left.find_map(|n| rest_of(word, n.as_str()))
+                }
                 Some(Follow::Restarts) => {
                     RESTARTS.iter().find_map(|(word, _)| rest_of(typed, word))
                 }
@@ -259,6 +334,15 @@ mod tests {
                 Command::Restart(ProcedureKind::CleanRestart),
             ),
             ("filter", Command::Filter(String::new())),
+            ("leave", Command::Choose(ChangeVerb::Leave)),
+            ("cancel", Command::Choose(ChangeVerb::Cancel)),
+            (
+                "replace n3 n4",
+                Command::Change(Change::Replace {
+                    dead: NodeId::new("n3").expect("valid"),
+                    with: NodeId::new("n4").expect("valid"),
+                }),
+            ),
             ("quit", Command::Quit),
         ];
         for (line, want) in cases {
@@ -277,6 +361,9 @@ mod tests {
             ("put k", "usage: :put KEY VALUE"),
             ("restart", "usage: :restart clean|rolling"),
             ("restart hard", "usage"),
+            ("replace n3", "usage: :replace DEAD WITH"),
+            ("leave n3 n4", "usage: :leave NODE"),
+            ("rebalance now", "takes nothing"),
             ("node a/b", "node id"),
             (long.as_str(), "bytes"),
         ];
@@ -297,6 +384,7 @@ mod tests {
             ("restart r", "olling"),
             ("node ", "node-1"),
             ("node node-2", ""),
+            ("replace node-1 ", "node-2"),
             ("get k", ""),
             ("zzz", ""),
         ];

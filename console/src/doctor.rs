@@ -8,6 +8,8 @@
 mod cluster_rules;
 mod link_rules;
 mod node_rules;
+mod ring_rules;
+mod storage_rules;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,10 @@ pub const CONVERGENCE_MS: u64 = 30_000;
 const EVENT_FRESH_MS: u64 = 300_000;
 /// Hints owed in total from which on somebody should look.
 const HINTS_MANY: u64 = 1_000;
+/// Less free space than this on a node's disk is worth a look, bytes.
+const DISK_FREE_LOW_BYTES: u64 = 1_000_000_000;
+/// A member that has been dead for so long may not come back.
+const LONG_GONE_MS: u64 = 600_000;
 /// Clocks may differ by so much.
 const SKEW_MAX_MS: i64 = 500;
 
@@ -65,6 +71,8 @@ pub fn diagnose(cluster: &Cluster, link: &LinkView, now_ms: u64, utc: Timestamp)
     let mut found = Vec::new();
     link_rules::check(&case, &mut found);
     cluster_rules::check(&case, &mut found);
+    storage_rules::check(&case, &mut found);
+    ring_rules::check(&case, &mut found);
     node_rules::check(&case, &mut found);
     reported(&case, &mut found);
     // the sort is stable: within one severity the order of the rules is the order of urgency
@@ -83,8 +91,26 @@ fn reported(case: &Case, found: &mut Vec<Finding>) {
         "MEMBER_SUSPECTED",
         "MEMBER_STOPPED",
     ];
+    // told by a rule under another name
+    let elsewhere = |code: &str| {
+        let name = match code {
+            "NODE_CANDIDATE" => "CANDIDATE_WAITING",
+            "STORAGE_STOPPED" => "STORAGE_POISONED",
+            _ => return false,
+        };
+        found.iter().any(|f| f.code == name)
+    };
+    let elsewhere: Vec<&str> = status
+        .value
+        .cluster
+        .problems
+        .iter()
+        .map(|p| p.code.as_str())
+        .filter(|code| elsewhere(code))
+        .collect();
     for problem in &status.value.cluster.problems {
         let covered = own.contains(&problem.code.as_str())
+            || elsewhere.contains(&problem.code.as_str())
             || found.iter().any(|f| f.code == problem.code.as_str());
         if !covered {
             found.push(Finding {
@@ -147,6 +173,23 @@ impl<'a> Case<'a> {
             port_of(address),
             self.seed_for(id)
         )
+    }
+
+    /// Where a node is said to answer.
+    fn address_of(&self, id: &NodeId) -> &'a str {
+        let members = self.cluster.members.as_ref();
+        let listed = members.and_then(|m| m.value.cluster_members.get(id));
+        let ring = || self.cluster.topology.as_ref()?.member(id);
+        let listed = listed.map(|m| m.address.as_str());
+        listed
+            .or_else(|| ring().map(|m| m.address.as_str()))
+            .unwrap_or("")
+    }
+
+    /// When something of the kind was told last.
+    fn newest(&self, code: ringmaster_shared::event::EventCode) -> Option<Timestamp> {
+        let mut events = self.cluster.events.iter().rev();
+        events.find(|e| e.code == code).map(|e| e.time)
     }
 
     /// When the membership shown changed last.

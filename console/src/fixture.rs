@@ -1,7 +1,11 @@
 //! Ready-made states of the console for tests: what a console would know of small clusters that
 //! are well, hurt, gone, never seen, or being restarted. Only tests use it.
 
+pub mod changes;
 pub mod overlays;
+pub mod server;
+
+pub use changes::candidate;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -231,13 +235,13 @@ pub fn settle(cluster: &mut Cluster) {
         .values()
         .map(|m| (m.node_id.clone(), m.status))
         .collect();
-    let up: Vec<bool> = sees.values().map(|s| s.is_reachable()).collect();
-    let observers = sees.keys().zip(&up).map(|(node, up)| Observer {
+    let up = |id: &NodeId| sees.get(id).is_some_and(|s| s.is_reachable());
+    let observers = sees.keys().map(|node| Observer {
         node_id: node.clone(),
-        at: before(if *up { 0 } else { 15 }),
+        at: before(if up(node) { 0 } else { 15 }),
         sees: sees
             .iter()
-            .map(|(n, s)| (n.clone(), if *up { *s } else { MemberStatus::Alive }))
+            .map(|(n, s)| (n.clone(), if up(node) { *s } else { MemberStatus::Alive }))
             .collect(),
     });
     cluster.observations = Some(known(ObservationsResponse {
@@ -247,8 +251,9 @@ pub fn settle(cluster: &mut Cluster) {
     cluster.ring = Some(known(ring_response(&topology)));
     cluster.status = Some(known(status(cluster, 0)));
     for (i, member) in topology.members.iter().enumerate() {
+        let up = up(&member.id);
         let answer = known(status(cluster, i));
-        let error = (!up[i]).then(|| NodeError {
+        let error = (!up).then(|| NodeError {
             message: "connection refused".to_owned(),
             since_ms: NOW_MS - 14_000,
         });
@@ -256,7 +261,7 @@ pub fn settle(cluster: &mut Cluster) {
             address: member.address.clone(),
             status: Some(answer),
             error,
-            rtt_ms: up[i].then_some(1),
+            rtt_ms: up.then_some(1),
             history: History::default(),
         };
         cluster.nodes.insert(member.id.clone(), knowledge);
@@ -558,5 +563,6 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("clean_restart", clean_restart()),
     ];
     all.extend(overlays::overlays());
+    all.extend(changes::all());
     all
 }

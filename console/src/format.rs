@@ -101,6 +101,12 @@ pub fn plural(n: usize, noun: &str) -> String {
     format!("{} {noun}{s}", count(n as u64))
 }
 
+/// `1 copy is`, `85 copies are`: for words that are not made plural by an `s`.
+pub fn plural_of(n: usize, one: &str, many: &str) -> String {
+    let words = if n == 1 { one } else { many };
+    format!("{} {words}", count(n as u64))
+}
+
 /// `12:04:31`, UTC.
 pub fn clock(t: Timestamp) -> String {
     t.to_zoned(TimeZone::UTC).strftime("%H:%M:%S").to_string()

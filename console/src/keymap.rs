@@ -128,8 +128,8 @@ static BINDINGS: &[Binding] = &[
     on(On(EVENTS), &[Char('/')], Action::Search, ("/", "filter")),
     on(On(EVENTS), &[Char('s')], Action::Sort, ("s", "least severity shown")),
     // procedures
-    on(On(PROCEDURES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "preview, then confirm")),
-    on(On(PROCEDURES), &[Char('c')], Action::Cancel, ("c", "cancel what runs")),
+    on(On(PROCEDURES), &[Code(KeyCode::Enter)], Action::Enter, ("Enter", "choose, preview, confirm")),
+    on(On(PROCEDURES), &[Char('c')], Action::Cancel, ("c", "cancel what is under way")),
     on(On(PROCEDURES), &[Char('l')], Action::ToggleLog, ("l", "steps or log")),
     // everywhere
     on(Everywhere, &[Char('1')], Action::Open(ScreenId::Overview), ("1", "overview")),
@@ -138,7 +138,7 @@ static BINDINGS: &[Binding] = &[
     on(Everywhere, &[Char('4')], Action::Open(ScreenId::Ring), ("4", "ring")),
     on(Everywhere, &[Char('5')], Action::Open(ScreenId::Data), ("5", "data")),
     on(Everywhere, &[Char('6')], Action::Open(ScreenId::Events), ("6", "events")),
-    on(Everywhere, &[Char('7')], Action::Open(ScreenId::Procedures), ("7", "procedures: restarts")),
+    on(Everywhere, &[Char('7')], Action::Open(ScreenId::Procedures), ("7", "procedures: restarts, ring changes")),
     on(Everywhere, &[Char('8'), Char('d')], Action::Open(ScreenId::Doctor), ("8 d", "doctor: what is wrong, what to do")),
     on(Everywhere, &[Char('?'), Code(KeyCode::F(1))], Action::Open(ScreenId::Help), ("?", "help")),
     on(Everywhere, &[Char(':')], Action::Palette, (":", "command")),
@@ -251,6 +251,10 @@ const RUNNING: Footer = &[
 ];
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
+const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
+const PLAN: Footer = &[(Action::Enter, "Enter", "go on, or plan anew"), MOVE, BACK];
+const CHANGING: Footer = &[(Action::Cancel, "c", "give it up"), BACK];
+
 /// The keys worth a mention now, the most useful first.
 pub fn hints(app: &App) -> Vec<Hint> {
     let hint = |keys, what| Hint { keys, what };
@@ -266,8 +270,11 @@ pub fn hints(app: &App) -> Vec<Hint> {
     }
     let progress = app.procedures.progress.as_ref();
     let footer = match app.screen {
+        ScreenId::Procedures if app.procedures.change.plan.is_some() => PLAN,
+        ScreenId::Procedures if app.procedures.change.choosing.is_some() => CHOOSING,
         ScreenId::Procedures if app.procedures.preview.is_some() => PREVIEW,
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
+        ScreenId::Procedures if app.procedures.change.is_running() => CHANGING,
         screen => footer(screen),
     };
     footer
@@ -359,6 +366,9 @@ mod tests {
         let procedures = [
             (ScreenId::Procedures, RUNNING),
             (ScreenId::Procedures, PREVIEW),
+            (ScreenId::Procedures, CHOOSING),
+            (ScreenId::Procedures, PLAN),
+            (ScreenId::Procedures, CHANGING),
         ];
         let screens = ScreenId::ALL.map(|s| (s, footer(s)));
         for (screen, footer) in screens.into_iter().chain(procedures) {

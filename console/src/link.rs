@@ -13,7 +13,6 @@
 pub mod driver;
 mod endpoints;
 mod race;
-pub mod rest;
 mod view;
 mod websocket;
 

@@ -2,6 +2,7 @@
 
 mod app;
 mod batch;
+mod change;
 mod cli;
 mod client;
 mod cluster;

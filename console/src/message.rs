@@ -2,7 +2,10 @@
 
 use crossterm::event::KeyEvent;
 use ringmaster_shared::{
-    api::data::{ReadResponse, ReplicasResponse, WriteResponse},
+    api::{
+        data::{ReadResponse, ReplicasResponse, WriteResponse},
+        ring::{ApplyResponse, Change, PlanResponse},
+    },
     error::ErrorCode,
 };
 use serde_json::Value;
@@ -27,6 +30,8 @@ pub enum Msg {
     Link(Box<LinkView>),
     Report(Report),
     Answer(Box<DataAnswer>),
+    /// What came of planning or applying a change of the ring.
+    Changed(Box<ChangeAnswer>),
     Progress(Box<Progress>),
 }
 
@@ -40,6 +45,12 @@ pub enum Effect {
     Data {
         endpoint: String,
         request: DataRequest,
+    },
+    /// Have a change of the ring planned or applied.
+    Change {
+        endpoint: String,
+        id: u64,
+        order: ChangeOrder,
     },
     Procedure(ProcedureCommand),
     /// Hand text to the terminal's clipboard.
@@ -102,4 +113,36 @@ pub struct DataFailure {
     pub code: Option<ErrorCode>,
     pub message: String,
     pub details: Value,
+}
+
+/// What is asked of the daemon about a change of the ring.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChangeOrder {
+    /// What would it do?
+    Plan(Change),
+    Apply {
+        change: Change,
+        plan_id: String,
+    },
+}
+
+impl ChangeOrder {
+    pub fn into_change(self) -> Change {
+        match self {
+            Self::Plan(change) | Self::Apply { change, .. } => change,
+        }
+    }
+}
+
+/// `id` tells late answers apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChangeAnswer {
+    pub id: u64,
+    pub result: Result<ChangeOutcome, DataFailure>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChangeOutcome {
+    Planned(Box<PlanResponse>),
+    Applied(ApplyResponse),
 }

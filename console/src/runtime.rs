@@ -22,13 +22,11 @@ use tokio::{
 
 use crate::{
     app::{App, update},
+    client::Client,
     config::Settings,
     exit,
-    link::{
-        driver::{self, LinkHandle},
-        rest::Rest,
-    },
-    message::{DataAnswer, DataRequest, Effect, Msg},
+    link::driver::{self, LinkHandle},
+    message::{ChangeAnswer, ChangeOrder, ChangeOutcome, DataAnswer, DataRequest, Effect, Msg},
     procedure,
     progress::{ProcedureCommand, Progress},
     screen,
@@ -76,7 +74,7 @@ struct Loop {
     app: App,
     /// Zero of the console's clock.
     epoch: Instant,
-    rest: Rest,
+    client: Client,
     link: LinkHandle,
     messages: mpsc::Receiver<Msg>,
     sender: mpsc::Sender<Msg>,
@@ -95,14 +93,14 @@ impl Loop {
     fn new(settings: &Settings, screen: &Screen) -> anyhow::Result<Self> {
         let epoch = Instant::now();
         let (sender, messages) = mpsc::channel(QUEUE);
-        let rest = Rest::new()?;
-        let link = driver::spawn(&settings.endpoints, rest.clone(), epoch, sender.clone());
+        let client = Client::new()?;
+        let link = driver::spawn(&settings.endpoints, &client, epoch, sender.clone());
         let mut app = App::new(settings.display, settings.read_only, Timestamp::now());
         app.size = screen.size()?;
         Ok(Self {
             app,
             epoch,
-            rest,
+            client,
             link,
             messages,
             sender,
@@ -203,8 +201,17 @@ impl Loop {
             Effect::Suspend => screen.suspend()?,
             Effect::RetryNow => self.link.retry_now(),
             Effect::Data { endpoint, request } => {
-                let (rest, sender) = (self.rest.clone(), self.sender.clone());
-                self.tasks.spawn(operate(rest, endpoint, request, sender));
+                let (client, sender) = (self.client.clone(), self.sender.clone());
+                self.tasks.spawn(operate(client, endpoint, request, sender));
+            }
+            Effect::Change {
+                endpoint,
+                id,
+                order,
+            } => {
+                let (client, sender) = (self.client.clone(), self.sender.clone());
+                self.tasks
+                    .spawn(change(client, endpoint, id, order, sender));
             }
             Effect::Procedure(command) => self.command(command),
             Effect::Yank(text) => screen.yank(&text)?,
@@ -245,20 +252,50 @@ async fn forward(mut steps: mpsc::Receiver<Progress>, sender: mpsc::Sender<Msg>)
 }
 
 /// One operation on data, and then where its replicas stand.
-async fn operate(rest: Rest, endpoint: String, request: DataRequest, sender: mpsc::Sender<Msg>) {
+async fn operate(
+    client: Client,
+    endpoint: String,
+    request: DataRequest,
+    sender: mpsc::Sender<Msg>,
+) {
     let asked = Instant::now();
-    let result = rest.data(&endpoint, &request.op).await;
+    let result = client.data(&endpoint, &request.op).await;
     let took_ms = asked.elapsed().as_millis() as u64;
-    let replicas = rest.replicas(&endpoint, request.op.key()).await.ok();
+    let replicas = client.replicas(&endpoint, request.op.key()).await.ok();
     let answer = DataAnswer {
         id: request.id,
         op: request.op,
         endpoint,
         took_ms,
-        result,
+        result: result.map_err(Into::into),
         replicas,
     };
     let _ = sender.send(Msg::Answer(Box::new(answer))).await;
+}
+
+/// Has a change of the ring planned or applied.
+async fn change(
+    client: Client,
+    endpoint: String,
+    id: u64,
+    order: ChangeOrder,
+    sender: mpsc::Sender<Msg>,
+) {
+    let result = match &order {
+        ChangeOrder::Plan(change) => {
+            let plan = client.plan(&endpoint, change).await;
+            plan.map(|plan| ChangeOutcome::Planned(Box::new(plan)))
+        }
+        ChangeOrder::Apply { plan_id, .. } => {
+            let applied = client.apply(&endpoint, plan_id).await;
+            applied.map(ChangeOutcome::Applied)
+        }
+    };
+    let answer = ChangeAnswer {
+        id,
+        result: result.map_err(Into::into),
+    };
+    let _ = sender.send(Msg::Changed(Box::new(answer))).await;
 }
 
 /// Signals that end the console, as one stream of exit codes.

@@ -4,6 +4,7 @@
 //! Drawing reads the console's state and changes nothing; it is total for every size. What is
 //! shown comes from `cluster.rs` only, each panel with its age.
 
+mod change;
 pub mod data;
 pub mod doctor;
 pub mod events;

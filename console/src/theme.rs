@@ -284,9 +284,20 @@ impl Theme {
             (MemberStatus::Left, _) => (g.pending, "left", Tone::Quiet),
             (MemberStatus::Alive, Lifecycle::Serving) => (g.good, "serving", Tone::Good),
             (MemberStatus::Alive, Lifecycle::Standby) => (g.standby, "standby", Tone::Warn),
+            (MemberStatus::Alive, Lifecycle::Candidate) => (g.pending, "candidate", Tone::Busy),
             (MemberStatus::Alive, other) => (g.busy, other.as_str(), Tone::Busy),
         };
         Mark { glyph, word, tone }
+    }
+
+    /// A member that serves while the change under way takes it in or lets it go.
+    pub fn moves(&self, into_the_ring: bool) -> Mark {
+        let word = if into_the_ring { "joining" } else { "leaving" };
+        Mark {
+            glyph: self.glyphs.busy,
+            word,
+            tone: Tone::Busy,
+        }
     }
 
     /// What one node says of another.

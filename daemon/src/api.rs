@@ -4,6 +4,7 @@
 //! the one error format and counts it. [`server`] owns connections and their limits.
 
 mod admin;
+mod admission;
 mod body;
 mod data;
 mod error;
@@ -28,6 +29,7 @@ use axum::{
 };
 use ringmaster_shared::error::ErrorCode;
 
+pub use admission::{Admission, Bounds, Pressure};
 pub use body::BodyLimits;
 pub use error::ApiError;
 
@@ -72,6 +74,7 @@ fn operating() -> Router<SharedNode> {
         .route("/api/v1/admin/restart", post(admin::restart))
         .route("/api/v1/admin/standby", post(admin::standby))
         .route("/api/v1/admin/start", post(admin::start))
+        .route("/api/v1/admin/adopt", post(admin::adopt))
         .route("/api/v1/admin/clear-gossip", post(admin::clear_gossip))
 }
 
@@ -85,6 +88,8 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/api/v1/observations", get(membership::observations))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))
+        .route("/api/v1/ring/plan", post(ring::plan))
+        .route("/api/v1/ring/apply", post(ring::apply))
 }
 
 fn keys() -> Router<SharedNode> {
@@ -101,6 +106,8 @@ fn keys() -> Router<SharedNode> {
             get(data::read).put(data::write).delete(data::delete),
         )
         .route("/api/v1/data/{key}/replicas", get(data::replicas))
+        .route("/api/v1/batch/get", post(data::batch::get))
+        .route("/api/v1/batch/put", post(data::batch::put))
 }
 
 /// Other nodes connect here; they are answered once the store is open.

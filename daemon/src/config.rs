@@ -34,10 +34,22 @@ pub struct Config {
     pub zone: String,
     /// As given, without repetitions; may name this node itself.
     pub seeds: Vec<String>,
+    /// A seed of another cluster is joined, with all this node holds.
+    pub adopt: bool,
     pub replication_factor: u8,
+    pub join: JoinWay,
     pub gossip: GossipConfig,
     pub limits: Limits,
     pub storage: StorageConfig,
+}
+
+/// How a node that is not in the ring gets into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinWay {
+    /// The members take it in as soon as it is there.
+    Auto,
+    /// It waits as a candidate for an operator's plan.
+    Manual,
 }
 
 /// Bounds on what clients can cost.
@@ -66,6 +78,8 @@ pub struct StorageConfig {
     pub hint_bytes_max: u64,
     pub reserve_bytes: u64,
     pub min_free_bytes: u64,
+    pub hint_max_age: Duration,
+    pub tombstone_grace: Duration,
 }
 
 /// How logs look; needed before anything else.
@@ -103,7 +117,13 @@ impl Config {
             advertise,
             zone,
             seeds,
+            adopt: layers.required("adopt", truth)?,
             replication_factor: layers.required("replication_factor", |t| whole(t, 1, 9))? as u8,
+            join: layers.required("join", |t| match t {
+                "auto" => Ok(JoinWay::Auto),
+                "manual" => Ok(JoinWay::Manual),
+                _ => Err("a way to join is auto or manual".into()),
+            })?,
             gossip: gossip(layers)?,
             limits: limits(layers)?,
             storage: StorageConfig {
@@ -112,6 +132,8 @@ impl Config {
                 hint_bytes_max: layers.required("storage.hint_bytes", |t| bytes(t, 0))?,
                 reserve_bytes: layers.required("storage.reserve_bytes", |t| bytes(t, 0))?,
                 min_free_bytes: layers.required("storage.min_free_bytes", |t| bytes(t, 0))?,
+                hint_max_age: layers.required("storage.hint_max_age", duration::parse)?,
+                tombstone_grace: layers.required("storage.tombstone_grace", grace)?,
             },
         })
     }
@@ -133,6 +155,15 @@ impl LogConfig {
             })?,
         })
     }
+}
+
+/// Within a quarter of it all members must have answered.
+fn grace(text: &str) -> Result<Duration, String> {
+    let grace = duration::parse(text)?;
+    if grace < Duration::from_millis(200) {
+        return Err("deleted keys are remembered for at least 200ms".into());
+    }
+    Ok(grace)
 }
 
 fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {
@@ -221,6 +252,14 @@ fn advertise(layers: &Layers, bind: IpAddr, port: u16) -> Result<String, Failure
     Ok(std::net::SocketAddr::new(bind, port).to_string())
 }
 
+fn truth(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("true or false is needed".into()),
+    }
+}
+
 fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     match text.parse::<u64>() {
         Ok(n) if (least..=most).contains(&n) => Ok(n),
@@ -250,17 +289,19 @@ mod tests {
         assert_eq!(c.advertise, "localhost:8081");
         assert_eq!(c.bind.to_string(), "127.0.0.1");
         assert_eq!(c.zone, "default");
+        assert_eq!(c.join, JoinWay::Auto);
         assert_eq!(c.data_dir, PathBuf::from("data/node-1"));
-        assert_eq!(c.limits.connections, 10_000);
+        assert_eq!(c.limits.connections, 16_384);
         assert_eq!(c.gossip.gossip_interval, Duration::from_millis(200));
     }
 
     #[test]
     fn misuse_is_one_sentence_that_names_the_flag() {
-        let cases: [(&[(&str, &str)], &str); 9] = [
+        let cases: [(&[(&str, &str)], &str); 10] = [
             (&[], "--node-id is missing"),
             (&[("node_id", "a b")], "--node-id"),
             (&[("node_id", "a"), ("port", "0")], "--port"),
+            (&[("node_id", "a"), ("join", "later")], "--join"),
             (&[("node_id", "a"), ("port", "70000")], "--port"),
             (&[("node_id", "a"), ("bind", "0.0.0.0")], "--advertise"),
             (&[("node_id", "a"), ("advertise", "nohost")], "--advertise"),

@@ -347,7 +347,23 @@ impl GossipHandle {
 
     /// Tells the others that this node stops on purpose; returns when it was sent (bounded).
     pub async fn announce_stopped(&self) {
-        let announce = |reply| Command::AnnounceStopped { reply };
+        self.announce(MemberStatus::Stopped).await;
+    }
+
+    /// The same, for good: it is no member of the ring any more.
+    pub async fn announce_left(&self) {
+        self.announce(MemberStatus::Left).await;
+    }
+
+    /// A member that is down is not coming back: it is not listed any more. Nothing happens
+    /// when it is not held dead or stopped. Dropped when the engine is drowned: say it again.
+    pub fn bury(&self, node: &NodeId) {
+        let node = node.clone();
+        let _ = self.shared.commands.try_send(Command::Bury { node });
+    }
+
+    async fn announce(&self, last: MemberStatus) {
+        let announce = |reply| Command::Announce { last, reply };
         if let Err(error) = self.ask(announce, FAREWELL_TIMEOUT).await {
             tracing::debug!(%error, "the farewell was cut short");
         }

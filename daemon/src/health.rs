@@ -35,6 +35,8 @@ pub struct Picture<'a> {
     pub poisoned: Option<&'a str>,
     /// Why this node stores nothing new, if so.
     pub read_only: Option<&'a str>,
+    /// Requests of clients were turned away within the last seconds.
+    pub overloaded: bool,
 }
 
 /// One thing an operator should know, before anybody knows how long it has lasted.
@@ -102,6 +104,13 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
                 format!("{} takes no writes: {why}", picture.node_id),
             )
         });
+    }
+    if picture.overloaded {
+        let message = format!(
+            "clients ask {} for more than it can do in time; some of their requests are refused with 429",
+            picture.node_id
+        );
+        found.push(finding("OVERLOADED", Severity::Warning, message));
     }
     let (code, severity) = match picture.lifecycle.lifecycle {
         Lifecycle::Serving => return found,
@@ -335,6 +344,7 @@ pub mod tests {
             hints_owed: &BTreeMap::from([(id("b"), 0), (id("c"), 2)]),
             poisoned: None,
             read_only: None,
+            overloaded: false,
         };
         findings(&picture).iter().map(|f| f.code).collect()
     }

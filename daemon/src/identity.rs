@@ -8,6 +8,7 @@
 //! Dot counters are leased: the file holds a mark that no counter has passed, so that giving a
 //! dot costs no write, and a crash costs only the rest of the lease.
 
+mod adopting;
 mod error;
 mod file;
 mod folder;
@@ -27,8 +28,9 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{time::unix_ms, topology::Ballot};
+use crate::{breaks::broken, time::unix_ms, topology::Ballot};
 
+pub use adopting::{Adopting, Route};
 pub use error::IdentityError;
 use file::{IdentityFile, Persisted};
 
@@ -51,6 +53,16 @@ pub struct AcceptorState {
     pub base_epoch: u64,
     pub promised: Option<Ballot>,
     pub accepted: Option<(Ballot, Topology)>,
+}
+
+/// This node is out of the ring for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departure {
+    pub cluster_id: ClusterId,
+    /// The ring without it; the change itself may have ended a little earlier.
+    pub epoch: u64,
+    /// It handed over all it held and left; otherwise it was removed or replaced.
+    pub as_asked: bool,
 }
 
 /// Cheap handle of the identity file; every setter returns after the file is synced
@@ -145,6 +157,8 @@ impl IdentityStore {
                 state.topology = None;
                 state.acceptor = None;
                 state.filled_epoch = 0;
+                state.was_member = false;
+                state.was_leaving = false;
                 state.cluster_id = Some(id);
             }
         })
@@ -168,7 +182,11 @@ impl IdentityStore {
                 });
                 return;
             }
-            state.topology = Some(topology.clone());
+            // the one before as well: a file of an earlier version has no note of it
+            if let Some(before) = state.topology.replace(topology.clone()) {
+                state.note_membership(&before);
+            }
+            state.note_membership(topology);
             if state
                 .acceptor
                 .as_ref()
@@ -178,6 +196,18 @@ impl IdentityStore {
             }
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
+    }
+
+    /// Whether this node was a member and the ring it goes by does not have it any more.
+    pub fn departure(&self) -> Option<Departure> {
+        let state = self.state();
+        let ring = state.topology.as_ref()?;
+        let gone = state.was_member && !ring.contains(&state.node_id);
+        gone.then(|| Departure {
+            cluster_id: ring.cluster_id.clone(),
+            epoch: ring.epoch,
+            as_asked: state.was_leaving,
+        })
     }
 
     pub fn acceptor(&self) -> Option<AcceptorState> {
@@ -220,18 +250,10 @@ impl IdentityStore {
             return self.update(|state| state.needs_refill = false);
         }
         // what was given since the last sync may be lost: no counter of the old actor is safe
-        let mut dots = self.dots();
-        let epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
-        self.update(|state| {
+        self.update_as_new_actor(|state| {
             state.needs_refill = true;
             state.filled_epoch = 0;
-            state.actor_epoch = epoch;
-            state.dots_leased_to = DOT_LEASE;
-        })?;
-        dots.actor.epoch = epoch;
-        dots.next = 1;
-        dots.leased_to = DOT_LEASE;
-        Ok(())
+        })
     }
 
     pub fn needs_refill(&self) -> bool {
@@ -300,6 +322,24 @@ impl IdentityStore {
     fn dots(&self) -> MutexGuard<'_, Dots> {
         let dots = self.inner.dots.lock();
         dots.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`Self::update`], and with the same write an actor that never gave a dot.
+    fn update_as_new_actor(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
+        let mut dots = self.dots();
+        let mut epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
+        if broken("reuse-actor") {
+            epoch = dots.actor.epoch;
+        }
+        self.update(|state| {
+            change(state);
+            state.actor_epoch = epoch;
+            state.dots_leased_to = DOT_LEASE;
+        })?;
+        dots.actor.epoch = epoch;
+        dots.next = 1;
+        dots.leased_to = DOT_LEASE;
+        Ok(())
     }
 
     /// Changes the state on disk, then in memory; nothing when the write fails.

@@ -1,6 +1,7 @@
 //! `ringd`: one node of a leaderless, replicated key-value store.
 
 mod api;
+mod breaks;
 mod cli;
 mod config;
 mod events;

@@ -1,5 +1,6 @@
 //! Counters of this node: for Prometheus, and the small load summary that gossip carries.
 
+pub mod pressure;
 pub mod rates;
 
 use std::{
@@ -14,7 +15,8 @@ use prometheus_client::{
 };
 use ringmaster_shared::api::{health::StatusResponse, membership::GossipStatus};
 
-use crate::storage::StoreStats;
+use crate::{replication::coordinator::RepairLook, storage::StoreStats};
+use pressure::PressureGauges;
 use rates::Rates;
 
 /// Upper bounds of the latency histogram, seconds.
@@ -47,6 +49,7 @@ pub struct Metrics {
     connections: IntGauge,
     feeds: IntGauge,
     gauges: Gauges,
+    pub pressure: PressureGauges,
     pub rates: Rates,
 }
 
@@ -67,6 +70,11 @@ struct Gauges {
     partitions_without_quorum: IntGauge,
     partitions_incomplete: IntGauge,
     serving: IntGauge,
+    repair_sent: IntGauge,
+    repair_received: IntGauge,
+    dirty_partitions: IntGauge,
+    tombstones_forgotten: IntGauge,
+    tombstones_waiting: IntGauge,
     rumors: IntGauge,
     gossip_health: IntGauge,
     gossip_rejected: IntGauge,
@@ -101,6 +109,10 @@ impl Metrics {
         for (name, help, gauge) in gauges.named() {
             registry.register(name, help, gauge.clone());
         }
+        let pressure = PressureGauges::default();
+        for (name, help, gauge) in pressure.named() {
+            registry.register(name, help, gauge.clone());
+        }
         Self {
             registry,
             requests,
@@ -109,6 +121,7 @@ impl Metrics {
             connections,
             feeds,
             gauges,
+            pressure,
             rates: Rates::default(),
         }
     }
@@ -151,9 +164,11 @@ impl Metrics {
         &self,
         status: &StatusResponse,
         store: &StoreStats,
+        repair: &RepairLook,
         gossip: Option<&GossipStatus>,
     ) -> String {
         self.gauges.set(status, store, gossip);
+        self.gauges.set_repair(store, repair);
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = text::encode(&mut out, &self.registry);
@@ -162,7 +177,7 @@ impl Metrics {
 }
 
 impl Gauges {
-    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 17] {
+    fn named(&self) -> [(&'static str, &'static str, &IntGauge); 22] {
         [
             ("storage_keys", "Keys with a value on this node", &self.keys),
             (
@@ -213,6 +228,31 @@ impl Gauges {
                 "Partitions some replica of which does not answer",
                 &self.partitions_incomplete,
             ),
+            (
+                "repair_sent_bytes",
+                "Bytes that repair sent to other nodes since the start",
+                &self.repair_sent,
+            ),
+            (
+                "repair_received_bytes",
+                "Bytes that repair got from other nodes since the start",
+                &self.repair_received,
+            ),
+            (
+                "dirty_partitions",
+                "Partitions to be compared because hints for them were given up",
+                &self.dirty_partitions,
+            ),
+            (
+                "tombstones_forgotten",
+                "Deleted keys forgotten since the start",
+                &self.tombstones_forgotten,
+            ),
+            (
+                "tombstones_waiting",
+                "Deleted keys that cannot be forgotten until others confirm",
+                &self.tombstones_waiting,
+            ),
             ("serving", "1 while this node serves clients", &self.serving),
             ("gossip_rumors", "Updates being spread", &self.rumors),
             (
@@ -226,6 +266,17 @@ impl Gauges {
                 &self.gossip_rejected,
             ),
         ]
+    }
+
+    fn set_repair(&self, store: &StoreStats, repair: &RepairLook) {
+        let set = |gauge: &IntGauge, n: u64| {
+            gauge.set(i64::try_from(n).unwrap_or(i64::MAX));
+        };
+        set(&self.repair_sent, repair.traffic.sent);
+        set(&self.repair_received, repair.traffic.received);
+        set(&self.dirty_partitions, repair.dirty.values().sum());
+        set(&self.tombstones_forgotten, store.tombstones_forgotten);
+        set(&self.tombstones_waiting, repair.tombstones_waiting);
     }
 
     fn set(&self, status: &StatusResponse, store: &StoreStats, gossip: Option<&GossipStatus>) {

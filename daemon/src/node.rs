@@ -5,7 +5,9 @@
 //! through [`shutdown`].
 
 mod address_book;
+pub mod adopt;
 mod bind;
+mod departure;
 mod descriptors;
 mod entry;
 mod handle;
@@ -36,6 +38,7 @@ use crate::{
     storage::Store,
 };
 use standby::Held;
+use start::Started;
 
 /// How a life ended without failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +138,8 @@ async fn course(
         cause = next_cause(received) => return cause,
     };
     match started {
-        Ok(()) => next_cause(received).await,
+        Ok(Started::Runs) => next_cause(received).await,
+        Ok(Started::Again { why }) => Cause::Replace { why, standby: None },
         Err(failure) => Cause::Fail(failure),
     }
 }

@@ -10,6 +10,8 @@ mod commit_log;
 mod committer;
 mod core;
 mod digest;
+mod dirty;
+mod floors;
 mod hints;
 mod record;
 mod recovery;
@@ -24,7 +26,7 @@ mod testing;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -37,6 +39,7 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::{Record, RecordVersion, Value},
@@ -59,8 +62,7 @@ use self::{
     table::TableError,
 };
 
-/// Leaves of a partition's digest tree.
-pub const DIGEST_LEAVES: usize = 64;
+pub(crate) use self::digest::BRANCHES;
 
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -89,6 +91,9 @@ pub enum StorageError {
     /// The disk is nearly full: nothing was stored, and nothing is until some space is free.
     #[error("read-only: {0}")]
     ReadOnly(String),
+    /// Issued at or before the partition's floor: it may bring back what was deleted.
+    #[error("it was issued before the deleted keys of its partition were forgotten")]
+    Stale { floor: Hlc },
     #[error("cannot read {what}: {why}")]
     Read { what: String, why: String },
     #[error("cannot open the store in {path}: {why}")]
@@ -119,6 +124,8 @@ pub struct RecoveryReport {
 pub struct StoreStats {
     pub keys: u64,
     pub tombstones: u64,
+    /// Tombstones forgotten since the start.
+    pub tombstones_forgotten: u64,
     pub bytes_on_disk: u64,
     /// Syncs of the commit log so far.
     pub log_syncs: u64,
@@ -128,6 +135,33 @@ pub struct StoreStats {
     pub read_only: Option<String>,
     /// Free bytes on the file system of the store; `None` when it cannot be asked.
     pub disk_free_bytes: Option<u64>,
+}
+
+/// What merging came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    pub changed: usize,
+    /// Refused, because they were issued at or before the floor of their partition.
+    pub stale: usize,
+    /// The highest of the floors that refused; 0 when none did.
+    pub floor: Hlc,
+}
+
+/// Tombstones found in a stretch of a partition: keys and fingerprints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TombstonePage {
+    pub found: Vec<(Key, u64)>,
+    /// Records looked at.
+    pub rows: usize,
+    /// Continue after this key; `None` at the end.
+    pub next: Option<Key>,
+}
+
+/// Hints found in a stretch of those of one node: keys and fingerprints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HintPage {
+    pub found: Vec<(Key, u64)>,
+    pub next: Option<Key>,
 }
 
 /// A page of a partition.
@@ -372,23 +406,50 @@ impl Store {
         answer.await.map_err(|_| self.gone())?
     }
 
-    /// Joins `incoming` into what is stored. When this returns `Ok`, the result is synced.
-    /// `true`: something changed.
+    /// [`Self::merge_issued`] of what was issued just now.
+    #[cfg(test)]
     pub async fn merge(&self, key: Key, incoming: Record) -> Result<bool, StorageError> {
-        self.core()?;
-        self.inner.guard.writable()?;
-        let bytes = weight(&key, &incoming);
-        let entries = vec![(key, incoming)];
-        let merged = self.ask(bytes, |reply| Request::Merge { entries, reply });
-        Ok(merged.await? > 0)
+        self.merge_issued(key, incoming, Hlc(u64::MAX)).await
     }
 
-    /// The same for many, one sync for all (a few, beyond some megabytes). Returns how many
-    /// changed. After an error any part of the entries may have been stored.
+    /// [`Self::merge_many_issued`] of what was issued just now.
+    #[cfg(test)]
     pub async fn merge_many(&self, entries: Vec<(Key, Record)>) -> Result<usize, StorageError> {
+        let merged = self.merge_many_issued(entries, Hlc(u64::MAX)).await?;
+        Ok(merged.changed)
+    }
+
+    /// Joins `incoming` into what is stored. When this returns `Ok`, the result is synced.
+    /// `true`: something changed. `issued` is when whoever sends it began (before it read what
+    /// it sends); [`StorageError::Stale`] when the partition's floor has passed that.
+    pub async fn merge_issued(
+        &self,
+        key: Key,
+        incoming: Record,
+        issued: Hlc,
+    ) -> Result<bool, StorageError> {
+        let merged = self
+            .merge_many_issued(vec![(key, incoming)], issued)
+            .await?;
+        if merged.stale > 0 {
+            return Err(StorageError::Stale {
+                floor: merged.floor,
+            });
+        }
+        Ok(merged.changed > 0)
+    }
+
+    /// The same for many, one sync for all (a few, beyond some megabytes); stale entries are left
+    /// out and counted. `issued` 0 lets each record speak for itself: by its oldest sibling. After
+    /// an error any part of the entries may have been stored.
+    pub async fn merge_many_issued(
+        &self,
+        entries: Vec<(Key, Record)>,
+        issued: Hlc,
+    ) -> Result<Merged, StorageError> {
         self.core()?;
         self.inner.guard.writable()?;
-        let mut changed = 0;
+        let mut all = Merged::default();
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
             let mut bytes = 0;
@@ -400,10 +461,85 @@ impl Store {
                 part.push((key, record));
             }
             let entries = part;
-            let merged = self.ask(bytes, |reply| Request::Merge { entries, reply });
-            changed += merged.await?;
+            let merged = self.ask(bytes, |reply| Request::Merge {
+                entries,
+                issued,
+                reply,
+            });
+            let merged = merged.await?;
+            all.changed += merged.changed;
+            all.stale += merged.stale;
+            all.floor = all.floor.max(merged.floor);
         }
-        Ok(changed)
+        Ok(all)
+    }
+
+    /// The floor of a partition: what was issued at or before it is refused. No lock.
+    pub fn floor(&self, partition: PartitionId) -> Hlc {
+        self.inner.core.floors.get(partition)
+    }
+
+    /// The highest floor of all partitions.
+    pub fn highest_floor(&self) -> Hlc {
+        self.inner.core.floors.highest()
+    }
+
+    /// Raises floors, durably; one that is higher already stays.
+    pub async fn raise_floors(&self, floors: Vec<(PartitionId, Hlc)>) -> Result<(), StorageError> {
+        self.core()?;
+        let bytes = floors.len() * 16;
+        self.ask(bytes, |reply| Request::RaiseFloors { floors, reply })
+            .await
+    }
+
+    /// In one step, durably: forgets those of these records whose fingerprint is still the same,
+    /// and raises the partition's floor.
+    pub async fn forget_tombstones(
+        &self,
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
+    ) -> Result<(), StorageError> {
+        self.core()?;
+        let bytes = keys.iter().map(|(key, _)| key.as_str().len() + 32).sum();
+        self.ask(bytes, |reply| Request::Forget {
+            partition,
+            keys,
+            floor,
+            reply,
+        })
+        .await
+    }
+
+    /// Upper bound of the tombstones in a partition. No lock.
+    pub fn tombstones_in(&self, partition: PartitionId) -> u32 {
+        self.inner.core.tombstones_in(partition)
+    }
+
+    /// Tombstones of a partition with stamps up to `until`, after a key: looks at `rows` records
+    /// and finds `limit` at most.
+    pub fn tombstones(
+        &self,
+        partition: PartitionId,
+        after: Option<&Key>,
+        until: Hlc,
+        (rows, limit): (usize, usize),
+    ) -> Result<TombstonePage, StorageError> {
+        let core = self.core()?;
+        Ok(scan::tombstones(
+            core,
+            partition,
+            after,
+            until,
+            (rows, limit),
+        )?)
+    }
+
+    /// The fingerprint of what is stored for the key.
+    pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
+        let core = self.core()?;
+        let meta = core.table.records.meta(&core.record_item(key))?;
+        Ok(meta.map(|m| m.fingerprint))
     }
 
     /// The stored record; only what is synced is visible.
@@ -454,18 +590,24 @@ impl Store {
         self.inner.core.digests.root(partition)
     }
 
-    /// Digests of the partition's [`DIGEST_LEAVES`] leaves.
-    pub fn digest_leaves(&self, partition: PartitionId) -> Vec<u64> {
-        self.inner.core.digests.leaves(partition)
+    /// Digests of the partition's [`BRANCHES`] branches.
+    pub fn digest_branches(&self, partition: PartitionId) -> [u64; BRANCHES] {
+        self.inner.core.digests.branches(partition)
     }
 
-    /// Keys of one leaf and the fingerprints of their records.
-    pub fn leaf_versions(
+    /// Digests of the leaves of one branch; the first is leaf `branch * BRANCHES`.
+    pub fn digest_leaves(&self, partition: PartitionId, branch: u16) -> [u64; BRANCHES] {
+        let digests = &self.inner.core.digests;
+        digests.leaves(partition, usize::from(branch))
+    }
+
+    /// Keys of these leaves and the fingerprints of their records, in key order.
+    pub fn leaves_versions(
         &self,
         partition: PartitionId,
-        leaf: u16,
+        leaves: &BTreeSet<u16>,
     ) -> Result<Vec<(Key, u64)>, StorageError> {
-        Ok(scan::leaf_versions(self.core()?, partition, leaf)?)
+        Ok(scan::leaves_versions(self.core()?, partition, leaves)?)
     }
 
     /// Forgets a partition this node no longer holds. Runs in steps between other writes; what is
@@ -476,7 +618,8 @@ impl Store {
             .await
     }
 
-    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped.
+    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped, and
+    /// the partition marked dirty for that node.
     pub async fn hint_add(
         &self,
         target: &NodeId,
@@ -516,6 +659,24 @@ impl Store {
         target: &NodeId,
         delivered: Vec<(Key, u64)>,
     ) -> Result<(), StorageError> {
+        self.remove_hints(target, delivered, false).await
+    }
+
+    /// Removes hints that will not be delivered, and marks their partitions dirty for the node.
+    pub async fn hints_given_up(
+        &self,
+        target: &NodeId,
+        hints: Vec<(Key, u64)>,
+    ) -> Result<(), StorageError> {
+        self.remove_hints(target, hints, true).await
+    }
+
+    async fn remove_hints(
+        &self,
+        target: &NodeId,
+        delivered: Vec<(Key, u64)>,
+        given_up: bool,
+    ) -> Result<(), StorageError> {
         self.core()?;
         let bytes = delivered
             .iter()
@@ -525,6 +686,45 @@ impl Store {
         self.ask(bytes, |reply| Request::HintsDone {
             target,
             delivered,
+            given_up,
+            reply,
+        })
+        .await
+    }
+
+    /// Hints of `target` with stamps before `before`, after a key; looks at `rows` hints.
+    pub fn hints_before(
+        &self,
+        target: &NodeId,
+        after: Option<&Key>,
+        before: Hlc,
+        rows: usize,
+    ) -> Result<HintPage, StorageError> {
+        let core = self.core()?;
+        Ok(scan::hints_before(core, target, after, before, rows)?)
+    }
+
+    /// Whether a hint for the key is kept for anybody.
+    pub fn is_hinted(&self, key: &Key) -> Result<bool, StorageError> {
+        Ok(scan::is_hinted(self.core()?, key)?)
+    }
+
+    /// Partitions that have to be compared with a member, because hints for it were given up.
+    pub fn dirty(&self) -> BTreeMap<NodeId, Vec<PartitionId>> {
+        self.inner.core.dirty.all()
+    }
+
+    /// The member has been compared in these partitions.
+    pub async fn clear_dirty(
+        &self,
+        target: &NodeId,
+        partitions: Vec<PartitionId>,
+    ) -> Result<(), StorageError> {
+        self.core()?;
+        let target = target.clone();
+        self.ask(partitions.len() * 64, |reply| Request::ClearDirty {
+            target,
+            partitions,
             reply,
         })
         .await

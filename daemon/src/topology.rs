@@ -5,25 +5,32 @@
 //! Leaves to others: filling the partitions a node gains (replication), telling who answers
 //! (gossip).
 //!
-//! `register` is the pure register that decides, `handover` the pure rules of what to propose,
-//! `epoch_gate` the book of which epochs are in use, `driver` the task that acts.
+//! `register` is the pure register that decides, `handover` the pure rules of when to propose,
+//! `steps` the topologies a change goes through, `plan` what an operator's change would do,
+//! `change` having it done, `epoch_gate` the book of which epochs are in use, `driver` the task
+//! that acts.
 
+mod change;
 mod driver;
 mod epoch_gate;
 #[cfg(test)]
 mod fixture;
 mod handover;
+mod leftovers;
 mod news;
+pub mod plan;
 mod register;
+mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use ringmaster_shared::{
     event::EventCode,
-    id::{Epoch, NodeId},
+    id::{Epoch, NodeId, PartitionId},
     topology::Topology,
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +45,8 @@ use crate::{
     replication::peers::Peers,
 };
 
+pub use change::ChangeError;
+use driver::ballots::Proposing;
 use epoch_gate::EpochGate;
 pub use epoch_gate::EpochGuard;
 
@@ -89,6 +98,10 @@ pub enum EpochMismatch {
     NoTopology,
 }
 
+/// Makes ready for partitions that this node is about to gain: forgets what it still holds of them.
+pub type BeforeGaining =
+    Box<dyn Fn(Vec<PartitionId>) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
 /// Cheap handle.
 #[derive(Clone)]
 pub struct TopologyHandle {
@@ -100,10 +113,15 @@ struct Inner {
     events: Events,
     gate: EpochGate,
     current: watch::Sender<Option<Arc<Topology>>>,
+    before_gaining: OnceLock<BeforeGaining>,
     /// One at a time judges proposals or moves to another epoch. Whoever writes takes the lock
     /// along to the blocking thread, so that a caller that gives up cannot let a later write
     /// overtake an earlier one.
     acceptor: Arc<Mutex<Option<AcceptorState>>>,
+    /// Held by whoever proposes from this node: one at a time, so that ballots are used once.
+    proposing: Mutex<()>,
+    /// How this node proposes, once it runs.
+    proposer: OnceLock<Proposing<driver::Live>>,
 }
 
 impl TopologyHandle {
@@ -123,7 +141,10 @@ impl TopologyHandle {
         let inner = Inner {
             gate: EpochGate::new(topology.clone()),
             current: watch::Sender::new(topology),
+            before_gaining: OnceLock::new(),
             acceptor: Arc::new(Mutex::new(acceptor)),
+            proposing: Mutex::new(()),
+            proposer: OnceLock::new(),
             identity,
             events,
         };
@@ -134,6 +155,12 @@ impl TopologyHandle {
 
     pub fn current(&self) -> Option<Arc<Topology>> {
         self.inner.gate.current()
+    }
+
+    /// What is done, and finished, before this node enters a topology in which it gains
+    /// partitions that it does not hold by right. The first one set stays.
+    pub fn before_gaining(&self, prepare: BeforeGaining) {
+        let _ = self.inner.before_gaining.set(prepare);
     }
 
     pub fn watch(&self) -> watch::Receiver<Option<Arc<Topology>>> {
@@ -210,6 +237,12 @@ impl TopologyHandle {
             gossip: parts.gossip,
             peers: parts.peers,
         };
+        let proposing = Proposing {
+            handle: self.clone(),
+            around: around.clone(),
+            stop: parts.stop.clone(),
+        };
+        let _ = self.inner.proposer.set(proposing);
         tokio::spawn(driver::Driver::new(self.clone(), around, parts.stop).run());
     }
 
@@ -221,6 +254,8 @@ impl TopologyHandle {
     async fn install(&self, topology: Topology) -> anyhow::Result<bool> {
         let mut slot = Arc::clone(&self.inner.acceptor).lock_owned().await;
         let inner = Arc::clone(&self.inner);
+        // under the lock: what it holds by right must not change between this and the entry
+        inner.make_ready(&topology).await?;
         tokio::task::spawn_blocking(move || inner.take_over(&mut slot, topology))
             .await
             .context("the thread that stores topologies failed")?
@@ -228,6 +263,26 @@ impl TopologyHandle {
 }
 
 impl Inner {
+    async fn make_ready(&self, next: &Topology) -> anyhow::Result<()> {
+        let current = self.gate.current();
+        let later = current.as_ref().is_none_or(|c| c.epoch < next.epoch);
+        let ours = self.identity.cluster_id().as_ref() == Some(&next.cluster_id);
+        let Some(prepare) = self.before_gaining.get() else {
+            return Ok(());
+        };
+        // what will be refused costs nothing
+        if !(later && ours && next.is_well_formed()) {
+            return Ok(());
+        }
+        let me = self.identity.node_id();
+        let gained = leftovers::gained_anew(current.as_deref(), next, me);
+        if gained.is_empty() {
+            return Ok(());
+        }
+        let ready = prepare(gained).await;
+        ready.with_context(|| format!("cannot make ready for epoch {}", next.epoch))
+    }
+
     /// Under the acceptor's lock.
     fn take_over(
         &self,
@@ -256,7 +311,7 @@ impl Inner {
     /// Two decided topologies of one epoch cannot be; keeping ours is the least harm.
     fn report_fork(&self, theirs: &Topology) {
         self.events.error(
-            EventCode::Other,
+            EventCode::RingFork,
             None,
             format!(
                 "epoch {} was sent with a content that differs from what this node goes by; \

@@ -50,6 +50,8 @@ pub struct StoreLook {
     pub stats: StoreStats,
     pub hints_owed: BTreeMap<NodeId, u64>,
     pub poisoned: Option<String>,
+    pub dirty: BTreeMap<NodeId, u64>,
+    pub tombstones_wait_for: Vec<NodeId>,
 }
 
 /// Everything the views are built from, at one moment.
@@ -63,6 +65,8 @@ pub struct Look {
     pub members: Option<Members>,
     /// `None` before the store is open.
     pub store: Option<StoreLook>,
+    /// Requests were turned away within the last seconds.
+    pub overloaded: bool,
 }
 
 /// The three answers that make up the live feed.
@@ -170,6 +174,7 @@ fn status(
         hints_owed: &store.hints_owed,
         poisoned: store.poisoned.as_deref(),
         read_only: store.stats.read_only.as_deref(),
+        overloaded: look.overloaded,
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -228,8 +233,8 @@ fn storage_status(store: &StoreLook) -> StorageStatus {
         hints_owed: store.hints_owed.clone(),
         read_only_reason: store.poisoned.clone().or(store.stats.read_only.clone()),
         disk_free_bytes: store.stats.disk_free_bytes,
-        dirty_partitions: BTreeMap::new(),
-        tombstones_wait_for: vec![],
+        dirty_partitions: store.dirty.clone(),
+        tombstones_wait_for: store.tombstones_wait_for.clone(),
     }
 }
 
@@ -389,6 +394,7 @@ pub mod tests {
             topology: topology.map(Arc::new),
             members: members.map(Arc::new),
             store: None,
+            overloaded: false,
         }
     }
 

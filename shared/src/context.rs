@@ -1,18 +1,25 @@
 //! The opaque token a read returns and a write sends back.
 //!
-//! It holds the version vector of what was read, the key's hash and a checksum, so that a token
-//! of another key, a truncated or an edited one is refused instead of silently superseding the
-//! wrong thing. Form: `base64url(version byte, crc32 LE, postcard(body))`.
+//! It holds the version vector of what was read and the key's hash, under a checksum that covers
+//! the cluster's id as well: a token of another key or another cluster, a cut or an edited one is
+//! refused instead of silently superseding the wrong thing. Form:
+//! `base64url(version byte, cluster tag u32 LE, checksum u64 LE, postcard(body))`.
+//!
+//! The checksum finds mistakes; it is no signature. Who makes up a token with effort can make a
+//! valid one, and it does no harm: coordinators cut what it claims to what a read quorum knows
+//! (`VersionVector::limited_to`), so it supersedes no more than a write without context would.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{key::Key, version::VersionVector};
+use crate::{id::ClusterId, key::Key, version::VersionVector};
 
-/// Longest accepted token, in characters.
+/// Longest accepted token, in characters: hundreds of actors.
 pub const CONTEXT_MAX_CHARS: usize = 16 * 1024;
-const FORMAT: u8 = 1;
+/// 1 was not bound to a cluster.
+const FORMAT: u8 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ContextError {
@@ -20,10 +27,12 @@ pub enum ContextError {
     TooLong,
     #[error("the context is not one that a read returned: it is damaged or was edited")]
     Damaged,
-    #[error("the context was made by a newer version of the daemon (format {0})")]
-    Newer(u8),
+    #[error("the context was made by another version of the daemon (format {0}); read again")]
+    OtherFormat(u8),
     #[error("the context belongs to another key")]
     OtherKey,
+    #[error("the context belongs to another cluster")]
+    OtherCluster,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -32,20 +41,29 @@ struct Body {
     seen: VersionVector,
 }
 
-pub fn encode(key: &Key, seen: &VersionVector) -> String {
+/// What of the cluster goes in: the tag says of which one a token is, the checksum holds it to it.
+fn tag_and_sum(cluster: &ClusterId, body: &[u8]) -> ([u8; 4], [u8; 8]) {
+    let id = xxh3_64(cluster.as_str().as_bytes());
+    let sum = xxh3_64_with_seed(body, id);
+    ((id as u32).to_le_bytes(), sum.to_le_bytes())
+}
+
+pub fn encode(cluster: &ClusterId, key: &Key, seen: &VersionVector) -> String {
     let body = Body {
         key_hash: key.hash(),
         seen: seen.clone(),
     };
     let body = postcard::to_stdvec(&body).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(body.len() + 5);
+    let (tag, sum) = tag_and_sum(cluster, &body);
+    let mut bytes = Vec::with_capacity(body.len() + 13);
     bytes.push(FORMAT);
-    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    bytes.extend_from_slice(&tag);
+    bytes.extend_from_slice(&sum);
     bytes.extend_from_slice(&body);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-pub fn decode(key: &Key, token: &str) -> Result<VersionVector, ContextError> {
+pub fn decode(cluster: &ClusterId, key: &Key, token: &str) -> Result<VersionVector, ContextError> {
     if token.len() > CONTEXT_MAX_CHARS {
         return Err(ContextError::TooLong);
     }
@@ -54,52 +72,97 @@ pub fn decode(key: &Key, token: &str) -> Result<VersionVector, ContextError> {
         .map_err(|_| ContextError::Damaged)?;
     let (format, rest) = bytes.split_first().ok_or(ContextError::Damaged)?;
     if *format != FORMAT {
-        return Err(ContextError::Newer(*format));
+        return Err(ContextError::OtherFormat(*format));
     }
-    let (sum, body) = rest.split_first_chunk::<4>().ok_or(ContextError::Damaged)?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
+    let (tag, rest) = rest.split_first_chunk::<4>().ok_or(ContextError::Damaged)?;
+    let (sum, body) = rest.split_first_chunk::<8>().ok_or(ContextError::Damaged)?;
+    let (our_tag, our_sum) = tag_and_sum(cluster, body);
+    if *tag != our_tag {
+        return Err(ContextError::OtherCluster);
+    }
+    if *sum != our_sum {
         return Err(ContextError::Damaged);
     }
-    let body: Body = postcard::from_bytes(body).map_err(|_| ContextError::Damaged)?;
-    if body.key_hash == key.hash() {
-        Ok(body.seen)
-    } else {
-        Err(ContextError::OtherKey)
+    match postcard::take_from_bytes::<Body>(body) {
+        Ok((body, [])) if body.key_hash == key.hash() => Ok(body.seen),
+        Ok((_, [])) => Err(ContextError::OtherKey),
+        _ => Err(ContextError::Damaged),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         id::NodeId,
         version::{Actor, Dot},
     };
 
-    #[test]
-    fn only_the_own_untouched_token_is_accepted() {
-        let key = Key::new("user:42").expect("valid");
+    fn cluster(n: u8) -> ClusterId {
+        ClusterId::new(&format!("{n}b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111")).expect("valid")
+    }
+
+    fn key(text: &str) -> Key {
+        Key::new(text).expect("valid")
+    }
+
+    fn seen() -> VersionVector {
         let mut seen = VersionVector::default();
         let actor = Actor {
             node: NodeId::new("node-1").expect("valid"),
             epoch: 9,
         };
         seen.add(&Dot { actor, counter: 3 });
-        let token = encode(&key, &seen);
-        assert_eq!(decode(&key, &token), Ok(seen));
+        seen
+    }
 
-        let other = Key::new("user:43").expect("valid");
-        assert_eq!(decode(&other, &token), Err(ContextError::OtherKey));
+    #[test]
+    fn only_the_own_untouched_token_is_accepted() {
+        let (here, user) = (cluster(0), key("user:42"));
+        let token = encode(&here, &user, &seen());
+        assert_eq!(decode(&here, &user, &token), Ok(seen()));
+        let empty = encode(&here, &user, &VersionVector::default());
+        assert_eq!(decode(&here, &user, &empty), Ok(VersionVector::default()));
+
+        let other_key = decode(&here, &key("user:43"), &token);
+        assert_eq!(other_key, Err(ContextError::OtherKey));
+        let other_cluster = decode(&cluster(1), &user, &token);
+        assert_eq!(other_cluster, Err(ContextError::OtherCluster));
         for i in 0..token.len() {
             let mut forged = token.clone().into_bytes();
             forged[i] = if forged[i] == b'A' { b'B' } else { b'A' };
             let forged = String::from_utf8(forged).expect("ascii");
-            assert!(decode(&key, &forged).is_err(), "byte {i} was edited");
-            assert!(decode(&key, &token[..i]).is_err(), "cut at {i}");
+            assert!(
+                decode(&here, &user, &forged).is_err(),
+                "byte {i} was edited"
+            );
+            assert!(decode(&here, &user, &token[..i]).is_err(), "cut at {i}");
         }
-        assert_eq!(
-            decode(&key, &"A".repeat(20_000)),
-            Err(ContextError::TooLong)
-        );
+        let long = "A".repeat(20_000);
+        assert_eq!(decode(&here, &user, &long), Err(ContextError::TooLong));
+    }
+
+    #[test]
+    fn a_token_relabelled_for_another_cluster_is_damaged() {
+        let (here, there, user) = (cluster(0), cluster(1), key("user:42"));
+        let bytes = |c: &ClusterId| {
+            let token = encode(c, &user, &seen());
+            URL_SAFE_NO_PAD.decode(token).expect("own token")
+        };
+        let mut forged = bytes(&there);
+        forged[1..5].copy_from_slice(&bytes(&here)[1..5]);
+        let forged = URL_SAFE_NO_PAD.encode(forged);
+        assert_eq!(decode(&here, &user, &forged), Err(ContextError::Damaged));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_fall_over(text in "\\PC{0,200}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let (here, user) = (cluster(0), key("k"));
+            prop_assert!(decode(&here, &user, &text).is_err());
+            prop_assert!(decode(&here, &user, &URL_SAFE_NO_PAD.encode(bytes)).is_err());
+        }
     }
 }

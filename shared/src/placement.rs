@@ -19,7 +19,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::topology::{RingMember, Table, Topology};
+use crate::{
+    id::NodeId,
+    topology::{RingMember, Table, Topology},
+};
 
 use balance::Planner;
 
@@ -48,25 +51,8 @@ impl Placement {
 /// The placement for `wanted`, starting from the table in force. With nobody wanted nothing
 /// moves.
 pub fn plan(topology: &Topology, wanted: &[RingMember]) -> Placement {
-    let union: BTreeMap<_, _> = topology
-        .members
-        .iter()
-        .chain(wanted)
-        .map(|m| (m.id.clone(), m.clone()))
-        .collect();
-    let members: Vec<RingMember> = union.into_values().collect();
+    let (members, current) = union(topology, wanted);
     let index_of: BTreeMap<_, u16> = (0..).zip(&members).map(|(i, m)| (&m.id, i)).collect();
-
-    let current: Table = topology
-        .table
-        .iter()
-        .map(|row| {
-            row.iter()
-                .filter_map(|old| topology.members.get(usize::from(*old)))
-                .filter_map(|m| index_of.get(&m.id).copied())
-                .collect()
-        })
-        .collect();
     let mut wanted: Vec<u16> = wanted
         .iter()
         .filter_map(|m| index_of.get(&m.id).copied())
@@ -93,6 +79,58 @@ pub fn plan(topology: &Topology, wanted: &[RingMember]) -> Placement {
         current,
         target,
     }
+}
+
+/// The placement that puts `with` exactly in the place of `gone`: the fewest moves there are.
+/// Nothing moves when `gone` is no member.
+pub fn replace(topology: &Topology, gone: &NodeId, with: &RingMember) -> Placement {
+    let (members, current) = union(topology, std::slice::from_ref(with));
+    let index_of = |id: &NodeId| {
+        (0..)
+            .zip(&members)
+            .find(|(_, m)| m.id == *id)
+            .map(|(i, _)| i)
+    };
+    let (gone, with): (Option<u16>, Option<u16>) = (index_of(gone), index_of(&with.id));
+    let swapped = |i: &u16| {
+        if Some(*i) == gone {
+            with.unwrap_or(*i)
+        } else {
+            *i
+        }
+    };
+    let target = current
+        .iter()
+        .map(|row| row.iter().map(swapped).collect())
+        .collect();
+    Placement {
+        members,
+        current,
+        target,
+    }
+}
+
+/// Old and wanted members by id, and the table in force in terms of them.
+fn union(topology: &Topology, wanted: &[RingMember]) -> (Vec<RingMember>, Table) {
+    let union: BTreeMap<_, _> = topology
+        .members
+        .iter()
+        .chain(wanted)
+        .map(|m| (m.id.clone(), m.clone()))
+        .collect();
+    let members: Vec<RingMember> = union.into_values().collect();
+    let index_of: BTreeMap<_, u16> = (0..).zip(&members).map(|(i, m)| (&m.id, i)).collect();
+    let current: Table = topology
+        .table
+        .iter()
+        .map(|row| {
+            row.iter()
+                .filter_map(|old| topology.members.get(usize::from(*old)))
+                .filter_map(|m| index_of.get(&m.id).copied())
+                .collect()
+        })
+        .collect();
+    (members, current)
 }
 
 /// Keeps each replica that stays in its old position and puts new ones where others left, so

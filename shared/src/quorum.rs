@@ -34,6 +34,11 @@ impl Group {
         self.count(answered) >= self.need
     }
 
+    /// The same for a few ids in a list.
+    pub fn is_met_by(&self, answered: &[NodeId]) -> bool {
+        self.members.iter().filter(|m| answered.contains(m)).count() >= self.need
+    }
+
     fn count(&self, answered: &BTreeSet<NodeId>) -> usize {
         self.members
             .iter()
@@ -52,6 +57,11 @@ impl Requirement {
     /// Enough has answered.
     pub fn is_met(&self, answered: &BTreeSet<NodeId>) -> bool {
         self.groups.iter().all(|g| g.is_met(answered))
+    }
+
+    /// The same for a few ids in a list.
+    pub fn is_met_by(&self, answered: &[NodeId]) -> bool {
+        self.groups.iter().all(|g| g.is_met_by(answered))
     }
 
     /// `consistency=one`: one answer from any replica of each group.

@@ -277,8 +277,18 @@ impl Topology {
             };
             t.joining.len() < members && !t.joining.iter().any(in_force)
         });
+        // who leaves is a member, is not to hold anything, and does not join at the same time
+        let leavers_ok = self.transition.iter().all(|t| {
+            let is_to_hold = |id: &NodeId| {
+                let at = self.members.iter().position(|m| &m.id == id);
+                at.is_none_or(|at| t.target.iter().flatten().any(|i| usize::from(*i) == at))
+            };
+            let stays = |id: &NodeId| t.joining.contains(id) || is_to_hold(id);
+            t.leaving.len() < members && !t.leaving.iter().any(stays)
+        });
         self.epoch >= 1
             && joiners_ok
+            && leavers_ok
             && members > 0
             && sorted
             && self.replication_factor >= 1
@@ -397,6 +407,22 @@ mod tests {
         assert!(joining(&["b"]).is_well_formed());
         for bad in [&["a"][..], &["x"], &["a", "b"]] {
             assert!(!joining(bad).is_well_formed(), "{bad:?} cannot be joining");
+        }
+
+        let leaving = |names: &[&str]| {
+            let mut t = joining(&[]);
+            t.table = good.table.clone();
+            let change = t.transition.as_mut().expect("a change");
+            change.target = vec![vec![0], vec![0]];
+            change.leaving = names
+                .iter()
+                .map(|n| NodeId::new(n).expect("valid"))
+                .collect();
+            t
+        };
+        assert!(leaving(&["b"]).is_well_formed());
+        for bad in [&["a"][..], &["x"], &["a", "b"]] {
+            assert!(!leaving(bad).is_well_formed(), "{bad:?} cannot be leaving");
         }
     }
 }

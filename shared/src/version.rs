@@ -63,6 +63,28 @@ impl VersionVector {
             .all(|(actor, n)| self.0.get(actor).is_some_and(|mine| mine >= n))
     }
 
+    /// The part of `self` that `known` covers as well.
+    ///
+    /// What a client claims to have seen is cut to what a read quorum knows before it supersedes
+    /// anything. A claim beyond that would otherwise enter the record's clock and silently
+    /// swallow writes that nobody has made yet: a vector entry `actor -> n` speaks for all dots up
+    /// to `n`, the future ones too.
+    ///
+    /// Nothing honest is lost by it. What a quorum read returned is held by a write quorum, so a
+    /// later read quorum knows all of it. What a read at `consistency=one` returned may be known
+    /// to a single replica outside the quorum: that version is then not superseded but stays
+    /// beside the write, visible. And once a tombstone was forgotten by all replicas, a context
+    /// that covers it has nothing left to supersede; dots never repeat, so what was written since
+    /// is not covered by it and stays.
+    #[must_use]
+    pub fn limited_to(&self, known: &VersionVector) -> VersionVector {
+        let shared = self.0.iter().filter_map(|(actor, n)| {
+            let theirs = known.0.get(actor)?;
+            Some((actor.clone(), *n.min(theirs)))
+        });
+        VersionVector(shared.collect())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -277,6 +299,26 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_is_cut_to_what_is_known() {
+        let vector = |entries: &[(&str, u64)]| {
+            VersionVector(entries.iter().map(|(a, n)| (actor(a), *n)).collect())
+        };
+        let known = vector(&[("a", 5), ("b", 2)]);
+        let cases = [
+            (vector(&[]), vector(&[])),
+            (known.clone(), known.clone()),
+            (vector(&[("a", 3)]), vector(&[("a", 3)])),
+            (
+                vector(&[("a", u64::MAX), ("b", 1), ("forged", 9)]),
+                vector(&[("a", 5), ("b", 1)]),
+            ),
+        ];
+        for (claim, wants) in cases {
+            assert_eq!(claim.limited_to(&known), wants, "{claim:?}");
+        }
+    }
+
+    #[test]
     fn a_tombstone_takes_part_like_any_version() {
         let empty = Record::default();
         let a = Record::written(&empty, &VersionVector::default(), sibling("a", 1, 10));
@@ -323,6 +365,36 @@ mod tests {
             prop_assert_eq!(r[0].merge(&r[0]), r[0].clone());
             prop_assert_eq!(r[0].merge(&r[1]), r[1].merge(&r[0]));
             prop_assert_eq!(r[0].merge(&r[1]).merge(&r[2]), r[0].merge(&r[1].merge(&r[2])));
+        }
+
+        /// Whatever a client claims, a write with the claim cut to what is known supersedes only
+        /// what is known, and swallows no write that is still to come.
+        #[test]
+        fn no_claim_swallows_what_nobody_knows(
+            steps in prop::collection::vec((0_u8..3, 0_u8..3, any::<bool>()), 0..24),
+            claim in prop::collection::btree_map(0_u8..4, any::<u64>(), 0..4),
+        ) {
+            let r = replicas(&steps);
+            let names = ["a", "b", "c", "forged"];
+            let claim = claim.into_iter().map(|(who, n)| (actor(names[usize::from(who)]), n));
+            let claim = VersionVector(claim.collect());
+            let seen = r[0].merge(&r[1]);
+            let covered = claim.limited_to(&seen.clock);
+            prop_assert!(seen.clock.dominates(&covered) && claim.dominates(&covered));
+
+            let written = Record::written(&seen, &covered, sibling("w", 1, 1000));
+            for later in ["a", "b", "c", "forged"] {
+                let n = seen.clock.0.get(&actor(later)).copied().unwrap_or(0);
+                let next = sibling(later, n + 1, 2000);
+                prop_assert!(!written.clock.covers(&next.dot));
+                let beside = Record::written(&seen, &seen.clock, next.clone());
+                let merged = written.merge(&beside);
+                prop_assert!(merged.siblings.contains(&next));
+            }
+            // a version on a replica that was not asked survives
+            for theirs in r[2].siblings.iter().filter(|s| !seen.clock.covers(&s.dot)) {
+                prop_assert!(written.merge(&r[2]).siblings.contains(theirs));
+            }
         }
 
         #[test]

@@ -208,7 +208,7 @@ async fn methods_paths_and_queries() {
 #[tokio::test]
 async fn orders() {
     let mut cluster = Cluster::start(1).await;
-    let cases: [Case; 7] = [
+    let cases: [Case; 10] = [
         post("/api/v1/admin/drain", b"{\"x\": 1}", BadBody),
         post("/api/v1/admin/restart", b"[", BadBody),
         post("/api/v1/admin/standby", b"{\"hold_seconds\": -1}", BadBody),
@@ -220,6 +220,9 @@ async fn orders() {
         post("/api/v1/admin/start", b"{}", Conflict),
         post("/api/v1/admin/clear-gossip", b"", Conflict),
         post("/api/v1/admin/start", b"{\"seeds\": \"x\"}", BadBody),
+        post("/api/v1/admin/adopt", b"", BadBody),
+        post("/api/v1/admin/adopt", b"{\"seeds\": []}", BadRequest),
+        post("/api/v1/admin/adopt", b"{\"seeds\": [\"x\"]}", BadRequest),
     ];
     refused(&mut cluster, &cases).await;
     let status = cluster.api(0).status().await.expect("it still answers");

@@ -4,23 +4,19 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use ringmaster_shared::{
-    api::data::ReadResponse,
-    error::{ErrorBody, ErrorCode},
-};
-use serde_json::json;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::support::{
-    client::{Api, Reply},
+    client::Api,
     cluster::Cluster,
-    history::{Action, Operation, Recorder},
+    history::Recorder,
+    observer::{Change, Observer},
 };
 
 /// What disturbs the cluster.
@@ -63,9 +59,6 @@ pub struct Injected {
 
 /// Nodes beyond which nobody joins any more.
 const NODES_MAX: usize = 5;
-
-/// Values are never written twice, not even in two campaigns on one cluster.
-static NEXT_VALUE: AtomicU64 = AtomicU64::new(1);
 
 /// Runs the plan; the keys must not have been used before.
 pub async fn run(cluster: &mut Cluster, prefix: &str, plan: Plan) -> (Recorder, Injected) {
@@ -161,88 +154,25 @@ struct Client {
     random: StdRng,
 }
 
-/// What an answer says about a write.
-enum Fate {
-    Done,
-    /// Refused before anything was done.
-    NotDone,
-    Unknown,
-}
-
 impl Client {
     async fn run(mut self, over: Arc<AtomicBool>) {
+        let recorder = self.recorder.clone();
+        let observer = Observer {
+            recorder: &recorder,
+            client: self.number,
+        };
         while !over.load(Ordering::Relaxed) {
             let (node, api) = self.nodes[self.random.random_range(0..self.nodes.len())].clone();
             let key = self.keys[self.random.random_range(0..self.keys.len())].clone();
             let answered = if self.writes {
-                self.write(node, &api, key).await
+                let put = observer.write(&node, &api, &key, Change::Put, None);
+                put.await
             } else {
-                self.read(node, &api, key).await
+                observer.read(&node, &api, &key).await.is_some()
             };
             if !answered {
                 sleep(Duration::from_millis(self.random.random_range(5..50))).await;
             }
         }
-    }
-
-    fn record(&self, node: String, key: String, action: Action, called: u64, answered: bool) {
-        self.recorder.add(Operation {
-            client: self.number,
-            node,
-            key,
-            action,
-            called,
-            returned: answered.then(|| self.recorder.now()),
-        });
-    }
-
-    async fn write(&self, node: String, api: &Api, key: String) -> bool {
-        let value = NEXT_VALUE.fetch_add(1, Ordering::Relaxed);
-        let called = self.recorder.now();
-        let result = api.put(&key, &json!(value)).await;
-        let action = Action::Write(value);
-        match fate(&result) {
-            Fate::Done => self.record(node, key, action, called, true),
-            Fate::Unknown => self.record(node, key, action, called, false),
-            Fate::NotDone => return false,
-        }
-        result.is_ok()
-    }
-
-    async fn read(&self, node: String, api: &Api, key: String) -> bool {
-        let called = self.recorder.now();
-        let Ok(reply) = api.read(&key).await else {
-            return false;
-        };
-        let found = match reply.status {
-            200 => {
-                let read: ReadResponse = reply.json().expect("the published shape");
-                let siblings = read.siblings.unwrap_or_default();
-                let values = siblings.iter().filter_map(|s| s.value.as_ref()?.as_u64());
-                let values: Vec<u64> = values.collect();
-                if values.len() > 1 {
-                    self.recorder.add_siblings(&key, values);
-                }
-                Some(read.value.as_u64().expect("only numbers were written"))
-            }
-            404 => None,
-            _ => return false,
-        };
-        self.record(node, key, Action::Read(found), called, true);
-        true
-    }
-}
-
-fn fate(result: &reqwest::Result<Reply>) -> Fate {
-    match result {
-        Ok(reply) if reply.status == 200 => Fate::Done,
-        Ok(reply) => match reply.json::<ErrorBody>().map(|error| error.code) {
-            Ok(ErrorCode::QuorumNotMet | ErrorCode::NotServing | ErrorCode::TooBusy) => {
-                Fate::NotDone
-            }
-            _ => Fate::Unknown,
-        },
-        Err(error) if error.is_connect() => Fate::NotDone,
-        Err(_) => Fate::Unknown,
     }
 }

@@ -1,6 +1,6 @@
 //! "Troubleshooting", and what the guide promises about quorum.
 
-use ringmaster_shared::error::ErrorCode;
+use ringmaster_shared::{api::data::ReadResponse, error::ErrorCode};
 use serde_json::json;
 
 use crate::support::{
@@ -55,7 +55,7 @@ async fn two_clusters_never_mix_by_accident() {
     let node = &ours.nodes[1];
     eventually("the refusal names both clusters", GENEROUS, async || {
         let said = node.log()[length..].to_owned();
-        let both = said.contains(&our_id) && said.contains(&their_id);
+        let both = said.contains(&our_id) && said.contains(&their_id) && said.contains("--adopt");
         if both {
             Ok(())
         } else {
@@ -85,4 +85,56 @@ async fn views_converge_after_a_pause() {
     cluster.sees_alive(1, 2).await;
     cluster.nodes[2].resume();
     cluster.agree().await;
+}
+
+/// Problem 1: every node was founded alone, and each took writes.
+#[tokio::test]
+async fn a_split_brain_is_healed_by_a_restart_in_order_with_seeds() {
+    let mut cluster = Cluster::empty().await;
+    for i in 0..3 {
+        cluster.add(&[]).await;
+        let key = format!("of-{i}");
+        cluster.write(i, &key, &json!(i), GENEROUS).await;
+        cluster.write(i, "shared", &json!(i), GENEROUS).await;
+        cluster.sees_alive(i, 1).await;
+    }
+    let mut ids = Vec::new();
+    for i in 0..3 {
+        let status = cluster.api(i).status().await.expect("answers");
+        ids.push(status.cluster.cluster_id);
+        cluster.nodes[i].kill9();
+    }
+    cluster.nodes[0].start(&[]);
+    assert!(cluster.answers(0).await);
+    // with a seed alone a node refuses, and names the way
+    let seed = cluster.seed(0);
+    cluster.nodes[1].start(&seed);
+    let node = &mut cluster.nodes[1];
+    let status = eventually("it ends", GENEROUS, async || {
+        node.ended().ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
+    assert_eq!(status.code(), Some(1));
+    let log = node.log();
+    let last = log.lines().last().unwrap_or_default();
+    for part in [ids[0].as_str(), ids[1].as_str(), "--adopt"] {
+        assert!(last.contains(part), "{part} is not in: {last}");
+    }
+    node.kill9();
+    let flags = [seed, vec!["--adopt".to_owned()]].concat();
+    for i in [1, 2] {
+        cluster.nodes[i].start(&flags);
+    }
+    cluster.agree().await;
+    for i in 0..3 {
+        let api = cluster.api(i);
+        let members = api.members().await.expect("answers");
+        assert_eq!((members.alive_members, members.total_members), (3, 3));
+        for n in 0..3 {
+            cluster.reads(i, &format!("of-{n}"), &json!(n)).await;
+        }
+        let read: ReadResponse = api.get("/api/v1/data/shared").await.expect("found");
+        let siblings = read.siblings.expect("three wrote it");
+        assert_eq!(siblings.len(), 3, "{siblings:?}");
+    }
 }

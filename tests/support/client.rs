@@ -83,7 +83,21 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> reqwest::Result<Reply> {
+        self.send_with(method, path, &[], body).await
+    }
+
+    /// The same with headers.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> reqwest::Result<Reply> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }

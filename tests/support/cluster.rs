@@ -80,10 +80,24 @@ impl Cluster {
 
     /// Starts a new node, `node-1` the first, and waits until its port answers; its index.
     pub async fn add(&mut self, flags: &[String]) -> usize {
+        self.add_wrapped(flags, Vec::new(), &[]).await
+    }
+
+    /// The same, run by another program and with more environment; see [`Node::set_wrapper`].
+    pub async fn add_wrapped(
+        &mut self,
+        flags: &[String],
+        wrapper: Vec<String>,
+        environment: &[(&str, &str)],
+    ) -> usize {
         let index = self.nodes.len();
         let name = format!("node-{}", index + 1);
         let mut node = Node::new(&name, self.root.path());
+        node.set_wrapper(wrapper);
         for (name, value) in &self.environment {
+            node.set_env(name, value);
+        }
+        for (name, value) in environment {
             node.set_env(name, value);
         }
         self.nodes.push(node);

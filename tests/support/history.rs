@@ -1,13 +1,27 @@
 //! What clients did and saw, with times, and what must be true of it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashSet},
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use super::linearizability::{Violation, check};
+use ringmaster_shared::id::ClusterId;
+use tokio::sync::OnceCell;
+
+use super::{
+    checks::{
+        Check, Report,
+        cover::Cover,
+        ended::End,
+        judge,
+        record::{Did, History, Op, Outcome},
+        siblings,
+    },
+    client::Api,
+    linearizability::{Violation, check},
+};
 
 /// What one operation did to one register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +38,6 @@ pub struct Operation {
     pub client: usize,
     /// The node that was asked.
     pub node: String,
-    pub key: String,
     pub action: Action,
     pub called: u64,
     /// `None`: no answer, the outcome is unknown.
@@ -48,23 +61,12 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Values a read returned side by side.
-#[derive(Debug, Clone)]
-struct Siblings {
-    key: String,
-    values: Vec<u64>,
-}
-
 /// Collects from many clients.
 pub struct Recorder {
     began: Instant,
-    log: Mutex<Log>,
-}
-
-#[derive(Default)]
-struct Log {
-    operations: Vec<Operation>,
-    siblings: Vec<Siblings>,
+    history: Mutex<History>,
+    /// The cluster that is watched, once a node has told.
+    cluster: OnceCell<ClusterId>,
 }
 
 /// How much was recorded, so that a test can show that something happened.
@@ -79,134 +81,153 @@ impl Recorder {
     pub fn new() -> Self {
         Self {
             began: Instant::now(),
-            log: Mutex::default(),
+            history: Mutex::default(),
+            cluster: OnceCell::new(),
         }
     }
 
-    /// Now, for `called` and `returned`.
+    /// The cluster, by which its contexts are read; `None` as long as no node told it.
+    pub async fn cluster(&self, api: &Api) -> Option<&ClusterId> {
+        let asked = self.cluster.get_or_try_init(|| async {
+            let status = api.status().await.map_err(drop)?;
+            ClusterId::new(&status.cluster.cluster_id).map_err(drop)
+        });
+        asked.await.ok()
+    }
+
+    /// Now, for the times of an operation.
     pub fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub fn add(&self, operation: Operation) {
-        self.log().operations.push(operation);
+    pub fn add(&self, op: Op) {
+        self.history().ops.push(op);
     }
 
-    pub fn add_siblings(&self, key: &str, values: Vec<u64>) {
-        let key = key.to_owned();
-        self.log().siblings.push(Siblings { key, values });
+    /// Every node is dead at this moment.
+    pub fn all_killed(&self) {
+        let now = self.now();
+        self.history().all_killed.push(now);
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every key that was touched.
+    pub fn keys(&self) -> Vec<String> {
+        let history = self.history();
+        let keys: HashSet<&String> = history.ops.iter().map(|op| &op.key).collect();
+        let mut keys: Vec<String> = keys.into_iter().cloned().collect();
+        keys.sort();
+        keys
     }
 
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for operation in &self.log().operations {
-            match (operation.action, operation.returned) {
-                (_, None) => counts.unknown += 1,
-                (Action::Write(_), Some(_)) => counts.writes += 1,
-                (Action::Read(_), Some(_)) => counts.reads += 1,
+        for op in &self.history().ops {
+            match (&op.did, op.outcome) {
+                (Did::Read(_), _) => counts.reads += 1,
+                (Did::Write(_), Outcome::Done(_)) => counts.writes += 1,
+                (Did::Write(_), Outcome::Unknown) => counts.unknown += 1,
+                (Did::Write(_), Outcome::Refused) => {}
             }
         }
         counts
     }
 
     /// Every key by itself must behave as one register, and no write may leave standing beside
-    /// it what had been acknowledged before it began.
+    /// it what it superseded.
     pub fn verify(&self) -> Result<(), Violation> {
-        let log = self.log();
-        let mut by_key: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
-        for operation in &log.operations {
-            by_key
-                .entry(&operation.key)
-                .or_default()
-                .push(operation.clone());
+        let history = self.history();
+        linearizable(&history)?;
+        let verdict = siblings::check(&Cover::of(&history), &End::default());
+        match verdict.stories.into_iter().next() {
+            Some(story) => Err(Violation { story }),
+            None => Ok(()),
         }
-        for (key, operations) in &by_key {
-            check(operations).map_err(|violation| Violation {
-                story: format!("key {key}: {}", violation.story),
-            })?;
+    }
+
+    /// What all the checks say, given what the cluster came to.
+    pub fn judge(&self, end: &End) -> Report {
+        judge(&self.history(), end)
+    }
+
+    /// Every key a register, and all the checks green, each of `needed` having examined
+    /// something; prints the figures.
+    pub fn must_hold(&self, end: &End, needed: &[Check]) {
+        let counts = self.counts();
+        let report = self.judge(end);
+        eprintln!("{counts:?}\n{report}");
+        if let Err(violation) = self.verify() {
+            panic!("{}", violation.story);
         }
-        superseded(&log)
+        report.must_hold(needed);
     }
 }
 
-/// A write without a context supersedes every write that was acknowledged before it began, so
-/// the two can never be siblings.
-fn superseded(log: &Log) -> Result<(), Violation> {
-    let written: HashMap<u64, &Operation> = log
-        .operations
-        .iter()
-        .filter_map(|o| match o.action {
-            Action::Write(value) => Some((value, o)),
-            Action::Read(_) => None,
-        })
-        .collect();
-    for siblings in &log.siblings {
-        let writes: BTreeSet<_> = siblings.values.iter().collect();
-        let writes: Vec<&Operation> = writes
-            .iter()
-            .filter_map(|v| written.get(v).copied())
-            .collect();
-        for earlier in &writes {
-            for later in &writes {
-                if earlier.returned.is_some_and(|end| end < later.called) {
-                    return Err(Violation {
-                        story: format!(
-                            "key {}: a read returned both of these, but the second should have \
-                             superseded the first:\n  {earlier}\n  {later}",
-                            siblings.key
-                        ),
-                    });
-                }
-            }
+/// Judges the keys that nobody deleted: a delete writes no value of its own, by which a register
+/// is told from another.
+fn linearizable(history: &History) -> Result<(), Violation> {
+    let mut by_key: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
+    let mut deleted: HashSet<&str> = HashSet::new();
+    for op in &history.ops {
+        if op.write().is_some_and(|w| w.deletes) {
+            deleted.insert(&op.key);
+        }
+        if let Some(operation) = operation(op) {
+            by_key.entry(&op.key).or_default().push(operation);
         }
     }
+    for (key, operations) in by_key.iter().filter(|(key, _)| !deleted.contains(*key)) {
+        check(operations).map_err(|violation| Violation {
+            story: format!("key {key}: {}", violation.story),
+        })?;
+    }
     Ok(())
+}
+
+/// What it did to its register; `None` when it was refused and did nothing.
+fn operation(op: &Op) -> Option<Operation> {
+    let action = match &op.did {
+        Did::Write(write) if op.outcome != Outcome::Refused => Action::Write(write.id),
+        Did::Write(_) => return None,
+        Did::Read(seen) => {
+            let winner = seen.values.first().copied();
+            Action::Read(winner.filter(|_| seen.found))
+        }
+    };
+    Some(Operation {
+        client: op.client,
+        node: op.node.clone(),
+        action,
+        called: op.called,
+        returned: op.ended(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn write(value: u64, called: u64, returned: Option<u64>) -> Operation {
-        Operation {
-            client: 0,
-            node: "n".into(),
-            key: "k".into(),
-            action: Action::Write(value),
-            called,
-            returned,
-        }
-    }
+    use crate::support::checks::made_up::{put, read};
 
     #[test]
     fn siblings_must_have_been_concurrent() {
-        let cases = [(Some(10), 5, true), (Some(10), 11, false), (None, 11, true)];
-        for (first_returned, second_called, fine) in cases {
+        for (found, fine) in [(&[][..], true), (&[("a", 1)], false)] {
             let recorder = Recorder::new();
-            recorder.add(write(1, 0, first_returned));
-            recorder.add(write(2, second_called, Some(20)));
-            recorder.add_siblings("k", vec![2, 1]);
-            assert_eq!(
-                recorder.verify().is_ok(),
-                fine,
-                "{first_returned:?}, {second_called}"
-            );
+            recorder.add(put(1, 0, 5, "a", 1, &[]));
+            recorder.add(put(2, 2, 9, "b", 1, found));
+            recorder.add(read(&[2, 1], &[("a", 1), ("b", 1)], 10, 11));
+            assert_eq!(recorder.verify().is_ok(), fine, "{found:?}");
         }
     }
 
     #[test]
     fn keys_are_judged_one_by_one() {
         let recorder = Recorder::new();
-        recorder.add(write(1, 0, Some(1)));
-        let stale = Operation {
-            key: "other".into(),
-            action: Action::Read(Some(1)),
-            ..write(0, 2, Some(3))
-        };
+        recorder.add(put(1, 0, 1, "a", 1, &[]));
+        let mut stale = read(&[1], &[("a", 1)], 2, 3);
+        "other".clone_into(&mut stale.key);
         recorder.add(stale);
         let story = recorder.verify().expect_err("a value of another key").story;
         assert!(story.contains("key other"), "{story}");
@@ -216,5 +237,6 @@ mod tests {
             unknown: 0,
         };
         assert_eq!(recorder.counts(), counts);
+        assert_eq!(recorder.keys(), ["k", "other"]);
     }
 }

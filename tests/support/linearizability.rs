@@ -309,7 +309,6 @@ mod tests {
         Operation {
             client: 0,
             node: String::new(),
-            key: String::new(),
             action,
             called,
             returned,

@@ -9,9 +9,7 @@
 use std::{
     ffi::OsStr,
     fmt::Write,
-    fs::{self, File, OpenOptions},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -23,9 +21,9 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    binaries::binaries,
     client::{Api, http},
     cluster::agreement,
+    node::Node,
     wait::{GENEROUS, eventually},
 };
 
@@ -163,12 +161,10 @@ impl Network {
         run("tc", words)
     }
 
-    /// A program that will run inside.
-    pub fn command(&self, host: usize, program: &Path) -> Command {
-        let mut command = Command::new("ip");
-        let namespace = self.namespace(host);
-        command.args(["netns", "exec", &namespace]).arg(program);
-        command
+    /// Runs the program that follows inside, and becomes it.
+    pub fn wrapper(&self, host: usize) -> Vec<String> {
+        let words = ["ip", "netns", "exec", &self.namespace(host)];
+        words.map(str::to_owned).to_vec()
     }
 
     /// From now on `to` hears nothing of `from`, and neither is told.
@@ -294,13 +290,6 @@ pub struct Cluster {
     root: TempDir,
 }
 
-/// One `ringd` in its namespace; killed when dropped.
-pub struct Node {
-    pub id: String,
-    folder: PathBuf,
-    child: Option<Child>,
-}
-
 impl Cluster {
     /// No nodes yet; `None` where there can be no namespaces.
     pub async fn empty() -> Option<Self> {
@@ -327,27 +316,31 @@ impl Cluster {
     /// A host for one more node, which does not run yet; its index.
     pub fn add(&mut self) -> usize {
         let host = self.network.add_host();
-        let id = format!("node-{}", host + 1);
-        let folder = self.root.path().join(&id);
-        fs::create_dir_all(&folder).expect("a folder for the node");
-        self.nodes.push(Node {
-            id,
-            folder,
-            child: None,
-        });
+        let mut node = Node::new(&format!("node-{}", host + 1), self.root.path());
+        node.port = PORT;
+        node.set_wrapper(self.network.wrapper(host));
+        self.nodes.push(node);
         host
+    }
+
+    /// Starts the node, without waiting for it.
+    pub fn launch(&mut self, index: usize, flags: &[String]) {
+        let address = self.network.address(index);
+        let mut all = vec![
+            format!("--bind={address}"),
+            format!("--advertise={address}:{PORT}"),
+        ];
+        all.extend_from_slice(flags);
+        self.nodes[index].start(&all);
     }
 
     /// Starts the node and waits until its port answers.
     pub async fn run(&mut self, index: usize, flags: &[String]) {
-        let address = self.network.address(index);
-        let command = self.network.command(index, &binaries().ringd);
-        self.nodes[index].start(command, &address, flags);
+        self.launch(index, flags);
         let api = self.api(index);
         let node = &mut self.nodes[index];
         eventually("the port answers", GENEROUS, async || {
-            let ended = node.child.as_mut().map(Child::try_wait);
-            assert!(matches!(ended, Some(Ok(None))), "{} ended", node.id);
+            assert!(node.is_running(), "{} ended", node.id);
             api.status().await.map_err(|e| format!("{e:#}"))
         })
         .await;
@@ -393,56 +386,5 @@ impl Drop for Cluster {
             let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
             eprintln!("--- {}\n{}", node.id, tail.join("\n"));
         }
-    }
-}
-
-impl Node {
-    fn start(&mut self, mut command: Command, address: &str, more: &[String]) {
-        assert!(self.child.is_none(), "{} runs already", self.id);
-        let output = self.open_log();
-        let errors = output.try_clone().expect("a second handle");
-        let child = command
-            .arg(format!("--node-id={}", self.id))
-            .arg(format!("--bind={address}"))
-            .arg(format!("--port={PORT}"))
-            .arg(format!("--advertise={address}:{PORT}"))
-            .arg(format!("--data-dir={}", self.folder.join("data").display()))
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .expect("ringd starts");
-        self.child = Some(child);
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.join("output.log")
-    }
-
-    fn open_log(&self) -> File {
-        let mut options = OpenOptions::new();
-        let log = options.create(true).append(true).open(self.log_path());
-        log.expect("a file for the output")
-    }
-
-    /// Everything it has printed in all its lives.
-    pub fn log(&self) -> String {
-        let bytes = fs::read(self.log_path()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// SIGKILL; `ip netns exec` has become the node, so this is the node itself.
-    pub fn kill9(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the process can be killed");
-            child.wait().expect("the process can be waited for");
-        }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.kill9();
     }
 }

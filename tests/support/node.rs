@@ -23,6 +23,8 @@ pub struct Node {
     pub port: u16,
     folder: PathBuf,
     environment: Vec<(String, String)>,
+    /// A program that runs it, with its arguments.
+    wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -34,6 +36,7 @@ impl Node {
             port: free_port(),
             folder: root.join(id),
             environment: Vec::new(),
+            wrapper: Vec::new(),
             child: None,
         }
     }
@@ -43,6 +46,11 @@ impl Node {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Later starts go through this program (as a tracer is), which must become the node.
+    pub fn set_wrapper(&mut self, program_and_arguments: Vec<String>) {
+        self.wrapper = program_and_arguments;
+    }
+
     /// `localhost:port`, as the guide writes it.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
@@ -50,6 +58,13 @@ impl Node {
 
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// Part of its data is gone (all of it: ""), while it does not run.
+    pub fn lose(&self, what: &str) {
+        assert!(self.child.is_none(), "{} runs", self.id);
+        let gone = self.data_dir().join(what);
+        std::fs::remove_dir_all(&gone).expect("the folder can be removed");
     }
 
     fn log_path(&self) -> PathBuf {
@@ -68,7 +83,16 @@ impl Node {
         std::fs::create_dir_all(&self.folder).expect("a folder for the node");
         let output = self.open_log();
         let errors = output.try_clone().expect("a second handle");
-        let child = Command::new(&binaries().ringd)
+        let ringd = &binaries().ringd;
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(ringd),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ringd);
+                command
+            }
+        };
+        let child = command
             .arg(format!("--node-id={}", self.id))
             .arg(format!("--port={}", self.port))
             .arg(format!("--data-dir={}", self.data_dir().display()))

@@ -5,12 +5,12 @@ use ringmaster_shared::{event::Severity, id::NodeId, key::Key, member::MemberSta
 use tui_input::Input;
 
 use super::{
-    App, Prompt, PromptKind, ScreenId, Tone,
+    App, Prompt, PromptKind, ScreenId, Tone, ring_change,
     rows::{self, MemberColumn},
-    screens::{Located, Scroll, partitions_per_row},
+    screens::{Entry, Located, Scroll, partitions_per_row},
     write,
 };
-use crate::{command::Command, keymap::Action, message::Effect, progress::ProcedureKind};
+use crate::{command::Command, keymap::Action, message::Effect};
 
 /// Screens one can go back through.
 const TRAIL_MAX: usize = 16;
@@ -40,7 +40,7 @@ pub(super) fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Bottom => app.edge(true),
         Action::Left => sideways(app, -1),
         Action::Right => sideways(app, 1),
-        Action::Enter => enter(app),
+        Action::Enter => return enter(app),
         Action::Sort => sort(app),
         Action::Reverse => app.members.descending = !app.members.descending,
         Action::NextNode => next_node(app),
@@ -83,6 +83,11 @@ pub(super) fn run(app: &mut App, command: Command) -> Result<Vec<Effect>, String
             app.open(ScreenId::Procedures);
             write::preview(app, kind);
         }
+        Command::Choose(verb) => {
+            app.open(ScreenId::Procedures);
+            return Ok(ring_change::choose(app, verb));
+        }
+        Command::Change(change) => return Ok(ring_change::plan(app, change)),
         Command::RetryNow => return Ok(retry(app)),
         Command::Freeze => app.toggle_freeze(),
     }
@@ -178,13 +183,16 @@ impl App {
 
     fn step_procedures(&mut self, by: isize) {
         let state = &mut self.procedures;
-        if state.preview.is_some() {
+        if state.preview.is_some() || state.change.plan.is_some() {
             state.scroll.by(by);
+        } else if let Some(choosing) = &mut state.change.choosing {
+            let last = choosing.choices.len().saturating_sub(1);
+            choosing.selected = choosing.selected.saturating_add_signed(by).min(last);
         } else if state.show_log {
             // The log is read from its end.
             state.scroll.by(-by);
         } else {
-            let last = ProcedureKind::ALL.len() - 1;
+            let last = Entry::all().count() - 1;
             state.selected = state.selected.saturating_add_signed(by).min(last);
         }
     }
@@ -322,6 +330,8 @@ fn back(app: &mut App) {
         app.events.filter.clear();
     } else if procedures && app.procedures.preview.take().is_some() {
         app.procedures.scroll = Scroll::default();
+    } else if procedures && app.procedures.change.back() {
+        app.procedures.scroll = Scroll::default();
     } else if procedures && app.procedures.show_log {
         app.procedures.show_log = false;
         app.procedures.scroll = Scroll::default();
@@ -358,7 +368,7 @@ fn retry(app: &mut App) -> Vec<Effect> {
     vec![Effect::RetryNow]
 }
 
-fn enter(app: &mut App) {
+fn enter(app: &mut App) -> Vec<Effect> {
     match app.screen {
         ScreenId::Overview | ScreenId::Members => {
             if app.members.selected.is_none() {
@@ -367,10 +377,7 @@ fn enter(app: &mut App) {
             app.members.open.clone_from(&app.members.selected);
             app.open(ScreenId::Members);
         }
-        ScreenId::Procedures => match &app.procedures.preview {
-            None => write::preview(app, app.procedures.kind()),
-            Some(_) => write::confirm_procedure(app),
-        },
+        ScreenId::Procedures => return enter_procedure(app),
         ScreenId::Quorum
         | ScreenId::Ring
         | ScreenId::Data
@@ -378,6 +385,27 @@ fn enter(app: &mut App) {
         | ScreenId::Doctor
         | ScreenId::Help => {}
     }
+    Vec::new()
+}
+
+/// The innermost layer takes it: a plan or a preview is confirmed, a choice is planned.
+fn enter_procedure(app: &mut App) -> Vec<Effect> {
+    let state = &app.procedures;
+    if state.change.plan.is_some() {
+        return ring_change::confirm(app);
+    }
+    if state.change.choosing.is_some() {
+        return ring_change::chosen(app);
+    }
+    if state.preview.is_some() {
+        write::confirm_procedure(app);
+        return Vec::new();
+    }
+    match state.entry() {
+        Entry::Restart(kind) => write::preview(app, kind),
+        Entry::Change(verb) => return ring_change::choose(app, verb),
+    }
+    Vec::new()
 }
 
 fn yank(app: &mut App) -> Vec<Effect> {

@@ -158,7 +158,8 @@ pub(super) fn confirm_key(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
         confirm.error = None;
         return Vec::new();
     }
-    if confirm.input.value().trim() != confirm.expected {
+    let typed = confirm.input.value().trim();
+    if !confirm.expected.is_empty() && typed != confirm.expected {
         confirm.error = Some(format!("type exactly: {}", confirm.expected));
         return Vec::new();
     }

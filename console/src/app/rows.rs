@@ -79,8 +79,19 @@ pub struct MemberRow {
     pub disagrees: bool,
     /// It is the other end of the link.
     pub is_current: bool,
+    /// The change under way takes it in, or lets it go.
+    pub moves: Option<Moves>,
+    /// It says itself that its disk takes no more writes.
+    pub read_only: bool,
     /// Why it did not answer this console.
     pub error: Option<String>,
+}
+
+/// What the change of the ring under way means for one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moves {
+    In,
+    Out,
 }
 
 impl MemberRow {
@@ -88,6 +99,12 @@ impl MemberRow {
     pub fn state_word(&self) -> &'static str {
         match (self.status, self.lifecycle) {
             (None, _) => "unlisted",
+            (Some(MemberStatus::Alive), Some(Lifecycle::Serving)) if self.read_only => "read-only",
+            (Some(MemberStatus::Alive), Some(Lifecycle::Serving)) => match self.moves {
+                Some(Moves::Out) => "leaving",
+                Some(Moves::In) => "joining",
+                None => Lifecycle::Serving.as_str(),
+            },
             (Some(MemberStatus::Alive), Some(lifecycle)) => lifecycle.as_str(),
             (Some(status), _) => status.as_str(),
         }
@@ -96,7 +113,7 @@ impl MemberRow {
     /// Worst first when sorted downwards.
     fn badness(&self) -> u8 {
         match (self.status, self.lifecycle) {
-            (Some(MemberStatus::Alive), Some(Lifecycle::Serving)) => 0,
+            (Some(MemberStatus::Alive), Some(Lifecycle::Serving)) => u8::from(self.read_only),
             (Some(MemberStatus::Alive), _) => 1,
             (Some(MemberStatus::Left) | None, _) => 2,
             (Some(MemberStatus::Stopped), _) => 3,
@@ -150,6 +167,12 @@ fn row(cluster: &Cluster, id: NodeId) -> MemberRow {
         uptime_s: own.filter(|_| answers).map(|s| s.node.uptime_seconds),
         seen_alive_by: cluster.seen_alive_by(&id),
         disagrees: answers && cluster.disagrees(&id),
+        moves: place.and_then(|p| match (p.joining, p.leaving) {
+            (true, _) => Some(Moves::In),
+            (_, true) => Some(Moves::Out),
+            _ => None,
+        }),
+        read_only: answers && own.is_some_and(|s| s.storage.read_only),
         is_current: members.is_some_and(|m| m.current_node == id),
         error: node
             .and_then(|n| n.error.as_ref())

@@ -8,8 +8,9 @@ use ringmaster_shared::{
     id::{NodeId, PartitionId},
 };
 
-use super::rows::MemberColumn;
+use super::{ring_change::ChangeState, rows::MemberColumn};
 use crate::{
+    change::ChangeVerb,
     message::{DataAnswer, DataRequest},
     progress::{Preview, ProcedureKind, Progress},
 };
@@ -155,12 +156,39 @@ pub struct ProceduresState {
     pub preview: Option<Preview>,
     /// The one that runs, or the last one.
     pub progress: Option<Progress>,
+    /// Changes of the ring.
+    pub change: ChangeState,
     pub show_log: bool,
     pub scroll: Scroll,
 }
 
+/// One line of the menu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    Restart(ProcedureKind),
+    Change(ChangeVerb),
+}
+
+impl Entry {
+    /// In the order in which they stand.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let restarts = ProcedureKind::ALL.into_iter().map(Self::Restart);
+        restarts.chain(ChangeVerb::ALL.into_iter().map(Self::Change))
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Restart(kind) => kind.title(),
+            Self::Change(verb) => verb.title(),
+        }
+    }
+}
+
 impl ProceduresState {
-    pub fn kind(&self) -> ProcedureKind {
-        ProcedureKind::ALL[self.selected.min(ProcedureKind::ALL.len() - 1)]
+    /// The line of the menu that the keys act on.
+    pub fn entry(&self) -> Entry {
+        let last = Entry::all().last();
+        let chosen = Entry::all().nth(self.selected).or(last);
+        chosen.unwrap_or(Entry::Restart(ProcedureKind::CleanRestart))
     }
 }

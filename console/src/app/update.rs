@@ -3,7 +3,7 @@
 use crossterm::event::{KeyEvent, KeyEventKind};
 
 use super::{
-    App, Frozen, LINK_LOG_MAX, LinkChange, Toast, Tone, act, input,
+    App, Frozen, LINK_LOG_MAX, LinkChange, Toast, Tone, act, input, ring_change,
     screens::{Answered, DataLine},
 };
 use crate::{
@@ -30,6 +30,7 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
         Msg::Link(view) => link(app, *view),
         Msg::Report(report) => take(app, report),
         Msg::Answer(answer) => answered(app, *answer),
+        Msg::Changed(answer) => return ring_change::answered(app, *answer),
         Msg::Progress(progress) => progressed(app, *progress),
     }
     Vec::new()
@@ -58,6 +59,9 @@ fn press(app: &mut App, key: &KeyEvent) -> Vec<Effect> {
 
 fn second(app: &mut App) {
     app.cluster.sample(app.now_ms);
+    if let Some(run) = &mut app.procedures.change.run {
+        run.tick(app.now_ms);
+    }
     if app.toast.as_ref().is_some_and(|t| app.now_ms >= t.until_ms) {
         app.toast = None;
     }
@@ -72,6 +76,7 @@ fn take(app: &mut App, report: Report) {
         utc: app.utc,
     };
     app.cluster.absorb(report, at);
+    ring_change::follow(app);
     if let Some(frozen) = &mut app.frozen {
         frozen.held += 1;
     }

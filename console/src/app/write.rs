@@ -5,10 +5,11 @@ use ringmaster_shared::{id::NodeId, key::Key};
 use tui_input::Input;
 
 use super::{
-    App, Confirm, ConfirmAction, ScreenId, Tone,
+    App, Confirm, ConfirmAction, ScreenId, Tone, ring_change,
     screens::{InFlight, Scroll},
 };
 use crate::{
+    change::ChangeVerb,
     link::LinkState,
     message::{DataOp, DataRequest, Effect},
     procedure,
@@ -40,6 +41,8 @@ impl App {
 pub(super) fn preview(app: &mut App, kind: ProcedureKind) {
     let at = ProcedureKind::ALL.iter().position(|k| *k == kind);
     app.procedures.selected = at.unwrap_or(0);
+    app.procedures.change.plan = None;
+    app.procedures.change.choosing = None;
     app.procedures.scroll = Scroll::default();
     app.procedures.preview = Some(procedure::preview(kind, &app.cluster, app.now_ms));
 }
@@ -101,6 +104,11 @@ pub(super) fn confirmed(app: &mut App, action: &ConfirmAction) -> Result<Vec<Eff
             let op = DataOp::Delete { key: key.clone() };
             Ok(vec![send(app, op)?])
         }
+        ConfirmAction::Change {
+            change,
+            plan_id,
+            base_epoch,
+        } => ring_change::confirmed(app, change, plan_id, *base_epoch),
         ConfirmAction::Procedure {
             kind,
             targets: agreed,
@@ -126,8 +134,7 @@ pub(super) fn cancel(app: &mut App) -> Vec<Effect> {
         app.notify(Tone::Warning, "cancelling at the next safe point");
         vec![Effect::Procedure(ProcedureCommand::Cancel)]
     } else {
-        app.notify(Tone::Info, "nothing is running");
-        Vec::new()
+        ring_change::choose(app, ChangeVerb::Cancel)
     }
 }
 

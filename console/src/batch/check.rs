@@ -44,6 +44,7 @@ pub fn verdicts(survey: &Survey) -> Vec<Verdict> {
         quorum(&answered),
         all_replicas(&answered),
         hints(&answered),
+        writable(&answered),
     ]
 }
 
@@ -190,6 +191,7 @@ fn hints(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
                 .iter()
                 .filter(|(_, n)| **n > 0)
                 .map(move |(to, n)| format!("{id} owes {n} to {to}"))
+                .chain(dirty(id, v))
         })
         .collect();
     let ok = owed.is_empty();
@@ -199,6 +201,32 @@ fn hints(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
         owed.join("; ")
     };
     verdict("no_hints_owed", ok, message)
+}
+
+/// Where hints were dropped whole partitions are still to be compared.
+fn dirty<'a>(id: &'a NodeId, view: &'a ClusterResponse) -> impl Iterator<Item = String> + 'a {
+    let dirty = view.status.storage.dirty_partitions.iter();
+    dirty
+        .filter(|(_, n)| **n > 0)
+        .map(move |(to, n)| format!("{id} has {n} partitions to compare with {to}"))
+}
+
+fn writable(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    let full: Vec<String> = answered
+        .iter()
+        .filter(|(_, v)| v.status.storage.read_only)
+        .map(|(id, v)| {
+            let why = v.status.storage.read_only_reason.as_deref();
+            format!("{id}: {}", why.unwrap_or("its disk is nearly full"))
+        })
+        .collect();
+    let ok = full.is_empty();
+    let message = if ok {
+        "every node takes writes".to_owned()
+    } else {
+        full.join("; ")
+    };
+    verdict("disks_writable", ok, message)
 }
 
 #[cfg(test)]
@@ -234,7 +262,7 @@ mod tests {
         silent.views[1] = Err("connection refused".into());
         assert_eq!(failed(&silent), ["members_answer"]);
 
-        let cases: [(Edit, &str); 5] = [
+        let cases: [(Edit, &str); 7] = [
             (
                 |v| v.status.node.lifecycle = Lifecycle::Draining,
                 "members_serve",
@@ -254,6 +282,13 @@ mod tests {
                 },
                 "no_hints_owed",
             ),
+            (
+                |v| {
+                    v.status.storage.dirty_partitions.insert(id("a"), 3);
+                },
+                "no_hints_owed",
+            ),
+            (|v| v.status.storage.read_only = true, "disks_writable"),
         ];
         for (edit, want) in cases {
             let mut s = survey(&["a", "b", "c"], &[5, 5, 5]);

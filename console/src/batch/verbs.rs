@@ -10,6 +10,7 @@ use ringmaster_shared::{
     },
     id::{ClusterId, NodeId},
     quorum::{PartitionHealth, partition_counts, partition_health},
+    topology::Step,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -19,7 +20,7 @@ use super::{
     table::{Align, Table},
 };
 use crate::{
-    client::{Client, ClientError, data_path, encode},
+    client::{Client, ClientError, PATIENT_TIMEOUT, data_path, encode},
     exit::{self, Exit},
     procedure::survey::{Survey, first_answer},
 };
@@ -43,6 +44,7 @@ pub enum Verb {
         key: String,
         value: Value,
         context: Option<String>,
+        condition: Option<Condition>,
         consistency: Consistency,
     },
     Del {
@@ -50,6 +52,24 @@ pub enum Verb {
         context: Option<String>,
         consistency: Consistency,
     },
+}
+
+/// When a write holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The key is exactly as the read that returned this context saw it.
+    Match(String),
+    /// The key has no value.
+    Absent,
+}
+
+impl Condition {
+    fn header(&self) -> (&'static str, String) {
+        match self {
+            Self::Match(context) => ("if-match", format!("\"{context}\"")),
+            Self::Absent => ("if-none-match", "*".to_owned()),
+        }
+    }
 }
 
 /// Runs it; the exit code says how it went.
@@ -74,11 +94,14 @@ pub async fn run(
             key,
             value,
             context,
+            condition,
             consistency,
         } => {
             let path = format!("{}{}", data_path(&key), query(consistency));
             let body = PutRequest { value, context };
-            written(client, endpoints, Method::PUT, &path, &body, output).await
+            let condition = condition.as_ref().map(Condition::header);
+            let write = (Method::PUT, path, condition);
+            written(client, endpoints, write, &body, output).await
         }
         Verb::Del {
             key,
@@ -87,7 +110,8 @@ pub async fn run(
         } => {
             let path = format!("{}{}", data_path(&key), query(consistency));
             let body = DeleteRequest { context };
-            written(client, endpoints, Method::DELETE, &path, &body, output).await
+            let write = (Method::DELETE, path, None);
+            written(client, endpoints, write, &body, output).await
         }
     };
     match result {
@@ -116,7 +140,7 @@ impl From<anyhow::Error> for Failure {
 
 type Outcome = Result<Exit, Failure>;
 
-fn query(consistency: Consistency) -> &'static str {
+pub(super) fn query(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::One => "?consistency=one",
         Consistency::Quorum => "",
@@ -246,10 +270,10 @@ async fn ring(client: &Client, endpoints: &[String], output: Output) -> Outcome 
             n.primaries.to_string(),
             n.replicas.to_string(),
             format!("{:.1}", n.owns_percent),
-            if n.joining {
-                "joining".to_owned()
-            } else {
-                String::new()
+            match (n.joining, n.leaving) {
+                (true, _) => "joining".to_owned(),
+                (_, true) => "leaving".to_owned(),
+                _ => String::new(),
             },
         ]);
     }
@@ -260,8 +284,13 @@ async fn ring(client: &Client, endpoints: &[String], output: Output) -> Outcome 
     ));
     if let Some(t) = &r.transition {
         lines.push(format!(
-            "a change is under way: {} partitions move",
-            t.moving
+            "a change is under way: {}; {} partitions move, {}",
+            crate::change::words(&crate::change::seen(t)),
+            t.moving,
+            match t.step {
+                Step::Filling => "new replicas are being filled",
+                Step::Dual => "reads ask old and new",
+            }
         ));
     }
     print_lines(lines);
@@ -436,7 +465,7 @@ async fn check(client: &Client, endpoints: &[String], output: Output) -> Outcome
 }
 
 async fn get(client: &Client, endpoints: &[String], path: &str, output: Output) -> Outcome {
-    let answer: ReadResponse = first(client, endpoints, path).await?;
+    let answer: ReadResponse = first(&client.within(PATIENT_TIMEOUT), endpoints, path).await?;
     if output == Output::Json {
         print_json(&answer)?;
         return Ok(exit::OK);
@@ -454,15 +483,19 @@ async fn get(client: &Client, endpoints: &[String], path: &str, output: Output) 
 async fn written<B: Serialize>(
     client: &Client,
     endpoints: &[String],
-    method: Method,
-    path: &str,
+    (method, path, condition): (Method, String, Option<(&'static str, String)>),
     body: &B,
     output: Output,
 ) -> Outcome {
+    let client = client.within(PATIENT_TIMEOUT);
+    let condition = condition
+        .as_ref()
+        .map(|(name, value)| (*name, value.as_str()));
     let mut last = None;
     for endpoint in endpoints {
-        let answer: Result<WriteResponse, _> =
-            client.call(method.clone(), endpoint, path, body).await;
+        let answer: Result<WriteResponse, _> = client
+            .call_if(method.clone(), endpoint, &path, condition, body)
+            .await;
         match answer {
             Ok(answer) => {
                 if output == Output::Json {
@@ -503,7 +536,7 @@ async fn first<T: serde::de::DeserializeOwned>(
 }
 
 /// A string as its text, anything else as compact JSON.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)

@@ -76,25 +76,24 @@ fn foreign_clusters(
         .iter()
         .max_by_key(|(_, nodes)| nodes.len())
         .map(|(id, _)| *id);
+    let addresses = |nodes: &[&NodeId]| -> String {
+        let known = nodes.iter().filter_map(|id| case.cluster.nodes.get(*id));
+        let known: Vec<&str> = known.map(|n| n.address.as_str()).collect();
+        known.join(",")
+    };
+    let into = largest.and_then(|id| clusters.get(id));
+    let into = into.map_or(String::new(), |nodes| addresses(nodes));
     let mut fix = vec![
-        "Decide which cluster stays; stop (Ctrl+C) the nodes of the other, then let each join \
-         with a fresh folder (its old one keeps what it held):"
+        "Decide which cluster stays (here the one with more nodes). The nodes of the other give \
+         theirs up, push what they hold into it, and join it; a key written in both keeps both \
+         values. Name all nodes of the losing side; without --yes only the plan is shown:"
             .to_owned(),
     ];
     for (cluster, nodes) in clusters {
-        if Some(*cluster) == largest {
-            continue;
-        }
-        for id in nodes {
-            let node = case.cluster.nodes.get(*id);
-            let address = node.map_or("", |n| n.address.as_str());
-            let seed = clusters
-                .get(largest.unwrap_or_default())
-                .and_then(|others| case.cluster.nodes.get(*others.first()?))
-                .map_or("<a node that stays>", |n| n.address.as_str());
+        if Some(*cluster) != largest {
             fix.push(format!(
-                "$ ringd --node-id={id} --port={} --data-dir=<a new data dir> --seed-node={seed}",
-                super::port_of(address),
+                "$ ringmaster adopt --endpoints {} --into {into} --yes",
+                addresses(nodes)
             ));
         }
     }
@@ -273,15 +272,12 @@ fn epochs(case: &Case, found: &mut Vec<Finding>) {
         .is_some_and(|t| t.transition.is_some());
     if versions.len() > epochs.len() {
         found.push(Finding {
-            code: "RING_CONFLICT",
+            code: "RING_FORK",
             severity: Severity::Error,
             title: "Two different rings carry the same epoch".to_owned(),
-            explanation:
-                "An epoch is decided once, by a majority; this must not happen. Keep the data \
-                          folders as they are and report it."
-                    .to_owned(),
+            explanation: super::ring_rules::FORK.to_owned(),
             evidence,
-            fix: vec!["$ ringmaster ring --output json > ring.json".to_owned()],
+            fix: super::ring_rules::fork_fix(),
             since: None,
         });
     } else if epochs.len() > 1 {

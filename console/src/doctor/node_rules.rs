@@ -1,23 +1,20 @@
-//! Single nodes: gone, held, waiting, full, deaf, owed to.
+//! Single nodes: gone, held, waiting, deaf.
 
 use ringmaster_shared::{
     api::membership::MemberInfo,
     event::{Event, EventCode, Severity},
-    id::NodeId,
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Case, EVENT_FRESH_MS, Finding, HINTS_MANY, cluster_rules::names, port_of};
+use super::{Case, EVENT_FRESH_MS, Finding, port_of};
 use crate::format;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
-    storage(case, found);
     wont_join(case, found);
     members(case, found);
     standby(case, found);
     unanswered(case, found);
     udp_blocked(case, found);
-    hints(case, found);
     node_clocks(case, found);
 }
 
@@ -119,6 +116,11 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
             vec!["Start it again with any seed:".to_owned(), start],
         ),
     };
+    let mut fix = fix;
+    if m.status == MemberStatus::Dead && case.ms_since(m.status_since) > super::LONG_GONE_MS {
+        fix.push("Or, if it will not come back, let the others take over what it held:".to_owned());
+        fix.push(format!("$ ringmaster remove {id}"));
+    }
     let heard = format::age(format::between(m.last_seen, case.utc));
     Finding {
         code,
@@ -206,60 +208,8 @@ fn unanswered(case: &Case, found: &mut Vec<Finding>) {
     }
 }
 
-fn storage(case: &Case, found: &mut Vec<Finding>) {
-    for (id, node) in case.answering() {
-        let Some(status) = node.status.as_ref().map(|s| &s.value) else {
-            continue;
-        };
-        let started = status.node.start_time;
-        let poisoned = |e: &&Event| {
-            e.code == EventCode::StoragePoisoned && &e.reporter == id && e.time >= started
-        };
-        let poisoned = case.cluster.events.iter().rev().find(poisoned);
-        if let Some(event) = poisoned {
-            found.push(Finding {
-                code: "STORAGE_POISONED",
-                severity: Severity::Error,
-                title: format!("{id} cannot write to its disk and has stopped serving"),
-                explanation:
-                    "A write or a sync failed. The node does not guess what reached the disk: \
-                              it serves nothing until it is started again and has checked its log. \
-                              Nothing it acknowledged is lost."
-                        .to_owned(),
-                evidence: vec![event.message.clone()],
-                fix: vec![
-                    "On that machine look at the kernel's messages and the free space:".to_owned(),
-                    "$ dmesg | tail -50; df -h".to_owned(),
-                    "then stop the node (Ctrl+C) and start it again:".to_owned(),
-                    case.start_command(id, &status.node.address),
-                ],
-                since: Some(event.time),
-            });
-        } else if status.storage.read_only {
-            found.push(Finding {
-                code: "STORAGE_READ_ONLY",
-                severity: Severity::Error,
-                title: format!("{id} takes no writes: its disk is nearly full"),
-                explanation:
-                    "It stays readable and keeps a reserve to start and to compact. Writes \
-                              need a quorum of the other replicas meanwhile."
-                        .to_owned(),
-                evidence: vec![format!(
-                    "{} on disk by this node",
-                    format::bytes(status.storage.bytes_on_disk)
-                )],
-                fix: vec![
-                    "Free some space on that machine:".to_owned(),
-                    "$ df -h".to_owned(),
-                ],
-                since: None,
-            });
-        }
-    }
-}
-
 /// The newest event of a code, one for each reporter, not older than a few minutes.
-fn recent<'a>(case: &Case<'a>, code: EventCode) -> Vec<&'a Event> {
+pub(super) fn recent<'a>(case: &Case<'a>, code: EventCode) -> Vec<&'a Event> {
     let mut seen: Vec<&Event> = Vec::new();
     for event in case.cluster.events.iter().rev() {
         let fresh = event.code == code && case.ms_since(event.time) <= EVENT_FRESH_MS;
@@ -293,51 +243,6 @@ fn udp_blocked(case: &Case, found: &mut Vec<Finding>) {
             format!("Then allow UDP port {port} in the firewall between the nodes."),
         ],
         since: Some(newest.time),
-    });
-}
-
-fn hints(case: &Case, found: &mut Vec<Finding>) {
-    let mut owed: Vec<(&NodeId, &NodeId, u64)> = Vec::new();
-    for (id, node) in case.answering() {
-        let hints = node.status.as_ref().map(|s| &s.value.storage.hints_owed);
-        for (to, n) in hints.into_iter().flatten() {
-            owed.push((id, to, *n));
-        }
-    }
-    let total: u64 = owed.iter().map(|(_, _, n)| n).sum();
-    if total < HINTS_MANY {
-        return;
-    }
-    owed.retain(|(_, _, n)| *n > 0);
-    let mut targets: Vec<&NodeId> = owed.iter().map(|(_, to, _)| *to).collect();
-    targets.sort_unstable();
-    targets.dedup();
-    let available = case.cluster.available();
-    let back = targets.iter().all(|t| available.contains(*t));
-    let mut fix = Vec::new();
-    if back {
-        fix.push("They are being handed over; the figure should fall within minutes.".to_owned());
-    } else {
-        fix.push("Bring the node back; hints are handed over by themselves:".to_owned());
-        for id in targets.iter().filter(|t| !available.contains(**t)) {
-            let members = case.cluster.members.as_ref();
-            let info = members.and_then(|m| m.value.cluster_members.get(*id));
-            fix.push(case.start_command(id, info.map_or("", |m| &m.address)));
-        }
-    }
-    found.push(Finding {
-        code: "HINTS_PILING_UP",
-        severity: Severity::Warning,
-        title: format!("{} hints wait for {}", format::count(total), names(&targets)),
-        explanation: "Writes that a replica missed are kept on the nodes that took them. Their number \
-                      is bounded: past it the range is repaired by comparison instead, which costs more."
-            .to_owned(),
-        evidence: owed
-            .iter()
-            .map(|(from, to, n)| format!("{from} holds {} for {to}", format::count(*n)))
-            .collect(),
-        fix,
-        since: None,
     });
 }
 

@@ -78,8 +78,8 @@ fn split_brain_by_two_clusters() {
     );
     assert_eq!(
         found[0].fix[1],
-        "$ ringd --node-id=node-3 --port=8083 --data-dir=<a new data dir> \
-         --seed-node=localhost:8081"
+        "$ ringmaster adopt --endpoints localhost:8083 \
+         --into localhost:8081,localhost:8082 --yes"
     );
     assert!(
         !found.iter().any(|f| f.code == "INCONSISTENT_VIEWS"),
@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 12] = [
+    let cases: [(&str, Change); 20] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -219,7 +219,7 @@ fn one_change_one_finding() {
             m.ring_epoch = 4;
             m.ring_digest = "old".to_owned();
         }),
-        ("RING_CONFLICT", |app| {
+        ("RING_FORK", |app| {
             let members = &mut app.cluster.members.as_mut().expect("members").value;
             let m = members
                 .cluster_members
@@ -239,6 +239,39 @@ fn one_change_one_finding() {
         }),
         ("STORAGE_READ_ONLY", |app| {
             says(app, "node-2", |s| s.storage.read_only = true);
+        }),
+        ("RING_FORK", |app| happened(app, EventCode::RingFork)),
+        ("DISK_NEARLY_FULL", |app| {
+            says(app, "node-2", |s| {
+                s.storage.disk_free_bytes = Some(400_000_000)
+            });
+        }),
+        ("PARTITIONS_DIRTY", |app| {
+            says(app, "node-2", |s| {
+                s.storage.dirty_partitions.insert(id("node-3"), 41);
+            });
+        }),
+        ("TOMBSTONES_BLOCKED", |app| {
+            happened(app, EventCode::TombstonesBlocked);
+            says(app, "node-2", |s| {
+                s.storage.tombstones_wait_for = vec![id("node-3")];
+            });
+        }),
+        ("SIBLINGS_MANY", |app| {
+            happened(app, EventCode::SiblingsMany)
+        }),
+        ("OVERLOADED", |app| happened(app, EventCode::Overloaded)),
+        ("RING_CHANGE_STALLED", |app| {
+            let kind = ringmaster_shared::topology::ChangeKind::Leave;
+            let step = ringmaster_shared::topology::Step::Filling;
+            fixture::changes::begin(&mut app.cluster, kind, "node-3", step);
+            happened(app, EventCode::RingChangeStalled);
+        }),
+        ("CANDIDATE_WAITING", |app| {
+            let waiting = fixture::candidate().cluster.members.expect("members");
+            let node = waiting.value.cluster_members[&id("node-4")].clone();
+            let members = &mut app.cluster.members.as_mut().expect("members").value;
+            members.cluster_members.insert(id("node-4"), node);
         }),
         ("VERSIONS_MIXED", |app| {
             member(app, "node-2");
@@ -310,4 +343,40 @@ fn what_the_daemon_reports_is_not_swallowed() {
     let found = findings(&app);
     assert_eq!(found[0].code, "REPORTED");
     assert!(found[0].explanation.contains("RING_CHANGE_STALLED"));
+}
+
+#[test]
+fn a_wait_for_confirmations_is_usual_until_the_node_says_it_is_long() {
+    let mut app = fixture::healthy();
+    says(&mut app, "node-2", |s| {
+        s.storage.tombstones_wait_for = vec![id("node-3")];
+    });
+    assert_eq!(codes(&app), Vec::<&str>::new());
+    // and a stall that is over is not news either
+    happened(&mut app, EventCode::RingChangeStalled);
+    assert_eq!(codes(&app), Vec::<&str>::new());
+}
+
+#[test]
+fn a_full_disk_is_told_with_its_reason_and_who_waits_is_named() {
+    let app = fixture::changes::read_only_node();
+    let found = findings(&app);
+    let of = |code| found.iter().find(|f| f.code == code).expect(code);
+    let full = of("STORAGE_READ_ONLY");
+    assert!(full.evidence[0].contains("64 MB are kept in reserve"));
+    assert_eq!(full.since, Some(before(120)));
+    let blocked = of("TOMBSTONES_BLOCKED");
+    assert!(blocked.title.contains("node-3 does not confirm"));
+    let remove = "$ ringmaster remove node-3".to_owned();
+    assert!(blocked.fix.contains(&remove), "{blocked:?}");
+    assert_eq!(of("PARTITIONS_DIRTY").evidence.len(), 2);
+}
+
+#[test]
+fn a_candidate_is_offered_the_place_of_a_dead_node() {
+    let found = findings(&fixture::candidate());
+    let waiting = found.iter().find(|f| f.code == "CANDIDATE_WAITING");
+    let fix = &waiting.expect("told").fix;
+    assert_eq!(fix[1], "$ ringmaster join node-4");
+    assert_eq!(fix[3], "$ ringmaster replace node-3 node-4");
 }

@@ -19,9 +19,10 @@ use tokio::{
 };
 
 use super::{
-    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, TryId, rest::Rest, websocket,
+    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId, websocket,
 };
 use crate::{
+    client::Client,
     cluster::{NodeReport, Report},
     message::Msg,
 };
@@ -86,7 +87,7 @@ impl LinkHandle {
 /// Starts the link. `epoch` is the zero of the console's clock.
 pub fn spawn(
     endpoints: &[String],
-    rest: Rest,
+    client: &Client,
     epoch: Instant,
     out: mpsc::Sender<Msg>,
 ) -> LinkHandle {
@@ -94,7 +95,7 @@ pub fn spawn(
     let (seen_tx, seen_rx) = mpsc::channel(SEEN_QUEUE);
     let driver = Driver {
         link: Link::new(endpoints, epoch.elapsed().as_millis() as u64),
-        rest,
+        client: client.within(Duration::from_millis(POLL_TIMEOUT_MS)),
         epoch,
         out,
         seen: seen_tx,
@@ -113,7 +114,7 @@ pub fn spawn(
 
 struct Driver {
     link: Link,
-    rest: Rest,
+    client: Client,
     epoch: Instant,
     out: mpsc::Sender<Msg>,
     seen: mpsc::Sender<Seen>,
@@ -241,10 +242,12 @@ impl Driver {
     }
 
     fn poll(&mut self, id: TryId, address: String) {
-        let (rest, seen) = (self.rest.clone(), self.seen.clone());
+        let (client, seen) = (self.client.clone(), self.seen.clone());
         self.tasks.spawn(async move {
             let asked = Instant::now();
-            let result = rest.picture(&address).await.map(|picture| Report::Picture {
+            let result = client.picture(&address).await;
+            let result = result.map_err(|e| e.why().to_owned());
+            let result = result.map(|picture| Report::Picture {
                 picture: Box::new(picture),
                 interval_ms: POLL_INTERVAL_MS,
             });
@@ -296,9 +299,9 @@ impl Driver {
             self.asked_ms.insert(address.clone(), now_ms);
             let since = self.event_marks.get(&address).copied().unwrap_or(0);
             let observe = current.as_ref() == Some(&address);
-            let (rest, seen) = (self.rest.clone(), self.seen.clone());
+            let (client, seen) = (self.client.clone(), self.seen.clone());
             self.tasks.spawn(async move {
-                ask(rest, address, (since, observe), interval_ms, seen).await;
+                ask(client, address, (since, observe), interval_ms, seen).await;
             });
         }
     }
@@ -336,9 +339,9 @@ impl Driver {
             return;
         }
         self.fetching_table = true;
-        let (rest, seen) = (self.rest.clone(), self.seen.clone());
+        let (client, seen) = (self.client.clone(), self.seen.clone());
         self.tasks.spawn(async move {
-            let ring = rest.ring(&address).await.ok().map(Box::new);
+            let ring = client.ring(&address).await.ok().map(Box::new);
             let _ = seen.send(Seen::Table(ring)).await;
         });
     }
@@ -346,23 +349,24 @@ impl Driver {
 
 /// Asks one node for its status and its events, and, if it is the current one, who sees whom.
 async fn ask(
-    rest: Rest,
+    client: Client,
     address: String,
     (since, observe): (u64, bool),
     interval_ms: u64,
     seen: mpsc::Sender<Seen>,
 ) {
     let asked = Instant::now();
-    let result = rest.status(&address).await;
+    let result = client.status(&address).await;
+    let result = result.map_err(|e| e.why().to_owned());
     let rtt_ms = asked.elapsed().as_millis() as u64;
     let mut events = None;
     if result.is_ok() {
         // Marks start again with the node: a mark beyond its last event is of an earlier life.
-        if let Ok(page) = rest.events(&address, since).await {
+        if let Ok(page) = client.events(&address, since).await {
             let next = if page.next < since { 0 } else { page.next };
             events = Some((page.events, next));
         }
-        if observe && let Ok(observations) = rest.observations(&address).await {
+        if observe && let Ok(observations) = client.observations(&address).await {
             let report = Report::Observations {
                 observations: Box::new(observations),
                 interval_ms,

@@ -20,7 +20,8 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use super::{TryId, WS_TRY_TIMEOUT_MS, driver::Seen, rest::innermost};
+use super::{TryId, WS_TRY_TIMEOUT_MS, driver::Seen};
+use crate::client::innermost;
 
 /// Largest frame taken, bytes.
 const FRAME_MAX_BYTES: usize = 16 * 1024 * 1024;

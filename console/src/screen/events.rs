@@ -9,7 +9,7 @@ use ratatui::{
     layout::Rect,
     text::{Line, Span},
 };
-use ringmaster_shared::event::{Event, Severity};
+use ringmaster_shared::event::{Event, EventCode, Severity};
 
 use super::View;
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     link::LinkState,
     widget::{self, Rows},
 };
+
+/// What is told within this time of the first is one happening.
+const FOLD_MS: i64 = 15_000;
 
 pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
@@ -84,7 +87,8 @@ pub(super) struct Entry {
     time: Timestamp,
     severity: Severity,
     code: String,
-    reporter: String,
+    /// Who told it, the first one first.
+    reporters: Vec<String>,
     about: String,
     message: String,
 }
@@ -98,7 +102,7 @@ impl Entry {
             time: event.time,
             severity: event.severity,
             code: code.unwrap_or_default(),
-            reporter: event.reporter.to_string(),
+            reporters: vec![event.reporter.to_string()],
             about: event
                 .subject
                 .as_ref()
@@ -122,7 +126,7 @@ impl Entry {
             time: change.at,
             severity,
             code: "LINK_CHANGED".to_owned(),
-            reporter: "console".to_owned(),
+            reporters: vec!["console".to_owned()],
             about: "console".to_owned(),
             message: format!(
                 "{}{} after {lasted} of {}",
@@ -130,6 +134,15 @@ impl Entry {
                 endpoint.unwrap_or_default(),
                 change.from.label()
             ),
+        }
+    }
+
+    /// `node-1 +2`: told by it, and by two others.
+    fn by(&self) -> String {
+        match self.reporters.as_slice() {
+            [] => String::new(),
+            [one] => one.clone(),
+            [first, others @ ..] => format!("{first} +{}", others.len()),
         }
     }
 
@@ -143,7 +156,7 @@ impl Entry {
             Span::styled(format!(" {time}  "), theme.quiet()),
             Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
             Span::raw(format::left(&self.code, code_width)),
-            Span::styled(format!(" {}  ", self.reporter), theme.quiet()),
+            Span::styled(format!(" {}  ", self.by()), theme.quiet()),
         ];
         let taken: usize = head.iter().map(Span::width).sum();
         let room = width.saturating_sub(taken + 1);
@@ -161,12 +174,61 @@ impl Entry {
 
 /// Everything that happened, oldest first.
 pub(super) fn entries(view: &View) -> Vec<Entry> {
-    let events = view.cluster.events.iter().map(Entry::of_event);
+    let events = folded(view.cluster.events.iter()).into_iter();
     let links = view.app.link_log.iter().map(Entry::of_link);
     let mut all: Vec<Entry> = events.chain(links).collect();
     // stable: what happened at the same moment stays in the order in which it was told
     all.sort_by_key(|e| e.time);
     all
+}
+
+/// What several nodes tell of one happening is one entry.
+fn folded<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Entry> {
+    let mut entries: Vec<(&Event, Entry)> = Vec::new();
+    for event in events {
+        let near =
+            |first: &Event| event.time.as_millisecond() - first.time.as_millisecond() <= FOLD_MS;
+        let reporter = event.reporter.to_string();
+        let same = entries
+            .iter_mut()
+            .rev()
+            .take_while(|(first, _)| near(first))
+            .find(|(first, entry)| is_same(first, event) && !entry.reporters.contains(&reporter));
+        match same {
+            Some((_, entry)) => entry.reporters.push(reporter),
+            None => entries.push((event, Entry::of_event(event))),
+        }
+    }
+    entries.into_iter().map(|(_, entry)| entry).collect()
+}
+
+/// One happening, told by two nodes. How long it took each measures for itself, so an epoch is
+/// known by its number and a member's fate by its name.
+fn is_same(a: &Event, b: &Event) -> bool {
+    use EventCode::{
+        MemberAddressChanged, MemberDead, MemberJoined, MemberLeft, MemberRestarted,
+        MemberReturned, MemberStopped, MemberSuspected, RingChangeAborted, RingChangeStarted,
+        RingChanged,
+    };
+    if a.code != b.code || a.subject != b.subject {
+        return false;
+    }
+    match a.code {
+        RingChangeStarted | RingChanged | RingChangeAborted => epoch(a) == epoch(b),
+        MemberJoined | MemberSuspected | MemberDead | MemberReturned | MemberRestarted
+        | MemberStopped | MemberLeft | MemberAddressChanged
+            if a.subject.is_some() =>
+        {
+            true
+        }
+        _ => a.message == b.message,
+    }
+}
+
+/// `epoch 7` of `epoch 7: node-3 joined, …`.
+fn epoch(event: &Event) -> &str {
+    let message = event.message.as_str();
+    message.split_once(':').map_or(message, |(epoch, _)| epoch)
 }
 
 fn filtered(view: &View) -> Vec<Entry> {
@@ -179,9 +241,63 @@ fn filtered(view: &View) -> Vec<Entry> {
                 ("code", e.code.as_str()),
                 ("severity", view.theme.severity(e.severity).word),
                 ("node", e.about.as_str()),
-                ("reporter", e.reporter.as_str()),
+                ("reporter", e.reporters.join(" ").as_str()),
                 ("message", e.message.as_str()),
             ])
     });
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{event, id};
+
+    fn told(ago: i64, by: &str, message: &str) -> Event {
+        event(ago, EventCode::RingChanged, Severity::Info, by, message)
+    }
+
+    #[test]
+    fn what_many_tell_is_one_line_with_their_number() {
+        let mut dead = ["node-1", "node-2"].map(|by| {
+            let text = format!("node-3 did not answer {by}");
+            let mut e = event(5, EventCode::MemberDead, Severity::Error, by, &text);
+            e.subject = Some(id("node-3"));
+            e
+        });
+        let events = [
+            told(
+                60,
+                "node-1",
+                "epoch 5: node-3 joined, 85 partitions moved in 0.8 s",
+            ),
+            told(
+                60,
+                "node-2",
+                "epoch 5: node-3 joined, 85 partitions moved in 0.9 s",
+            ),
+            // the same node again: that is another happening
+            told(
+                59,
+                "node-1",
+                "epoch 5: node-3 joined, 85 partitions moved in 0.8 s",
+            ),
+            // long after
+            told(
+                20,
+                "node-3",
+                "epoch 5: node-3 joined, 85 partitions moved in 0.8 s",
+            ),
+            told(19, "node-1", "epoch 6: node-3 left"),
+            dead[0].clone(),
+            dead[1].clone(),
+        ];
+        let by = |entries: Vec<Entry>| entries.iter().map(Entry::by).collect::<Vec<_>>();
+        assert_eq!(
+            by(folded(events.iter())),
+            ["node-1 +1", "node-1", "node-3", "node-1", "node-1 +1"]
+        );
+        dead[1].subject = Some(id("node-4"));
+        assert_eq!(by(folded(dead.iter())).len(), 2, "about another node");
+    }
 }

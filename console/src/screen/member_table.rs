@@ -7,7 +7,7 @@ use ringmaster_shared::member::{Lifecycle, MemberStatus};
 
 use super::View;
 use crate::{
-    app::rows::{MemberColumn, MemberRow, members},
+    app::rows::{MemberColumn, MemberRow, Moves, members},
     format,
     theme::{Mark, Tone, node_letter},
     widget::table::{Cell, Column, Sort, Table},
@@ -18,7 +18,7 @@ const fn columns(seen: &'static str) -> [Column; 13] {
     [
         Column::left("", 1, 1),
         Column::left("NODE", 8, 0).at_most(24),
-        Column::left("STATE", 13, 0),
+        Column::left("STATE", 13, 0).at_most(19),
         Column::left("ZONE", 4, 9).at_most(12),
         Column::right("OWNS", 7, 4),
         Column::right("KEYS", 7, 5),
@@ -86,6 +86,20 @@ impl MemberTable {
 
 /// Sign, word and colour of a node's state.
 pub fn mark(view: &View, row: &MemberRow) -> Mark {
+    let theme = &view.theme;
+    let serving = row.status == Some(MemberStatus::Alive)
+        && row.lifecycle.is_none_or(|l| l == Lifecycle::Serving);
+    match row.moves {
+        _ if serving && row.read_only => {
+            return Mark {
+                glyph: theme.glyphs.warn,
+                word: "read-only",
+                tone: Tone::Warn,
+            };
+        }
+        Some(moves) if serving => return theme.moves(moves == Moves::In),
+        _ => {}
+    }
     match (row.status, row.lifecycle) {
         (Some(status), lifecycle) => view
             .theme
@@ -103,7 +117,10 @@ fn cells(view: &View, row: &MemberRow) -> Vec<Cell> {
     let theme = &view.theme;
     let none = || Cell::new(theme.glyphs.dash, theme.quiet());
     let state = mark(view, row);
+    // since when it moves or is full gossip does not know
+    let of_status = ["read-only", "leaving", "joining"];
     let since = row.status_since.filter(|_| state.tone != Tone::Good);
+    let since = since.filter(|_| !of_status.contains(&state.word));
     let since = since.map(|t| format::age(format::between(t, view.app.utc)));
     let word = match since {
         Some(since) => format!("{} {} {since}", state.glyph, state.word),

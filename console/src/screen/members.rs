@@ -155,9 +155,18 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
                 format::count(s.key_count),
                 format::count(s.tombstones),
                 format::bytes(s.bytes_on_disk),
-                if s.read_only { ", read only" } else { "" }
+                s.disk_free_bytes
+                    .map_or(String::new(), |b| format!(", {} free", format::bytes(b)))
             ),
         ));
+        if s.read_only {
+            let why = s
+                .read_only_reason
+                .as_deref()
+                .unwrap_or("its disk is nearly full");
+            let why = format::printable(why);
+            pairs.push(("read only", format!("{} {why}", theme.glyphs.warn)));
+        }
         let owed: Vec<String> = s
             .hints_owed
             .iter()
@@ -170,6 +179,17 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
             owed.join(", ")
         };
         pairs.push(("hints kept", owed));
+        let dirty = s.dirty_partitions.iter().filter(|(_, n)| **n > 0);
+        let dirty: Vec<String> = dirty
+            .map(|(with, n)| format!("{} with {with}", format::plural(*n as usize, "partition")))
+            .collect();
+        if !dirty.is_empty() {
+            pairs.push(("to compare", dirty.join(", ")));
+        }
+        if !s.tombstones_wait_for.is_empty() {
+            let who = crate::change::list(&s.tombstones_wait_for);
+            pairs.push(("deletions", format!("wait for {who} to confirm")));
+        }
         pairs.push((
             "process",
             format!(

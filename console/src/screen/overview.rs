@@ -13,6 +13,7 @@ use ringmaster_shared::{
 
 use super::{View, events, member_table::MemberTable};
 use crate::{
+    change::{candidates, seen, transition, words},
     format,
     link::{EndpointView, Way},
     theme::Tone,
@@ -96,6 +97,19 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
             .filter(|m| serving(m.status, m.lifecycle))
             .count();
         add(format!("{gap}{n} of {} serving", all.len()));
+        let full = view
+            .cluster
+            .nodes
+            .values()
+            .filter_map(|n| n.status.as_ref());
+        let full = full.filter(|s| s.value.storage.read_only).count();
+        if full > 0 {
+            add(format!(", {full} read-only"));
+        }
+        let waiting = candidates(view.cluster).len();
+        if waiting > 0 {
+            add(format!(", {}", format::plural(waiting, "candidate")));
+        }
         if width >= 100 || !stale {
             add(format!("{gap}{}", epoch_words(view, narrow)));
         }
@@ -133,10 +147,10 @@ fn epoch_words(view: &View, narrow: bool) -> String {
         (0, false) => " agreed by all".to_owned(),
         (n, _) => format!(", {n} differ"),
     };
-    let moving = if topology.transition.is_some() {
-        ", changing"
-    } else {
-        ""
+    let moving = match transition(view.cluster) {
+        Some(_) if narrow => ", changing".to_owned(),
+        Some(t) => format!(", {}", words(&seen(t))),
+        None => String::new(),
     };
     format!("epoch {epoch}{agreed}{moving}")
 }

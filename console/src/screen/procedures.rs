@@ -1,4 +1,5 @@
-//! Restart procedures: what can be done, what exactly it would do, and how far it is.
+//! Procedures: what can be done, what exactly it would do, and how far it is. Restarts are drawn
+//! here, changes of the ring in `change.rs`.
 
 use ratatui::{
     buffer::Buffer,
@@ -7,8 +8,10 @@ use ratatui::{
 };
 use std::time::Duration;
 
-use super::View;
+use super::{View, change};
 use crate::{
+    app::screens::Entry,
+    change::{ChangeVerb, choices, nothing_for, words},
     format,
     progress::{Preview, ProcedureKind, Progress, StepState, StepView},
     theme::Tone,
@@ -17,6 +20,18 @@ use crate::{
 
 pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let state = &view.app.procedures;
+    if let Some(planned) = &state.change.plan {
+        change::draw_plan(view, planned, buf, area);
+        return;
+    }
+    if let Some(choosing) = &state.change.choosing {
+        let mut rows = Rows::new(area);
+        if let Some(asked) = &state.change.asked {
+            rows.line(buf, &change::asked_line(view, asked));
+        }
+        change::draw_choosing(view, choosing, buf, rows.rest());
+        return;
+    }
     match (&state.preview, &state.progress) {
         (Some(preview), _) => draw_preview(view, preview, buf, area),
         (None, Some(progress)) if progress.is_running() => {
@@ -28,31 +43,89 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
 
 fn draw_menu(view: &View, last: Option<&Progress>, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
+    let state = &view.app.procedures;
     let mut rows = Rows::new(area);
-    rows.line(buf, &Line::styled(" Procedures", theme.bold()));
+    if let Some(asked) = &state.change.asked {
+        rows.line(buf, &change::asked_line(view, asked));
+    }
+    if let Some(run) = state.change.run.as_ref().filter(|r| r.is_running()) {
+        change::draw_run(view, run, buf, rows.rest());
+        return;
+    }
+    let wide = Entry::all().map(|e| format::width(e.title())).max();
+    let wide = wide.unwrap_or(0) + 3;
+    for entry in Entry::all() {
+        let heading = match entry {
+            Entry::Restart(kind) if kind == ProcedureKind::ALL[0] => Some(" Restarts"),
+            Entry::Change(verb) if verb == ChangeVerb::ALL[0] => Some(" Changes of the ring"),
+            _ => None,
+        };
+        if let Some(heading) = heading {
+            rows.line(buf, &Line::styled(heading, theme.bold()));
+        }
+        draw_entry(view, entry, wide, buf, rows.take(1));
+    }
     rows.skip(1);
-    for kind in ProcedureKind::ALL {
-        let chosen = kind == view.app.procedures.kind();
-        let mark = if chosen { theme.glyphs.select } else { " " };
-        let text = format!("{mark}{}", kind.title());
-        let place = rows.take(1);
-        widget::draw_line(buf, place, &Line::raw(text));
-        if chosen {
-            buf.set_style(place.intersection(buf.area), theme.selected());
-        }
-        let room = usize::from(area.width).saturating_sub(4);
-        for line in format::wrap(about(kind), room, 0, 4) {
-            rows.line(buf, &Line::styled(format!("   {line}"), theme.quiet()));
-        }
-        rows.skip(1);
+    let room = usize::from(area.width).saturating_sub(4);
+    let about = match state.entry() {
+        Entry::Restart(kind) => about(kind),
+        Entry::Change(verb) => verb.about(),
+    };
+    for line in format::wrap(about, room, 0, 4) {
+        rows.line(buf, &Line::styled(format!("   {line}"), theme.quiet()));
     }
     if view.app.read_only {
-        let text = " This console is read-only: a procedure can be previewed, not started.";
+        let text = "   This console is read-only: everything can be previewed, nothing begun.";
         rows.line(buf, &Line::styled(text, theme.quiet()));
-        rows.skip(1);
     }
-    if let Some(last) = last {
-        draw_progress(view, last, buf, rows.rest());
+    rows.skip(1);
+    let run = state.change.run.as_ref();
+    match (last, run) {
+        // the later of the two is what somebody wants to see the end of
+        (Some(last), Some(run)) if last.started_utc > run.started => {
+            draw_progress(view, last, buf, rows.rest());
+        }
+        (_, Some(run)) => change::draw_run(view, run, buf, rows.rest()),
+        (Some(last), None) => draw_progress(view, last, buf, rows.rest()),
+        (None, None) => {}
+    }
+}
+
+fn draw_entry(view: &View, entry: Entry, wide: usize, buf: &mut Buffer, area: Rect) {
+    let theme = &view.theme;
+    let chosen = entry == view.app.procedures.entry();
+    let mark = if chosen { theme.glyphs.select } else { " " };
+    let now = match entry {
+        Entry::Restart(ProcedureKind::CleanRestart) => {
+            "all nodes to standby, gossip forgotten, started again from one".to_owned()
+        }
+        Entry::Restart(ProcedureKind::RollingRestart) => {
+            "one node after the other, quorum held throughout".to_owned()
+        }
+        Entry::Change(verb) => possible(view, verb),
+    };
+    let room = usize::from(area.width).saturating_sub(wide + 3);
+    let now = format::truncate(&now, room, theme.glyphs.ellipsis);
+    let line = Line::from(vec![
+        Span::raw(format!("{mark} {}", format::left(entry.title(), wide))),
+        Span::styled(now, theme.quiet()),
+    ]);
+    widget::draw_line(buf, area, &line);
+    if chosen {
+        buf.set_style(area.intersection(buf.area), theme.selected());
+    }
+}
+
+/// For whom it is possible now, or why for nobody.
+fn possible(view: &View, verb: ChangeVerb) -> String {
+    let choices = choices(verb, view.cluster);
+    match (verb, choices.as_slice()) {
+        (_, []) => nothing_for(verb, view.cluster),
+        (ChangeVerb::Rebalance, _) => "the same members, spread evenly again".to_owned(),
+        (ChangeVerb::Cancel, _) => "one is under way".to_owned(),
+        (_, [one]) => words(one),
+        (ChangeVerb::Leave, all) => format!("one of {}", format::plural(all.len(), "member")),
+        (_, all) => format!("{}, or {} others", words(&all[0]), all.len() - 1),
     }
 }
 
@@ -193,7 +266,7 @@ fn outcome_line(view: &View, progress: &Progress) -> Line<'static> {
 }
 
 /// `● stop all   node-1 standby · node-2 standby      0.9 s`
-fn draw_step(view: &View, step: &StepView, wide: usize, buf: &mut Buffer, area: Rect) {
+pub(super) fn draw_step(view: &View, step: &StepView, wide: usize, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let (glyph, tone) = match step.state {
         StepState::Pending => (theme.glyphs.pending, Tone::Quiet),

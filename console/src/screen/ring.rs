@@ -9,7 +9,7 @@ use ringmaster_shared::{api::ring::RingNode, key::first_hash_of, topology::Step}
 
 use super::{View, quorum::replicas};
 use crate::{
-    format,
+    change, format,
     theme::{Tone, node_letter},
     widget::{
         self, Rows,
@@ -51,7 +51,8 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let with_circle = area.width >= CIRCLE_WIDTH && area.height >= CIRCLE_HEIGHT;
     if with_circle {
         // strip with its caret, the line under it, and the table come below
-        let below = view.ring.ranks() as u16 + 2 + 1 + 1;
+        let moving = u16::from(change::transition(view.cluster).is_some());
+        let below = view.ring.ranks() as u16 + 2 + 1 + 1 + moving;
         let height = rows.left().saturating_sub(below);
         let top = rows.take(height);
         let wide = (top.height * 2).min(top.width / 2);
@@ -91,7 +92,10 @@ fn title(view: &View) -> String {
             Step::Filling => "new replicas are being filled",
             Step::Dual => "reads ask old and new",
         };
-        format!("; {moving} are moving, {step}")
+        let why = view.cluster.ring.as_ref();
+        let why = why.and_then(|r| r.value.transition.as_ref());
+        let why = why.map_or(String::new(), |t| change::words(&change::seen(t)));
+        format!("; {why}: {moving} are moving, {step}")
     });
     format!(
         "Ring epoch {}, {} partitions on {nodes}{}",
@@ -230,6 +234,7 @@ fn draw_strip(view: &View, buf: &mut Buffer, rows: &mut Rows) {
         .map(|(i, l)| (i, *l))
         .collect();
     let mut strip = view.ring.strip(&ranks, width, bright(view), &view.theme);
+    strip.rows.extend(view.ring.incoming(width, &view.theme));
     strip.caret = Some(view.ring.cell_of(marked(view), width));
     strip.render(buf, rows.take(strip.height()), &view.theme);
 }
@@ -250,7 +255,15 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
         );
         let member = view.cluster.members.as_ref();
         let member = member.and_then(|m| m.value.cluster_members.get(&node.id));
+        let moves = node.joining || node.leaving;
         let state = match member {
+            Some(m) if moves && m.status.is_reachable() => {
+                let mark = theme.moves(node.joining);
+                Cell::new(
+                    format!("{} {}", mark.glyph, mark.word),
+                    theme.style(mark.tone),
+                )
+            }
             Some(m) => {
                 let mark = theme.member(m.status, m.lifecycle);
                 Cell::new(
@@ -260,7 +273,7 @@ fn draw_table(view: &View, buf: &mut Buffer, area: Rect) {
             }
             None => Cell::new("unknown", theme.style(Tone::Quiet)),
         };
-        let delta = if node.joining {
+        let delta = if moves {
             theme.glyphs.dash.to_owned()
         } else {
             format!("{:+.1}", round(node.owns_percent) - round(ideal))

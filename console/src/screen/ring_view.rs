@@ -116,6 +116,26 @@ impl RingView {
         })
     }
 
+    /// To whom copies are made, while a change is under way.
+    pub fn incoming(&self, width: usize, theme: &Theme) -> Option<StripRow> {
+        if self.parts.iter().all(|p| p.incoming.is_empty()) {
+            return None;
+        }
+        let cells = self.cells(width, |parts| {
+            match majority(parts.iter().flat_map(|p| p.incoming.iter().copied())) {
+                Some(i) => (node_letter(i), theme.node_style(i)),
+                None => (
+                    theme.glyphs.dot.chars().next().unwrap_or('.'),
+                    theme.quiet(),
+                ),
+            }
+        });
+        Some(StripRow {
+            label: "copied to".to_owned(),
+            cells,
+        })
+    }
+
     fn cells<T>(&self, width: usize, cell: impl Fn(&[Part]) -> T) -> Vec<T> {
         if self.is_empty() {
             return Vec::new();

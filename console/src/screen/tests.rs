@@ -97,8 +97,23 @@ fn screens_of_the_fixtures() {
 
 #[test]
 fn answers_and_overlays() {
-    for (name, app) in fixture::overlays::overlays() {
+    let changes = fixture::changes::all();
+    for (name, app) in fixture::overlays::overlays().into_iter().chain(changes) {
         snap(name, &app);
+    }
+    for (name, app) in fixture::changes::all() {
+        use ScreenId::{Doctor, Events, Members, Ring};
+        let screens: &[ScreenId] = match name {
+            "change_running" => &[Members, Ring],
+            "joining" => &[Members, Ring],
+            "read_only_node" => &[Members, Events, Doctor],
+            "two_clusters" | "change_menu" => &[Doctor],
+            _ => &[],
+        };
+        for screen in screens {
+            let name = format!("{name}_{}", screen.title().to_lowercase());
+            snap(&name, &on(&app, *screen));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Confirm<'a> {
     pub title: &'a str,
     /// What will happen, line by line.
     pub effects: Vec<String>,
-    /// What has to be typed.
+    /// What has to be typed; empty when Enter is enough.
     pub word: &'a str,
     pub typed: &'a str,
     /// Why it cannot be done now; typing is pointless then.
@@ -41,15 +41,19 @@ impl Confirm<'_> {
             lines.extend(why.map(|l| Line::styled(l, theme.style(Tone::Bad))));
             lines.push(Line::styled("Esc goes back", theme.quiet()));
         } else {
-            lines.push(Line::from(vec![
-                Span::raw("Type "),
-                Span::styled(self.word.to_owned(), theme.bold()),
-                Span::raw(" and press Enter to go on; Esc goes back."),
-            ]));
-            lines.push(Line::from(vec![
-                Span::styled("> ", theme.quiet()),
-                Span::styled(self.typed.to_owned(), theme.bold()),
-            ]));
+            if self.word.is_empty() {
+                lines.push(Line::raw("Enter goes on; Esc goes back."));
+            } else {
+                lines.push(Line::from(vec![
+                    Span::raw("Type "),
+                    Span::styled(self.word.to_owned(), theme.bold()),
+                    Span::raw(" and press Enter to go on; Esc goes back."),
+                ]));
+                lines.push(Line::from(vec![
+                    Span::styled("> ", theme.quiet()),
+                    Span::styled(self.typed.to_owned(), theme.bold()),
+                ]));
+            }
         }
         let height = lines.len() as u16 + 2;
         let place = widget::centered(area, width, height);
@@ -60,7 +64,10 @@ impl Confirm<'_> {
         let skip = lines.len() - shown;
         rows.lines(buf, lines.into_iter().skip(skip));
         let cursor_x = inner.x + 2 + format::width(self.typed) as u16;
-        (self.refused.is_none() && !inner.is_empty() && cursor_x < inner.right())
-            .then(|| (cursor_x, inner.y + shown as u16 - 1))
+        (self.refused.is_none()
+            && !self.word.is_empty()
+            && !inner.is_empty()
+            && cursor_x < inner.right())
+        .then(|| (cursor_x, inner.y + shown as u16 - 1))
     }
 }

@@ -38,12 +38,18 @@ impl Strip {
             let caret = Span::styled(theme.glyphs.caret, theme.bold());
             rows.line(buf, &Line::from(vec![Span::raw(" ".repeat(gap)), caret]));
         }
-        for row in &self.rows {
+        rows.lines(buf, self.lines(theme));
+    }
+
+    /// The rows without the caret, for who draws line by line.
+    pub fn lines(&self, theme: &Theme) -> Vec<Line<'static>> {
+        let line = |row: &StripRow| {
             let label = format!(" {}", format::left(&row.label, self.label_width));
             let mut spans = vec![Span::styled(label, theme.quiet())];
             spans.extend(runs(&row.cells));
-            rows.line(buf, &Line::from(spans));
-        }
+            Line::from(spans)
+        };
+        self.rows.iter().map(line).collect()
     }
 }
 

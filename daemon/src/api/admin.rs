@@ -8,8 +8,8 @@ use axum::{
 };
 use ringmaster_shared::{
     api::admin::{
-        ClearGossipResponse, DrainOrder, HOLD_SECONDS_MAX, OrderResponse, RepairResponse,
-        RestartOrder, StandbyOrder, StartOrder,
+        AdoptOrder, ClearGossipResponse, DrainOrder, HOLD_SECONDS_MAX, OrderResponse,
+        RepairResponse, RestartOrder, StandbyOrder, StartOrder,
     },
     error::ErrorCode,
     event::EventCode,
@@ -23,13 +23,18 @@ use super::{
 use crate::{
     config::seeds,
     lifecycle::{Ticket, facts::Phase, orders::Order},
-    node::{Node, SharedNode},
+    node::{
+        Node, SharedNode,
+        adopt::{self, Declined},
+    },
     time,
 };
 
 type None = Query<NoParameters>;
 type Accepted = Answer<(StatusCode, Json<OrderResponse>)>;
 
+/// Seeds one order to adopt may name.
+const ADOPT_SEEDS_MAX: usize = 16;
 /// Longest reason kept, characters.
 const REASON_MAX: usize = 200;
 
@@ -117,6 +122,43 @@ pub async fn start(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bod
     heard(&node, &format!("start {how}"));
     give(&node, Order::Start { seeds: order.seeds })?;
     Ok(done(&node, StatusCode::ACCEPTED, &format!("starts {how}")))
+}
+
+/// Gives up this node's cluster, pushes all it holds into that of the seeds, and joins it.
+#[utoipa::path(post, path = "/api/v1/admin/adopt", tag = "operating", request_body = AdoptOrder,
+    responses((status = 202, body = OrderResponse)))]
+pub async fn adopt(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: AdoptOrder = node.gates.bodies.json(&h, b).await?;
+    for seed in &order.seeds {
+        seeds::check_address(seed)
+            .map_err(|why| ApiError::bad_request(format!("seeds: {seed:?}: {why}")))?;
+    }
+    let config = &node.config;
+    let others = seeds::without_self(&order.seeds, &config.advertise, config.bind, config.port);
+    if others.is_empty() || others.len() > ADOPT_SEEDS_MAX {
+        return Err(ApiError::bad_request(format!(
+            "seeds: name 1 to {ADOPT_SEEDS_MAX} nodes of the cluster to join, and not this one"
+        )));
+    }
+    running_only(&node, "made to adopt another cluster")?;
+    let why = format!(
+        "to adopt the cluster of {} ({})",
+        others.join(", "),
+        reason(order.reason.as_deref())
+    );
+    adopt::order(&node, others)
+        .await
+        .map_err(|declined| match declined {
+            Declined::No(why) => ApiError::new(ErrorCode::Conflict, why),
+            Declined::NotNow(why) => {
+                let sentence = format!("no seed lets it be seen which cluster it is of: {why}");
+                ApiError::new(ErrorCode::Conflict, sentence).retry_after(5)
+            }
+        })?;
+    heard(&node, &why);
+    let message = format!("restarts {why}; it serves nobody until it is a member there");
+    give(&node, Order::Restart { why })?;
+    Ok(done(&node, StatusCode::ACCEPTED, &message))
 }
 
 /// Forgets remembered members and nothing else.

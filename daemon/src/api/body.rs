@@ -3,17 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     http::{HeaderMap, header, response::Parts},
     response::Response,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use ringmaster_shared::error::ErrorCode;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Answer, ApiError};
+use super::{Answer, ApiError, admission::Admission};
 
 /// Enough for any order, bytes.
 pub const ORDER_BYTES_MAX: usize = 64 * 1024;
@@ -84,6 +84,29 @@ impl BodyLimits {
         }
     }
 
+    /// Turns a write away before its body takes memory, when its length is known and there would
+    /// be no room for it. A body that is not too long is read and thrown away, so that the
+    /// connection can be used again.
+    pub async fn if_room(
+        &self,
+        admission: &Admission,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Answer<Body> {
+        let Some(length) = announced(headers) else {
+            return Ok(body);
+        };
+        let bytes = usize::try_from(length).unwrap_or(usize::MAX);
+        if let Err(refusal) = admission.look(bytes) {
+            return Err(if discard(body, length).await {
+                refusal
+            } else {
+                refusal.close()
+            });
+        }
+        Ok(body)
+    }
+
     /// Reads the whole body of at most `most` bytes.
     pub async fn read(&self, headers: &HeaderMap, body: Body, most: usize) -> Answer<Held> {
         let announced = announced(headers);
@@ -152,7 +175,8 @@ impl BodyLimits {
     }
 }
 
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Answer<T> {
+/// A JSON object that came as one.
+pub fn parse<'a, T: Deserialize<'a>>(headers: &HeaderMap, bytes: &'a [u8]) -> Answer<T> {
     if media_type(headers)? != Media::Json {
         return Err(unsupported("application/octet-stream"));
     }
@@ -235,13 +259,14 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
         .ok()
 }
 
-async fn discard(mut body: Body, length: u64) {
+/// Reads what is left of a body; whether it came to its end.
+async fn discard(mut body: Body, length: u64) -> bool {
     if length > DISCARD_MAX {
-        return;
+        return false;
     }
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
-    // how far it came does not matter
-    let _ = tokio::time::timeout(DISCARD_TIME, all).await;
+    let ended = tokio::time::timeout(DISCARD_TIME, all).await;
+    ended.is_ok() && body.is_end_stream()
 }
 
 #[cfg(test)]

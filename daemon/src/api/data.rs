@@ -1,9 +1,10 @@
 //! `/api/v1/data`: keys and values.
 
+pub mod batch;
+mod conditions;
+mod desk;
 mod key;
 mod value;
-
-use std::time::Instant;
 
 use axum::{
     Json,
@@ -18,33 +19,26 @@ use ringmaster_shared::{
         Consistency, DeleteRequest, ListResponse, PutRequest, ReadResponse, ReplicasResponse,
         WriteResponse,
     },
-    context,
     error::ErrorCode,
     key::Key,
-    member::Lifecycle,
-    version::{Value, VersionVector},
+    version::Value,
 };
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
 
+use self::desk::{Desk, Order};
 use super::{
     Answer, ApiError,
     body::{self, Media},
-    not_serving,
     query::{NoParameters, Query},
 };
 use crate::{
-    metrics::rates::Kind,
-    node::{Node, SharedNode},
-    replication::coordinator::{Coordinator, ReadOutcome, WriteRequest},
-    time,
+    node::SharedNode,
+    replication::coordinator::{Condition, ReadOutcome},
 };
 
 /// Room for the context and white space around a value, bytes.
 const ENVELOPE_BYTES: usize = 64 * 1024;
-/// Carries the context beside raw bytes, both ways.
-const HEADER_CONTEXT: &str = "x-ring-context";
 const LIST_DEFAULT: usize = 100;
 const LIST_MAX: usize = 1000;
 
@@ -55,52 +49,12 @@ pub struct Level {
     consistency: Consistency,
 }
 
-/// A request for data that was let in; its place is free again when this is dropped.
-struct Admitted<'a> {
-    node: &'a Node,
-    coordinator: &'a Coordinator,
-    kind: Kind,
-    since: Instant,
-    _place: SemaphorePermit<'a>,
-}
-
-impl<'a> Admitted<'a> {
-    fn new(node: &'a Node, kind: Kind) -> Answer<Self> {
-        let place = node
-            .gates
-            .requests
-            .try_acquire()
-            .map_err(|_| body::busy("too many requests for data are under way"))?;
-        let open = matches!(
-            node.lifecycle.get(),
-            Lifecycle::Serving | Lifecycle::Recovering
-        );
-        let coordinator = node.coordinator.get().filter(|_| open);
-        Ok(Self {
-            node,
-            coordinator: coordinator.ok_or_else(|| not_serving(node))?,
-            kind,
-            since: Instant::now(),
-            _place: place,
-        })
-    }
-}
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        let now_s = time::unix_ms() / 1000;
-        self.node
-            .metrics
-            .rates
-            .record(now_s, self.kind, self.since.elapsed());
-    }
-}
-
 /// Reads one key.
 #[utoipa::path(get, path = "/api/v1/data/{key}", tag = "data",
     params(("key" = String, Path, description = "Percent-encoded; a '/' is %2F"),
-           ("consistency" = Option<Consistency>, Query, description = "quorum by default")),
-    responses((status = 200, body = ReadResponse)))]
+           ("consistency" = Option<Consistency>, Query, description = "quorum by default"),
+           ("If-None-Match" = Option<String>, Header, description = "An ETag: 304 when the key is still so")),
+    responses((status = 200, body = ReadResponse), (status = 304, description = "As If-None-Match says")))]
 pub async fn read(
     State(node): State<SharedNode>,
     uri: Uri,
@@ -108,25 +62,34 @@ pub async fn read(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let key = key::from_path(uri.path())?;
-    let admitted = Admitted::new(&node, Kind::Get)?;
-    let timeout = node.config.limits.request_timeout;
-    let outcome = admitted
-        .coordinator
-        .read(key.clone(), level.consistency, timeout)
-        .await?;
+    let desk = Desk::open(&node)?;
+    let outcome = desk.read(&key, level.consistency).await?;
     let head = outcome.record.head().and_then(|s| s.value.as_ref());
+    let Some(head) = head else {
+        return Err(absent(&desk, &key, &outcome));
+    };
+    let token = desk.token(&key, &outcome.record.clock);
+    if conditions::is_known(&headers, &token)? {
+        return Ok(conditions::not_modified(&token));
+    }
     let answer = match head {
-        None => return Err(absent(&key, &outcome)),
-        Some(Value::Raw(bytes)) if wants_raw(&headers) => raw(&key, &outcome, bytes.clone()),
-        Some(value) => value::read_answer(&key, &outcome, value)?.into_response(),
+        Value::Raw(bytes) if wants_raw(&headers) => {
+            let kind = HeaderValue::from_static("application/octet-stream");
+            let answer = ([(header::CONTENT_TYPE, kind)], bytes.clone()).into_response();
+            conditions::mark(answer, &token, true)
+        }
+        value => {
+            let answer = value::read_answer(&key, token.clone(), &outcome, value)?;
+            conditions::mark(Json(answer).into_response(), &token, false)
+        }
     };
     node.gates.answers.answer(answer).await
 }
 
-fn absent(key: &Key, outcome: &ReadOutcome) -> ApiError {
+fn absent(desk: &Desk, key: &Key, outcome: &ReadOutcome) -> ApiError {
     let mut details = json!({"key": key, "read_result": value::read_result(outcome)});
     if !outcome.record.clock.is_empty() {
-        details["context"] = context::encode(key, &outcome.record.clock).into();
+        details["context"] = desk.token(key, &outcome.record.clock).into();
     }
     // a delete won over a concurrent write, which must stay visible
     if !outcome.record.is_deleted() {
@@ -146,20 +109,11 @@ fn wants_raw(headers: &HeaderMap) -> bool {
         })
 }
 
-fn raw(key: &Key, outcome: &ReadOutcome, bytes: bytes::Bytes) -> Response {
-    let kind = HeaderValue::from_static("application/octet-stream");
-    let mut response = ([(header::CONTENT_TYPE, kind)], bytes).into_response();
-    let token = context::encode(key, &outcome.record.clock);
-    if let Ok(token) = HeaderValue::from_str(&token) {
-        response.headers_mut().insert(HEADER_CONTEXT, token);
-    }
-    response
-}
-
 /// Writes one key; answered when a quorum has it on disk.
 #[utoipa::path(put, path = "/api/v1/data/{key}", tag = "data", request_body = PutRequest,
     params(("key" = String, Path, description = "Percent-encoded; a '/' is %2F"),
            ("consistency" = Option<Consistency>, Query, description = "quorum by default"),
+           ("If-Match" = Option<String>, Header, description = "An ETag: writes only when the key is still exactly so; * when it has a value"),
            ("If-None-Match" = Option<String>, Header, description = "* writes only when the key is absent")),
     responses((status = 200, body = WriteResponse)))]
 pub async fn write(
@@ -170,7 +124,7 @@ pub async fn write(
     body: Body,
 ) -> Answer<Response> {
     let key = key::from_path(uri.path())?;
-    let only_if_absent = only_if_absent(&headers)?;
+    let desk = Desk::open(&node)?;
     let media = body::media_type(&headers)?;
     let most = node.config.limits.value_bytes;
     let envelope = if media == Media::Json {
@@ -178,11 +132,11 @@ pub async fn write(
     } else {
         0
     };
-    let held = node
-        .gates
-        .bodies
-        .read(&headers, body, most + envelope)
+    let bodies = &node.gates.bodies;
+    let body = bodies
+        .if_room(&node.gates.admission, &headers, body)
         .await?;
+    let held = bodies.read(&headers, body, most + envelope).await?;
     let put = match media {
         Media::Json => value::parse_put(&held.bytes, most)?,
         Media::Raw => value::Put {
@@ -190,24 +144,18 @@ pub async fn write(
             context: None,
         },
     };
-    let request = WriteRequest {
-        context: seen(&key, put.context.as_deref(), &headers)?,
-        value: Some(put.value.clone()),
-        only_if_absent,
-        consistency: level.consistency,
-        timeout: node.config.limits.request_timeout,
-        key: key.clone(),
-    };
-    let admitted = Admitted::new(&node, Kind::Put)?;
-    let outcome = admitted.coordinator.write(request).await?;
-    let answer = value::write_answer(&key, &outcome, Some(&put.value))?;
-    held.answer(answer.into_response()).await
+    let in_body = put.context.as_deref();
+    let change = Some(put.value.clone());
+    let order = order(&desk, key, change, &headers, in_body, level.consistency)?;
+    let answer = carry_out(&desk, order).await?;
+    held.answer(answer).await
 }
 
 /// Deletes one key; deleting what is absent is fine.
 #[utoipa::path(delete, path = "/api/v1/data/{key}", tag = "data", request_body = Option<DeleteRequest>,
     params(("key" = String, Path, description = "Percent-encoded; a '/' is %2F"),
-           ("consistency" = Option<Consistency>, Query, description = "quorum by default")),
+           ("consistency" = Option<Consistency>, Query, description = "quorum by default"),
+           ("If-Match" = Option<String>, Header, description = "An ETag: deletes only when the key is still exactly so; * when it has a value")),
     responses((status = 200, body = WriteResponse)))]
 pub async fn delete(
     State(node): State<SharedNode>,
@@ -217,43 +165,47 @@ pub async fn delete(
     body: Body,
 ) -> Answer<Response> {
     let key = key::from_path(uri.path())?;
-    let order: DeleteRequest = node.gates.bodies.order(&headers, body).await?;
-    let request = WriteRequest {
-        context: seen(&key, order.context.as_deref(), &headers)?,
-        value: None,
-        only_if_absent: false,
-        consistency: level.consistency,
-        timeout: node.config.limits.request_timeout,
-        key: key.clone(),
-    };
-    let admitted = Admitted::new(&node, Kind::Put)?;
-    let outcome = admitted.coordinator.write(request).await?;
-    Ok(value::write_answer(&key, &outcome, None)?.into_response())
-}
-
-fn only_if_absent(headers: &HeaderMap) -> Answer<bool> {
-    match headers
-        .get(header::IF_NONE_MATCH)
-        .map(HeaderValue::as_bytes)
-    {
-        None => Ok(false),
-        Some(b"*") => Ok(true),
-        Some(_) => Err(ApiError::bad_request(
-            "If-None-Match takes only *: write when the key is absent",
-        )),
+    let desk = Desk::open(&node)?;
+    let delete: DeleteRequest = node.gates.bodies.order(&headers, body).await?;
+    let in_body = delete.context.as_deref();
+    let order = order(&desk, key, None, &headers, in_body, level.consistency)?;
+    if order.condition == Condition::Absent {
+        return Err(ApiError::bad_request(
+            "If-None-Match makes no sense for a delete: there would be nothing to delete",
+        ));
     }
+    carry_out(&desk, order).await
 }
 
-/// The context of the body, else of the header.
-fn seen(key: &Key, in_body: Option<&str>, headers: &HeaderMap) -> Answer<Option<VersionVector>> {
-    let in_header = headers
-        .get(HEADER_CONTEXT)
-        .map(|v| v.to_str().unwrap_or("?"));
-    in_body
-        .or(in_header)
-        .map(|token| context::decode(key, token))
-        .transpose()
-        .map_err(|e| ApiError::new(ErrorCode::BadContext, e.to_string()))
+/// A write with what its headers say.
+fn order(
+    desk: &Desk,
+    key: Key,
+    value: Option<Value>,
+    headers: &HeaderMap,
+    in_body: Option<&str>,
+    consistency: Consistency,
+) -> Answer<Order> {
+    let (condition, context) = conditions::of_write(desk, &key, headers, in_body)?;
+    Ok(Order {
+        key,
+        value,
+        context,
+        condition,
+        consistency,
+    })
+}
+
+async fn carry_out(desk: &Desk<'_>, order: Order) -> Answer<Response> {
+    let (key, value) = (order.key.clone(), order.value.clone());
+    let outcome = desk.write(order).await?;
+    let token = desk.token(&key, &outcome.record.clock);
+    let answer = value::write_answer(&key, token.clone(), &outcome, value.as_ref())?;
+    Ok(conditions::mark(
+        Json(answer).into_response(),
+        &token,
+        false,
+    ))
 }
 
 #[derive(Debug, Deserialize)]
@@ -282,9 +234,10 @@ pub async fn list(
         )));
     }
     let after = page.cursor.as_deref().map(cursor_key).transpose()?;
-    let admitted = Admitted::new(&node, Kind::Get)?;
+    let desk = Desk::open(&node)?;
+    let _place = desk.place()?;
     let timeout = node.config.limits.request_timeout;
-    let keys = admitted
+    let keys = desk
         .coordinator
         .list(&page.prefix, after.as_deref(), limit, timeout)
         .await?;
@@ -315,9 +268,10 @@ pub async fn replicas(
 ) -> Answer<Json<ReplicasResponse>> {
     let path = uri.path().strip_suffix("/replicas").unwrap_or_default();
     let key = key::from_path(path)?;
-    let admitted = Admitted::new(&node, Kind::Get)?;
+    let desk = Desk::open(&node)?;
+    let _place = desk.place()?;
     let timeout = node.config.limits.request_timeout;
-    let (partition, replicas) = admitted.coordinator.replicas(&key, timeout).await;
+    let (partition, replicas) = desk.coordinator.replicas(&key, timeout).await;
     Ok(Json(ReplicasResponse {
         key: key.to_string(),
         partition,

@@ -9,7 +9,7 @@ use axum::{
 use ringmaster_shared::error::{ErrorBody, ErrorCode};
 use serde_json::{Value, json};
 
-use crate::replication::coordinator::ReplicationError;
+use crate::replication::coordinator::{ReplicationError, SIBLINGS_MAX};
 
 /// Boxed, so that results stay small.
 #[derive(Debug, Clone)]
@@ -58,21 +58,32 @@ impl ApiError {
         self
     }
 
+    /// Adds to the details.
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.details[name] = value.into();
+        self
+    }
+
     #[cfg(test)]
     pub fn code(&self) -> ErrorCode {
         self.0.code
     }
 
+    pub fn body(&self, request_id: &str) -> ErrorBody {
+        ErrorBody {
+            error: self.0.message.clone(),
+            code: self.0.code,
+            details: self.0.details.clone(),
+            request_id: request_id.to_owned(),
+        }
+    }
+
     pub fn render(self, request_id: &str) -> Response {
+        let body = self.body(request_id);
         let inner = *self.0;
         let status = StatusCode::from_u16(inner.code.http_status())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = ErrorBody {
-            error: inner.message,
-            code: inner.code,
-            details: inner.details,
-            request_id: request_id.to_owned(),
-        };
         let mut response = axum::Json(body).into_response();
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -137,7 +148,15 @@ impl From<ReplicationError> for ApiError {
                     "missing": missing,
                 }))
             }
-            ReplicationError::Exists => Self::new(ErrorCode::PreconditionFailed, message),
+            ReplicationError::Precondition { present, .. } => {
+                Self::new(ErrorCode::PreconditionFailed, message)
+                    .details(json!({"exists": present, "outcome": "none"}))
+            }
+            ReplicationError::NotAlone { .. } => {
+                Self::new(ErrorCode::Conflict, message).details(json!({"outcome": "stored"}))
+            }
+            ReplicationError::Siblings { count, .. } => Self::new(ErrorCode::Conflict, message)
+                .details(json!({"outcome": "none", "siblings": count, "limit": SIBLINGS_MAX})),
             ReplicationError::NotServing(_) => {
                 Self::new(ErrorCode::NotServing, message).retry_after(1)
             }
@@ -152,6 +171,8 @@ impl From<ReplicationError> for ApiError {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use ringmaster_shared::version::VersionVector;
 
     use super::*;
     use crate::health::tests::id;
@@ -196,7 +217,29 @@ mod tests {
                 504,
                 json!({"outcome": "none", "needed": 2, "answered": 1, "missing": {"node-3": "dead"}}),
             ),
-            (ReplicationError::Exists, 412, json!({})),
+            (
+                ReplicationError::Precondition {
+                    clock: VersionVector::default(),
+                    present: true,
+                },
+                412,
+                json!({"exists": true, "outcome": "none"}),
+            ),
+            (
+                ReplicationError::NotAlone {
+                    clock: VersionVector::default(),
+                },
+                409,
+                json!({"outcome": "stored"}),
+            ),
+            (
+                ReplicationError::Siblings {
+                    clock: VersionVector::default(),
+                    count: 120,
+                },
+                409,
+                json!({"outcome": "none", "siblings": 120, "limit": SIBLINGS_MAX}),
+            ),
             (ReplicationError::NotServing("x".into()), 503, json!({})),
             (ReplicationError::TooBusy, 429, json!({})),
             (ReplicationError::Storage("x".into()), 503, json!({})),

@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{Json, body::Body, extract::State, http::HeaderMap};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use ringmaster_shared::{
-    api::membership::{
-        GossipConfigInfo, GossipStatus, GossipStatusResponse, JoinRequest, JoinResponse,
-        MembersResponse, ObservationsResponse, Observer, RumorsResponse,
+    api::{
+        membership::{
+            GossipConfigInfo, GossipStatus, GossipStatusResponse, JoinRequest, JoinResponse,
+            MembersResponse, ObservationsResponse, Observer, RumorsResponse,
+        },
+        ring::PlanResponse,
     },
     error::ErrorCode,
     id::NodeId,
@@ -136,17 +144,14 @@ pub async fn join(
     }))
 }
 
-/// Leaving for good is not built yet.
+/// This node hands over all it holds, then leaves the ring for good and ends.
 #[utoipa::path(post, path = "/gossip/leave", tag = "membership",
-    responses((status = 409, body = ringmaster_shared::error::ErrorBody)))]
-pub async fn leave(State(node): State<SharedNode>, _: None) -> ApiError {
-    ApiError::new(
-        ErrorCode::Conflict,
-        format!(
-            "this version of ringd cannot take {} out of the ring; stop it with Ctrl+C, it stays a member and may come back",
-            node.facts.id
-        ),
-    )
+    responses((status = 202, body = PlanResponse)))]
+pub async fn leave(
+    State(node): State<SharedNode>,
+    _: None,
+) -> Answer<(StatusCode, Json<PlanResponse>)> {
+    super::ring::leave_now(&node).await
 }
 
 /// Who sees whom as what: asks every member that answers.

@@ -1,19 +1,40 @@
-//! `/api/v1/ring`: who owns what.
+//! `/api/v1/ring`: who owns what, and changing it by plan and apply.
 
-use axum::{Json, extract::State};
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
 use ringmaster_shared::{
-    api::ring::{LocateResponse, RingResponse},
+    api::ring::{
+        ApplyRequest, ApplyResponse, LocateResponse, PlanRequest, PlanResponse, RingResponse,
+    },
     error::ErrorCode,
+    event::EventCode,
+    id::Epoch,
     key::Key,
     member::RingStamp,
+    topology::Topology,
 };
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     Answer, ApiError, not_serving,
     query::{NoParameters, Query},
 };
-use crate::{node::SharedNode, view};
+use crate::{
+    gossip::MemberState,
+    node::SharedNode,
+    topology::{
+        ChangeError,
+        plan::{self, Picture, Plan, PlanError},
+    },
+    view,
+};
 
 /// The whole table; empty, with epoch 0, before this node knows one.
 #[utoipa::path(get, path = "/api/v1/ring", tag = "ring",
@@ -43,4 +64,125 @@ pub async fn locate(
     };
     let members = look.members(&node.facts, RingStamp::default());
     Ok(Json(view::locate(&topology, &members, &key)))
+}
+
+/// What a plan is made from, at one moment.
+struct Present {
+    topology: Arc<Topology>,
+    members: Vec<MemberState>,
+}
+
+impl Present {
+    fn of(node: &SharedNode) -> Answer<Self> {
+        let look = node.look();
+        let Some(topology) = look.topology.clone() else {
+            return Err(not_serving(node));
+        };
+        let members = look.members(&node.facts, RingStamp::default());
+        Ok(Self {
+            topology,
+            members: members.iter().map(|m| m.state.clone()).collect(),
+        })
+    }
+
+    fn picture(&self) -> Picture<'_> {
+        Picture {
+            topology: &self.topology,
+            members: &self.members,
+        }
+    }
+}
+
+/// What a change of the ring would do. Nothing is done.
+#[utoipa::path(post, path = "/api/v1/ring/plan", tag = "ring", request_body = PlanRequest,
+    responses((status = 200, body = PlanResponse)))]
+pub async fn plan(
+    State(node): State<SharedNode>,
+    _: Query<NoParameters>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<PlanResponse>> {
+    let order: PlanRequest = node.gates.bodies.json(&headers, body).await?;
+    let present = Present::of(&node)?;
+    Ok(Json(plan::plan(&present.picture(), &order.change).response))
+}
+
+/// Begins the change of a plan; answers once it is decided.
+#[utoipa::path(post, path = "/api/v1/ring/apply", tag = "ring", request_body = ApplyRequest,
+    responses((status = 202, body = ApplyResponse)))]
+pub async fn apply(
+    State(node): State<SharedNode>,
+    _: Query<NoParameters>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<(StatusCode, Json<ApplyResponse>)> {
+    let order: ApplyRequest = node.gates.bodies.json(&headers, body).await?;
+    let present = Present::of(&node)?;
+    let resumed = plan::resume(&present.picture(), &order.plan_id);
+    let (plan, next) = resumed.map_err(refusal)?;
+    let epoch = begin(&node, &present.topology, &plan, &next).await?;
+    let response = ApplyResponse {
+        epoch,
+        message: format!("decided as epoch {epoch}: {}", plan.response.summary),
+        change: plan.response.change,
+    };
+    Ok((StatusCode::ACCEPTED, Json(response)))
+}
+
+/// Plans and applies in one: this node hands over all it holds and leaves for good.
+pub async fn leave_now(node: &SharedNode) -> Answer<(StatusCode, Json<PlanResponse>)> {
+    let present = Present::of(node)?;
+    let change = ringmaster_shared::api::ring::Change::Leave {
+        node: node.facts.id.clone(),
+    };
+    let plan = plan::plan(&present.picture(), &change);
+    let obstacles = plan.response.obstacles.clone();
+    match &plan.next {
+        Some(next) if obstacles.is_empty() => {
+            begin(node, &present.topology, &plan, next).await?;
+            Ok((StatusCode::ACCEPTED, Json(plan.response)))
+        }
+        _ => Err(refusal(PlanError::Obstacles(obstacles))),
+    }
+}
+
+/// Has the first step decided, from this node.
+async fn begin(node: &SharedNode, base: &Topology, plan: &Plan, next: &Topology) -> Answer<Epoch> {
+    if !base.settled_members().any(|m| m.id == node.facts.id) {
+        let message = format!(
+            "{} is not in the ring and cannot change it; apply the plan at a member",
+            node.facts.id
+        );
+        return Err(ApiError::new(ErrorCode::NotServing, message));
+    }
+    let message = format!("ordered by an operator: {}", plan.response.summary);
+    node.events.info(EventCode::OrderReceived, None, message);
+    let changed = node.topology.change(base, next).await;
+    changed.map_err(|error| match error {
+        ChangeError::Overtaken { now } => ApiError::new(
+            ErrorCode::Conflict,
+            format!("{error}; look at the ring and plan again"),
+        )
+        .details(json!({ "base_epoch": base.epoch, "current_epoch": now })),
+        ChangeError::NotRunning | ChangeError::NoMajority(_) => {
+            ApiError::new(ErrorCode::QuorumNotMet, error.to_string())
+                .details(json!({ "base_epoch": base.epoch }))
+                .retry_after(1)
+        }
+    })
+}
+
+fn refusal(error: PlanError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PlanError::Damaged => ApiError::bad_request(message),
+        PlanError::OtherCluster { ours, theirs } => ApiError::new(ErrorCode::WrongCluster, message)
+            .details(json!({ "cluster_id": ours, "plan_cluster_id": theirs })),
+        PlanError::Outdated { planned, current } => ApiError::new(ErrorCode::Conflict, message)
+            .details(json!({ "base_epoch": planned, "current_epoch": current })),
+        PlanError::Different => ApiError::new(ErrorCode::Conflict, message),
+        PlanError::Obstacles(obstacles) => {
+            ApiError::new(ErrorCode::Conflict, message).details(json!({ "obstacles": obstacles }))
+        }
+    }
 }

@@ -15,7 +15,9 @@ use super::{
     Answer, not_serving,
     query::{NoParameters, Query},
 };
-use crate::{gossip::GossipHandle, node::SharedNode, storage::Store};
+use crate::{
+    gossip::GossipHandle, node::SharedNode, replication::coordinator::Coordinator, storage::Store,
+};
 
 type None = Query<NoParameters>;
 
@@ -44,7 +46,12 @@ pub async fn metrics(State(node): State<SharedNode>, _: None) -> Response {
     let views = node.views();
     let store = node.store.get().map(Store::stats).unwrap_or_default();
     let gossip = node.gossip.get().map(GossipHandle::status);
-    let text = node.metrics.render(&views.status, &store, gossip.as_ref());
+    node.metrics.pressure.set(&node.gates.admission.pressure());
+    let repair = node.coordinator.get().map(Coordinator::repair_look);
+    let repair = repair.unwrap_or_default();
+    let text = node
+        .metrics
+        .render(&views.status, &store, &repair, gossip.as_ref());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -51,6 +51,8 @@ EXAMPLES
     ringd --node-id=node-3 --port=8083 --data-dir=./data/node-3 --seed-node=localhost:8081
   Come back after a crash, through whichever node runs:
     ringd --node-id=node-1 --port=8081 --data-dir=./data/node-1 --seed-nodes=localhost:8082,localhost:8083
+  Leave the cluster this node belongs to for another one, with everything it holds:
+    ringd --node-id=node-2 --port=8082 --data-dir=./data/node-2 --seed-node=localhost:8081 --adopt
   Look, write, read:
     curl http://localhost:8081/api/v1/status
     curl -X PUT http://localhost:8081/api/v1/data/greeting -H 'Content-Type: application/json' -d '{\"value\": \"hello\"}'
@@ -100,7 +102,7 @@ fn arg(setting: &'static Setting, flag: &'static str) -> Arg {
     if let Some(default) = setting.default {
         let _ = write!(help, " [default: {default}]"); // a String takes everything
     }
-    Arg::new(setting.key)
+    let arg = Arg::new(setting.key)
         .long(flag)
         .value_name(setting.value_name)
         .help(help)
@@ -109,7 +111,15 @@ fn arg(setting: &'static Setting, flag: &'static str) -> Arg {
             ArgAction::Append
         } else {
             ArgAction::Set
-        })
+        });
+    if setting.switch {
+        // what follows `--adopt` is the next flag, not its value
+        return arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true");
+    }
+    arg
 }
 
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, Failure> {
@@ -194,6 +204,7 @@ mod tests {
             "--port",
             "8081",
             "--seed-node=h:1",
+            "--adopt",
             "--seed-node",
             "h:2",
         ];
@@ -202,6 +213,7 @@ mod tests {
         };
         assert_eq!(flags.settings["node_id"], ["a"]);
         assert_eq!(flags.settings["port"], ["8081"]);
+        assert_eq!(flags.settings["adopt"], ["true"]);
         assert_eq!(flags.settings["seed_node"], ["h:1", "h:2"]);
         assert!(flags.config.is_none() && !flags.settings.contains_key("bind"));
     }

@@ -52,9 +52,9 @@ fn parse(path: &str, text: &str) -> Result<Layer, String> {
 }
 
 fn insert(layer: &mut Layer, path: &str, key: String, value: Value) -> Result<(), String> {
-    if settings::find(&key).is_none() {
+    let Some(setting) = settings::find(&key) else {
         return Err(format!("unknown key {key:?}"));
-    }
+    };
     let values = match value {
         Value::Array(values) => values,
         value => vec![value],
@@ -65,6 +65,8 @@ fn insert(layer: &mut Layer, path: &str, key: String, value: Value) -> Result<()
             let text = match value {
                 Value::String(text) => text,
                 Value::Integer(n) => n.to_string(),
+                Value::Boolean(b) if setting.switch => b.to_string(),
+                _ if setting.switch => return Err(format!("{key} must be true or false")),
                 _ => return Err(format!("{key} must be a text or a whole number")),
             };
             let origin = Origin::File {
@@ -92,6 +94,7 @@ mod tests {
             ),
             ("[port]\nx = 1", "unknown key \"port.x\""),
             ("port = true", "port must be"),
+            ("adopt = 1.5", "adopt must be true or false"),
             ("a = 1\nport 1", "line 2"),
         ];
         for (text, wants) in cases {

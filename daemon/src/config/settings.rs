@@ -8,6 +8,8 @@ pub struct Setting {
     pub value_name: &'static str,
     pub default: Option<&'static str>,
     pub repeatable: bool,
+    /// `--flag` alone means true.
+    pub switch: bool,
     pub heading: &'static str,
     pub help: &'static str,
 }
@@ -39,6 +41,7 @@ const fn setting(
         value_name,
         default,
         repeatable: false,
+        switch: false,
         heading,
         help,
     }
@@ -46,6 +49,11 @@ const fn setting(
 
 const fn repeatable(mut s: Setting) -> Setting {
     s.repeatable = true;
+    s
+}
+
+const fn switch(mut s: Setting) -> Setting {
+    s.switch = true;
     s
 }
 
@@ -114,6 +122,20 @@ pub static SETTINGS: &[Setting] = &[
         None,
         "The same, separated by commas",
     )),
+    switch(setting(
+        CLUSTER,
+        "adopt",
+        "BOOL",
+        Some("false"),
+        "When a seed is of another cluster: give up this node's cluster, push all it holds into the other, and join that",
+    )),
+    setting(
+        CLUSTER,
+        "join",
+        "WAY",
+        Some("auto"),
+        "auto: the members take this node in by themselves; manual: it waits as a candidate for an operator's plan (join, or replace a dead node)",
+    ),
     setting(
         CLUSTER,
         "replication_factor",
@@ -139,7 +161,7 @@ pub static SETTINGS: &[Setting] = &[
         LIMITS,
         "limits.connections",
         "N",
-        Some("10000"),
+        Some("16384"),
         "Open connections; more are turned away with 503",
     ),
     setting(
@@ -232,6 +254,20 @@ pub static SETTINGS: &[Setting] = &[
         "BYTES",
         Some("268435456"),
         "With less free space than this on the disk, no writes are taken until a quarter more is free",
+    ),
+    setting(
+        STORAGE,
+        "storage.hint_max_age",
+        "TIME",
+        Some("180m"),
+        "Hints older than this are given up, and their partitions compared instead",
+    ),
+    setting(
+        STORAGE,
+        "storage.tombstone_grace",
+        "TIME",
+        Some("10m"),
+        "How long a deleted key is remembered at least; the same on all nodes",
     ),
     setting(
         GOSSIP,

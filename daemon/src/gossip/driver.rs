@@ -8,7 +8,7 @@ use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
 use ringmaster_shared::{
     api::membership::{GossipStatus, Rumor},
     id::{ClusterId, NodeId},
-    member::{Lifecycle, Load, RingStamp},
+    member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use tokio::{
     net::UdpSocket,
@@ -54,8 +54,13 @@ pub enum Command {
         address: String,
         reply: oneshot::Sender<Result<NodeId, PeerError>>,
     },
-    AnnounceStopped {
+    /// This node goes down as this, and is silent then.
+    Announce {
+        last: MemberStatus,
         reply: oneshot::Sender<()>,
+    },
+    Bury {
+        node: NodeId,
     },
 }
 
@@ -458,11 +463,12 @@ impl<E: Exchange> Driver<E> {
             Command::Contact { address, reply } => {
                 self.start_exchange(turn, address, Some(reply));
             }
-            Command::AnnounceStopped { reply } => {
+            Command::Announce { last, reply } => {
                 self.take_local();
                 turn.farewell = Some(reply);
-                self.core.stop(now);
+                self.core.stop(now, last);
             }
+            Command::Bury { node } => self.core.bury(now, &node),
         }
     }
 

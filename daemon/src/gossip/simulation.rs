@@ -484,7 +484,7 @@ impl World {
 
     fn stop(&mut self, n: usize) {
         let now = self.time();
-        self.nodes[n].core.stop(now);
+        self.nodes[n].core.stop(now, MemberStatus::Stopped);
         self.nodes[n].condition = Condition::Stopped;
         self.counters.stops += 1;
         self.collect(n);

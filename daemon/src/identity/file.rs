@@ -12,12 +12,14 @@ use std::{
 
 use ringmaster_shared::{
     id::{ClusterId, Epoch, Generation, NodeId},
-    topology::Topology,
+    topology::{ChangeKind, Topology, Transition},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{AcceptorState, IdentityError, REMEMBERED_MAX, RememberedMember};
+use crate::breaks::broken;
+
+use super::{AcceptorState, Adopting, IdentityError, REMEMBERED_MAX, RememberedMember};
 
 pub(super) const FILE_NAME: &str = "identity.json";
 pub(super) const TEMP_NAME: &str = "identity.json.tmp";
@@ -42,7 +44,19 @@ pub(super) struct Persisted {
     /// Votes on top of epochs up to this one may have been given and forgotten.
     #[serde(default)]
     pub abstain_through: Epoch,
+    /// A ring of this cluster had this node as a settled member.
+    #[serde(default)]
+    pub was_member: bool,
+    /// The last ring that had it was letting it go as it had been asked to.
+    #[serde(default)]
+    pub was_leaving: bool,
     pub remembered: Vec<RememberedMember>,
+    /// How far this node is with leaving one cluster for another.
+    #[serde(default)]
+    pub adopting: Option<Adopting>,
+    /// The cluster that was given up last.
+    #[serde(default)]
+    pub given_up: Option<ClusterId>,
     #[serde(with = "one_line")]
     pub topology: Option<Topology>,
     #[serde(with = "one_line")]
@@ -55,15 +69,29 @@ impl Persisted {
             node_id,
             generation: 0,
             cluster_id: None,
-            actor_epoch: now_ms,
+            actor_epoch: if broken("reuse-actor") { 1 } else { now_ms },
             dots_leased_to: 0,
             needs_refill: false,
             had_store: false,
             filled_epoch: 0,
             abstain_through: 0,
+            was_member: false,
+            was_leaving: false,
             remembered: Vec::new(),
+            adopting: None,
+            given_up: None,
             topology: None,
             acceptor: None,
+        }
+    }
+
+    /// Remembers what this ring says of this node's membership; says nothing where it is none.
+    pub(super) fn note_membership(&mut self, ring: &Topology) {
+        let id = &self.node_id;
+        if ring.contains(id) && !ring.is_joining(id) {
+            let leaves = |t: &Transition| t.kind == ChangeKind::Leave;
+            self.was_leaving = ring.is_leaving(id) && ring.transition.iter().any(leaves);
+            self.was_member = true;
         }
     }
 
@@ -81,6 +109,13 @@ impl Persisted {
                     t.cluster_id
                 ));
             }
+        }
+        let given_up = matches!(
+            self.adopting,
+            Some(Adopting::Pushing(_) | Adopting::Emptying(_))
+        );
+        if given_up && self.cluster_id.is_some() {
+            return Some("it gave its cluster up and names one".into());
         }
         if self.remembered.len() > REMEMBERED_MAX {
             return Some("it remembers too many members".into());

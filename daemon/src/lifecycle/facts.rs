@@ -23,12 +23,16 @@ pub enum Place {
     Outside,
     Joining,
     Settled,
+    /// It was in the ring and is no more.
+    Departed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     pub phase: Phase,
     pub place: Place,
+    /// While outside it waits for an operator's plan (`--join manual`).
+    pub waits_for_plan: bool,
     /// The data was lost and is being copied back.
     pub needs_refill: bool,
     /// An operator's drain order, with its reason.
@@ -44,6 +48,7 @@ impl Facts {
         Self {
             phase,
             place: Place::Outside,
+            waits_for_plan: false,
             needs_refill: false,
             drained: None,
             broken: None,
@@ -70,6 +75,14 @@ fn running(facts: &Facts) -> (Lifecycle, Option<String>) {
         return (Lifecycle::Draining, Some(why.clone()));
     }
     match facts.place {
+        Place::Departed => {
+            let why = "it is no member of the ring any more";
+            return (Lifecycle::Draining, Some(why.into()));
+        }
+        Place::Outside if facts.waits_for_plan => {
+            let wait = "an operator's plan to take it in";
+            return (Lifecycle::Candidate, Some(wait.into()));
+        }
         Place::Outside => {
             let wait = "the members of the ring to let this node in";
             return (Lifecycle::Joining, Some(wait.into()));
@@ -116,6 +129,18 @@ mod tests {
                 Lifecycle::Joining,
             ),
             (settled.clone(), Lifecycle::Serving),
+            (
+                edit(&settled, |f| f.waits_for_plan = true),
+                Lifecycle::Serving,
+            ),
+            (
+                edit(&running, |f| f.waits_for_plan = true),
+                Lifecycle::Candidate,
+            ),
+            (
+                edit(&running, |f| f.place = Place::Departed),
+                Lifecycle::Draining,
+            ),
             (
                 edit(&settled, |f| f.needs_refill = true),
                 Lifecycle::Recovering,

@@ -21,4 +21,13 @@ impl AddressBook for Addresses {
             .map(|m| m.state.address.clone());
         heard.or_else(|| Some(self.topology.current()?.member(node)?.address.clone()))
     }
+
+    fn is_at(&self, node: &NodeId, address: &str) -> bool {
+        let members = self.gossip.get().map(GossipHandle::members);
+        let mut heard = members.iter().flat_map(|m| m.iter());
+        match heard.find(|m| &m.state.id == node) {
+            Some(member) => member.state.address == address,
+            None => self.address_of(node).as_deref() == Some(address),
+        }
+    }
 }

@@ -13,8 +13,8 @@ use ringmaster_shared::{
 };
 
 use super::{
-    SharedNode,
-    seeds::{self, Meanwhile, Welcome},
+    SharedNode, adopt,
+    seeds::{self, Foreign, Meanwhile, Refused, Welcome},
     start::{on_disk, refill},
 };
 use crate::{
@@ -39,6 +39,15 @@ pub enum Way {
 
 /// A seed list that names only this node leads nowhere on an empty data dir.
 pub fn check_seeds(config: &Config, identity: &IdentityStore) -> Result<(), Failure> {
+    if identity.adopting().is_some() {
+        return Ok(()); // it knows where to go
+    }
+    if config.adopt && config.other_seeds().is_empty() {
+        return Err(Failure::Usage(
+            "--adopt needs a node of the cluster to join: name it with --seed-node HOST:PORT"
+                .into(),
+        ));
+    }
     let nowhere = !config.seeds.is_empty() && config.other_seeds().is_empty();
     if nowhere && identity.cluster_id().is_none() {
         return Err(Failure::Usage(format!(
@@ -108,7 +117,7 @@ pub async fn found(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
     );
     let id = cluster_id.clone();
     on_disk(node, move |identity| identity.set_cluster(id)).await?;
-    adopt(node, topology).await?;
+    take_over(node, topology).await?;
     let message = format!(
         "founded cluster {cluster_id} in {}: no seed was given and the folder held no cluster",
         node.config.data_dir.display()
@@ -153,7 +162,7 @@ pub async fn join(
     })
     .await?;
     peers.set_cluster(cluster_id.clone());
-    adopt(node, topology).await?;
+    take_over(node, topology).await?;
     let message = format!("joined cluster {cluster_id} through {seed}");
     node.events
         .info(EventCode::ClusterJoined, Some(&node.facts.id), message);
@@ -186,33 +195,65 @@ pub fn spawn_greeting(node: &SharedNode, seeds: Vec<String>) {
     }
     let node = node.clone();
     tokio::spawn(async move {
-        let knocked = tokio::select! {
-            () = node.stop.cancelled() => return,
-            knocked = seeds::knock(&node, &seeds, Meanwhile::Serves) => knocked,
-        };
-        match knocked {
-            Ok(welcome) => {
-                if let Err(failure) = adopt(&node, welcome.topology).await {
-                    tracing::warn!("{failure}");
-                }
-                let contact = async {
-                    let gossip = node.gossip.get()?;
-                    gossip.contact(&welcome.seed).await.ok()
-                };
-                // gossip tries again by itself
-                let _ = tokio::time::timeout(Duration::from_secs(20), contact).await;
-            }
-            Err(failure) => {
-                let message = failure.to_string();
-                node.events
-                    .error(EventCode::SeedRefused, Some(&node.facts.id), message);
-                let _ = node.orders.send(Order::Fail(failure)).await;
-            }
+        tokio::select! {
+            () = node.stop.cancelled() => {}
+            () = greet(&node, seeds) => {}
         }
     });
 }
 
-async fn adopt(node: &SharedNode, topology: Topology) -> Result<(), Failure> {
+async fn greet(node: &SharedNode, mut seeds: Vec<String>) {
+    while !seeds.is_empty() {
+        match seeds::knock(node, &seeds, Meanwhile::Serves).await {
+            Ok(welcome) => return greeted(node, welcome).await,
+            Err(Refused::Foreign(foreign)) if is_left_behind(node, &foreign) => {
+                seeds.retain(|seed| *seed != foreign.seed);
+            }
+            Err(Refused::Foreign(foreign)) if node.config.adopt => {
+                let order = adopt::order_by_flag(node, &foreign.seed).await;
+                let _ = node.orders.send(order).await;
+                return;
+            }
+            Err(refused) => {
+                let failure = Failure::from(refused);
+                let message = failure.to_string();
+                node.events
+                    .error(EventCode::SeedRefused, Some(&node.facts.id), message);
+                let _ = node.orders.send(Order::Fail(failure)).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn greeted(node: &SharedNode, welcome: Welcome) {
+    if let Err(failure) = take_over(node, welcome.topology).await {
+        tracing::warn!("{failure}");
+    }
+    let contact = async {
+        let gossip = node.gossip.get()?;
+        gossip.contact(&welcome.seed).await.ok()
+    };
+    // gossip tries again by itself
+    let _ = tokio::time::timeout(Duration::from_secs(20), contact).await;
+}
+
+/// A seed of the cluster this node left: its flags are older than the order to adopt.
+fn is_left_behind(node: &SharedNode, foreign: &Foreign) -> bool {
+    let left = node.identity.given_up();
+    let is = left.is_some() && foreign.theirs == left;
+    if is {
+        let message = format!(
+            "the seed {} still belongs to the cluster this node has left; name another, or let it adopt as well",
+            foreign.seed
+        );
+        node.events
+            .warn(EventCode::SeedRefused, Some(&node.facts.id), message);
+    }
+    is
+}
+
+async fn take_over(node: &SharedNode, topology: Topology) -> Result<(), Failure> {
     let adopted = node.topology.adopt(topology).await;
     adopted
         .map(|_| ())

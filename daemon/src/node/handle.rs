@@ -11,9 +11,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::BodyLimits,
+    api::{Admission, BodyLimits, Bounds},
     cli::{self, Failure},
-    config::Config,
+    config::{Config, JoinWay},
     events::Events,
     gossip::{GossipHandle, MemberState},
     health::keeper::Keeper,
@@ -59,7 +59,7 @@ pub struct Gates {
     /// Of values on their way to clients.
     pub answers: BodyLimits,
     /// Requests for data.
-    pub requests: Semaphore,
+    pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
 }
 
@@ -82,12 +82,21 @@ impl Node {
         let topology = TopologyHandle::new(identity.clone(), events.clone())
             .map_err(|e| Failure::Failed(format!("{e:#}")))?;
         let control = Control::new(phase);
+        control.update(|facts| facts.waits_for_plan = config.join == JoinWay::Manual);
         let lifecycle = control.lifecycle();
         let limits = &config.limits;
         let gates = Gates {
             bodies: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
             answers: BodyLimits::new(limits.body_bytes_total, limits.body_timeout),
-            requests: Semaphore::new(limits.requests),
+            admission: Admission::new(
+                Bounds {
+                    requests: limits.requests,
+                    bytes: limits.body_bytes_total,
+                    value_bytes: limits.value_bytes,
+                    timeout: limits.request_timeout,
+                },
+                events.clone(),
+            ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
         };
         let look = Look {
@@ -97,6 +106,7 @@ impl Node {
             topology: topology.current(),
             members: None,
             store: None,
+            overloaded: false,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -127,6 +137,8 @@ impl Node {
     pub fn look(&self) -> Look {
         let topology = self.topology.current();
         let cluster = topology.as_ref().map(|t| t.cluster_id.clone());
+        let repair = self.coordinator.get().map(Coordinator::repair_look);
+        let repair = repair.unwrap_or_default();
         Look {
             now: Timestamp::now(),
             cluster_id: cluster.or_else(|| self.identity.cluster_id()),
@@ -137,7 +149,10 @@ impl Node {
                 stats: s.stats(),
                 hints_owed: s.hints_owed(),
                 poisoned: s.poisoned(),
+                dirty: repair.dirty,
+                tombstones_wait_for: repair.tombstones_wait_for,
             }),
+            overloaded: self.gates.admission.pressure().overloaded,
         }
     }
 

@@ -35,7 +35,41 @@ pub struct Welcome {
 pub enum Closed {
     /// It may later.
     Later(String),
-    Never(Failure),
+    Never(Foreign),
+}
+
+/// A seed of another cluster.
+#[derive(Debug)]
+pub struct Foreign {
+    pub seed: String,
+    /// Its cluster, when it said so in so many words.
+    pub theirs: Option<ClusterId>,
+    why: String,
+}
+
+impl Foreign {
+    pub fn failure(&self) -> Failure {
+        Failure::Failed(format!(
+            "the seed belongs to another cluster: {}; give a seed of this node's cluster, or an empty --data-dir to join the other; or start it with --adopt to give up this node's cluster and carry all it holds into the other",
+            self.why
+        ))
+    }
+}
+
+/// Why knocking ended without a welcome.
+#[derive(Debug)]
+pub enum Refused {
+    Foreign(Foreign),
+    Broken(Failure),
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Foreign(foreign) => foreign.failure(),
+            Refused::Broken(failure) => failure,
+        }
+    }
 }
 
 /// What the node does meanwhile.
@@ -52,11 +86,12 @@ pub async fn knock(
     node: &SharedNode,
     seeds: &[String],
     meanwhile: Meanwhile,
-) -> Result<Welcome, Failure> {
+) -> Result<Welcome, Refused> {
+    let bug = |what: &str| Refused::Broken(Failure::Failed(format!("a bug: {what}")));
     let peers = node
         .peers
         .get()
-        .ok_or_else(|| Failure::Failed("a bug: no connections before seeds".into()))?;
+        .ok_or_else(|| bug("no connections before seeds"))?;
     let mut told = Told::default();
     for attempt in 0_u32.. {
         let mut whys = Vec::new();
@@ -64,7 +99,7 @@ pub async fn knock(
             match ask(node, peers, seed).await {
                 Ok(welcome) => return Ok(welcome),
                 Err(Closed::Later(why)) => whys.push(why),
-                Err(Closed::Never(failure)) => return Err(failure),
+                Err(Closed::Never(foreign)) => return Err(Refused::Foreign(foreign)),
             }
         }
         match meanwhile {
@@ -79,7 +114,7 @@ pub async fn knock(
         }
         tokio::time::sleep(pause(attempt, rand::random())).await;
     }
-    Err(Failure::Failed("a bug: the seeds were given up".into()))
+    Err(bug("the seeds were given up"))
 }
 
 async fn ask(node: &SharedNode, peers: &Peers, seed: &str) -> Result<Welcome, Closed> {
@@ -105,40 +140,42 @@ fn judge(seed: &str, answer: Result<Response, PeerError>) -> Result<Welcome, Clo
         Ok(Response::Refused {
             code: RefusalCode::WrongCluster,
             reason,
-        }) => Err(Closed::Never(refused(&format!("{seed}: {reason}")))),
+        }) => Err(Closed::Never(Foreign {
+            seed: seed.to_owned(),
+            theirs: None,
+            why: format!("{seed}: {reason}"),
+        })),
         Ok(Response::NotReady { reason } | Response::Refused { reason, .. }) => {
             Err(Closed::Later(format!("{seed}: {reason}")))
         }
         Ok(_) => Err(Closed::Later(format!(
             "{seed}: gave an answer that makes no sense"
         ))),
-        Err(error @ PeerError::WrongCluster { .. }) => {
-            Err(Closed::Never(refused(&error.to_string())))
+        Err(ref error @ PeerError::WrongCluster { ref theirs, .. }) => {
+            Err(Closed::Never(Foreign {
+                seed: seed.to_owned(),
+                theirs: ClusterId::new(theirs).ok(),
+                why: error.to_string(),
+            }))
         }
         Err(error) => Err(Closed::Later(error.to_string())),
     }
 }
 
-fn refused(why: &str) -> Failure {
-    Failure::Failed(format!(
-        "the seed belongs to another cluster: {why}; give a seed of this node's cluster, or an empty --data-dir to join the other"
-    ))
-}
-
 /// Doubles up to a limit, between half and all of it.
-fn pause(attempt: u32, random: f64) -> Duration {
+pub fn pause(attempt: u32, random: f64) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.min(10));
     doubled.min(LONGEST_PAUSE).mul_f64(0.5 + random / 2.0)
 }
 
 /// Says what is waited for when it changes, and now and then.
 #[derive(Default)]
-struct Told {
+pub struct Told {
     last: Option<(String, std::time::Instant)>,
 }
 
 impl Told {
-    fn tell(&mut self, node: &SharedNode, whys: &str) {
+    pub fn tell(&mut self, node: &SharedNode, whys: &str) {
         let waits = format!("a seed to answer: {whys}");
         node.control.update(|facts| {
             facts.waiting_for = Some(waits.clone());
@@ -207,11 +244,14 @@ mod tests {
             theirs: "their-id".into(),
             ours: "our-id".into(),
         });
-        let Err(Closed::Never(failure)) = judge("h:1", other) else {
+        let Err(Closed::Never(foreign)) = judge("h:1", other) else {
             panic!("another cluster is final");
         };
+        let failure = foreign.failure();
         let text = failure.to_string();
-        assert!(text.contains("their-id") && text.contains("our-id"));
+        for part in ["their-id", "our-id", "--adopt"] {
+            assert!(text.contains(part), "{text}");
+        }
         assert_eq!(failure.exit_code(), 1);
     }
 }

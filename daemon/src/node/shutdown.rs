@@ -75,7 +75,14 @@ async fn farewell(node: &SharedNode) {
     let Some(gossip) = node.gossip.get() else {
         return;
     };
-    if timeout(FAREWELL, gossip.announce_stopped()).await.is_ok() {
+    let last_words = async {
+        if node.identity.departure().is_some() {
+            gossip.announce_left().await;
+        } else {
+            gossip.announce_stopped().await;
+        }
+    };
+    if timeout(FAREWELL, last_words).await.is_ok() {
         tracing::info!("stopping: told the other nodes");
     } else {
         tracing::warn!("stopping: could not tell the other nodes in time");

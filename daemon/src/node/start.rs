@@ -7,34 +7,67 @@ use ringmaster_shared::{event::EventCode, id::ClusterId, key::PARTITION_COUNT_DE
 use super::{
     SharedNode,
     address_book::Addresses,
-    bind,
+    adopt::{self, Course},
+    bind, departure,
     entry::{self, Way, addresses, ring_members},
     watchers,
 };
 use crate::{
     cli::Failure,
     gossip::{GossipHandle, GossipParts, MemberState},
-    identity::IdentityStore,
+    identity::{Adopting, IdentityStore},
     lifecycle::facts::Phase,
     replication::{
+        clock::HybridClock,
         coordinator::{Coordinator, CoordinatorParts},
         peers::{LocalPeer, Peers},
         server::PeerServer,
+        settings::RepairSettings,
+        transfer::forget_leftovers,
     },
     storage::{Store, StoreConfig},
+    time::unix_ms,
     topology::DriverParts,
 };
 
 /// Folder of the engine inside the data dir.
 pub const STORE_DIR: &str = "store";
 
-pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Result<(), Failure> {
+/// How a start ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    Runs,
+    /// A step is done that only a new life can build on.
+    Again {
+        why: String,
+    },
+}
+
+pub async fn start(
+    node: &SharedNode,
+    udp: UdpSocket,
+    seeds: Vec<String>,
+) -> Result<Started, Failure> {
+    node.control.update(|facts| facts.phase = Phase::Starting);
+    let mut course = adopt::begin(node, seeds).await?;
     let starting = "the store to open".to_owned();
     node.control.update(|facts| {
         facts.phase = Phase::Starting;
         facts.waiting_for = Some(starting);
     });
+    if let Course::Again { why } = course {
+        return Ok(Started::Again { why });
+    }
     let store = open_store(node).await?;
+    // before the doors open: what is held of the old cluster is nobody's to read
+    if let Course::Push(route) = course {
+        course = adopt::push(node, &store, route).await?;
+    }
+    let seeds = match course {
+        Course::On { seeds } => seeds,
+        Course::Again { why } => return Ok(Started::Again { why }),
+        Course::Push(_) => return Err(Failure::Failed("a bug: pushed, and to push".into())),
+    };
     let peers = open_doors(node, &store);
     let identity = &node.identity;
     let remembered: Vec<String> = addresses(&identity.remembered());
@@ -47,27 +80,38 @@ pub async fn start(node: &SharedNode, udp: UdpSocket, seeds: Vec<String>) -> Res
     let members = match &way {
         Way::Found => entry::found(node).await?,
         Way::Join(through) => entry::join(node, &peers, through).await?,
-        Way::Return => entry::come_back(node)?,
+        Way::Return => {
+            departure::refuse(identity)?;
+            entry::come_back(node)?
+        }
     };
     let cluster_id = node
         .identity
         .cluster_id()
         .ok_or_else(|| Failure::Failed("a bug: no cluster after joining".into()))?;
     peers.set_cluster(cluster_id.clone());
+    adopt::arrived(node).await?;
     run_parts(node, udp, &seeds, remembered, cluster_id, members)?;
     if way == Way::Return {
         entry::spawn_greeting(node, seeds);
     }
-    Ok(())
+    Ok(Started::Runs)
+}
+
+/// Of the ring this node goes by, or of the one it gave up and has the records of.
+fn partition_count(node: &SharedNode) -> u16 {
+    if let Some(topology) = node.topology.current() {
+        return topology.partition_count();
+    }
+    let adopting = node.identity.adopting();
+    let route = adopting.as_ref().and_then(Adopting::route);
+    route.map_or(PARTITION_COUNT_DEFAULT, |r| r.partition_count)
 }
 
 async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
     let config = StoreConfig {
         dir: node.config.data_dir.join(STORE_DIR),
-        partition_count: node
-            .topology
-            .current()
-            .map_or(PARTITION_COUNT_DEFAULT, |t| t.partition_count()),
+        partition_count: partition_count(node),
         segment_bytes: node.config.storage.segment_bytes,
         cache_bytes: node.config.storage.cache_bytes,
         hint_bytes_max: node.config.storage.hint_bytes_max,
@@ -92,10 +136,22 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
         node.events
             .info(EventCode::StorageRecovered, Some(&node.facts.id), message);
     }
+    let settings = repair_settings(node);
+    node.topology
+        .before_gaining(forget_leftovers(store.clone(), settings));
     if report.lost_data {
         refill(node, "its stored data could not be used").await?;
     } else if report.empty && node.identity.had_store() {
         refill(node, "its store was emptied").await?;
+    }
+    if report.lost_data || report.empty {
+        // the floors went with the rest, and what is late may arrive before the refill; only now,
+        // for a store with entries no longer looks like an emptied one
+        let count = node.topology.current().map_or(0, |t| t.partition_count());
+        let floor = settings.floor_of_the_unknowing(unix_ms());
+        let floors = (0..count).map(|p| (p, floor)).collect();
+        let raised = store.raise_floors(floors).await;
+        raised.map_err(|e| Failure::Failed(e.to_string()))?;
     }
     // in this order: cut anywhere, the next start still knows that the data was lost
     on_disk(node, move |identity| {
@@ -106,6 +162,13 @@ async fn open_store(node: &SharedNode) -> Result<Store, Failure> {
     // set once: `start` runs once in a life
     let _ = node.store.set(store.clone());
     Ok(store)
+}
+
+fn repair_settings(node: &SharedNode) -> RepairSettings {
+    RepairSettings {
+        tombstone_grace: node.config.storage.tombstone_grace,
+        hint_max_age: node.config.storage.hint_max_age,
+    }
 }
 
 pub async fn refill(node: &SharedNode, why: &str) -> Result<(), Failure> {
@@ -146,6 +209,7 @@ fn open_doors(node: &SharedNode, store: &Store) -> Peers {
         lifecycle: node.lifecycle.clone(),
         store: store.clone(),
         topology: node.topology.clone(),
+        clock: HybridClock::of_this_node(),
         gossip: node.gossip.clone(),
         stop: node.stop.clone(),
     };
@@ -171,6 +235,11 @@ fn run_parts(
         .store
         .get()
         .ok_or_else(|| Failure::Failed("a bug: the store is not open".into()))?;
+    let clock = node
+        .peer_server
+        .get()
+        .map(|server| server.clock.clone())
+        .ok_or_else(|| Failure::Failed("a bug: the door to other nodes is not open".into()))?;
     if let Some(topology) = node.topology.current() {
         remembered.extend(addresses(&ring_members(&topology, node)));
     }
@@ -206,6 +275,8 @@ fn run_parts(
         gossip: gossip.clone(),
         peers: peers.clone(),
         events: node.events.clone(),
+        clock,
+        repair: repair_settings(node),
         stop: node.stop.clone(),
     });
     let _ = node.coordinator.set(coordinator);

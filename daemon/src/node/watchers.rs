@@ -12,7 +12,7 @@ use ringmaster_shared::{
 };
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::SharedNode;
+use super::{SharedNode, departure};
 use crate::{
     cli::Failure,
     gossip::{GossipHandle, GossipNotice, Members},
@@ -122,6 +122,7 @@ pub fn spawn_lifecycle(node: &SharedNode) {
 /// Where this node stands in the ring it goes by.
 pub fn update_place(node: &SharedNode) {
     let place = match node.topology.current() {
+        _ if node.identity.departure().is_some() => Place::Departed,
         Some(t) if t.is_joining(&node.facts.id) => Place::Joining,
         Some(t) if t.contains(&node.facts.id) => Place::Settled,
         _ => Place::Outside,
@@ -138,6 +139,7 @@ pub fn spawn_running(node: &SharedNode, gossip: &GossipHandle) {
     // the lifecycle may have changed between the start of gossip and now
     gossip.set_lifecycle(node.lifecycle.get());
     spawn_ring(node, gossip);
+    departure::spawn(node);
     spawn_storage(node);
     spawn_space(node);
     spawn_notices(node, gossip);

@@ -1,70 +1,67 @@
 //! Anti-entropy: replicas compare the digests of the partitions they share and exchange what
 //! differs, so that a replica that was away ends up with all it missed without anyone asking.
 //!
-//! Promises: cost follows the difference (roots, then leaves, then versions, then records); one
-//! exchange at a time; bounded messages. Partitions that are being moved are left to `transfer`.
-//! Both sides only ever join, so two rounds at once or a round cut short do no harm.
+//! Promises: what goes over the wire follows the difference (roots, branches, leaves, versions,
+//! records: each only where the one above differs), and is counted; who returned and what is dirty
+//! comes first; one round at a time; bounded messages. Partitions that are being moved are left to
+//! `transfer`. Both sides only ever join, so two rounds at once or a round cut short do no harm.
+//! What one partition's comparison says is in `compare`.
+
+mod compare;
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rand::Rng;
 use ringmaster_shared::{
-    clock::Hlc,
-    event::EventCode,
-    id::{Epoch, NodeId, PartitionId},
-    key::Key,
+    event::{EventCode, Severity},
+    id::{NodeId, PartitionId},
     member::MemberStatus,
     topology::Topology,
-    version::Record,
 };
 use serde_json::json;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
-    frames::{Request, Response},
-    hints::parts,
-    peers::Class,
-    site::Site,
-};
-use crate::{gossip::MemberView, storage::Store, time::unix_ms};
+use self::compare::{Comparison, Tally};
+use super::site::Site;
+use crate::{breaks::broken, gossip::MemberView};
 
 /// Between two rounds when nothing happens; up to a quarter is added at random.
 const EVERY: Duration = Duration::from_secs(60);
 /// After this node's start, a member's return or a finished topology change: within this range.
 const SOON_MS: std::ops::Range<u64> = 1_000..3_000;
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Records asked for at once.
-const FETCH_KEYS: usize = 128;
-/// Pause between messages that carry records.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Cheap handle of the worker.
 #[derive(Clone)]
 pub struct AntiEntropy {
-    running: Arc<AtomicBool>,
+    state: Arc<Mutex<State>>,
     wake: Arc<Notify>,
 }
 
-/// What one round moved.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Tally {
-    partitions: usize,
-    pulled: usize,
-    pushed: usize,
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// Members to begin with, because they returned or are known to be behind.
+    urgent: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    /// Asked for, and about to begin.
+    Queued,
+    Running,
 }
 
 impl AntiEntropy {
     /// Starts the worker; it ends with the site's stop token.
     pub fn start(site: Arc<Site>) -> Self {
         let handle = Self {
-            running: Arc::default(),
+            state: Arc::default(),
             wake: Arc::default(),
         };
         let worker = handle.clone();
@@ -75,13 +72,25 @@ impl AntiEntropy {
         handle
     }
 
-    /// Runs a round now; `false` when one is under way.
+    /// Runs a round now; `false` when one is under way, or about to begin.
     pub fn now(&self) -> bool {
-        if self.running.load(Ordering::Acquire) {
-            return false;
+        let mut state = self.lock();
+        let idle = state.phase == Phase::Idle;
+        if idle {
+            state.phase = Phase::Queued;
+            self.wake.notify_one();
         }
+        idle
+    }
+
+    /// This member is known to be behind: a round soon, which begins with it.
+    pub fn soon(&self, member: &NodeId) {
+        self.lock().urgent.insert(member.clone());
         self.wake.notify_one();
-        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(self, site: Arc<Site>) {
@@ -92,14 +101,21 @@ impl AntiEntropy {
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => {
+                    if self.lock().phase != Phase::Queued {
+                        next = next.min(Instant::now() + soon());
+                        continue;
+                    }
+                }
                 changed = members.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let now = who_answers(&members.borrow_and_update());
-                    if has_returned(&answering, &now) {
+                    let returned = returned(&answering, &now);
+                    if !returned.is_empty() {
                         next = next.min(Instant::now() + soon());
+                        self.lock().urgent.extend(returned);
                     }
                     answering = now;
                     continue;
@@ -118,9 +134,13 @@ impl AntiEntropy {
                     continue;
                 }
             }
-            self.running.store(true, Ordering::Release);
-            round(&site).await;
-            self.running.store(false, Ordering::Release);
+            let urgent = {
+                let mut state = self.lock();
+                state.phase = Phase::Running;
+                std::mem::take(&mut state.urgent)
+            };
+            round(&site, &urgent).await;
+            self.lock().phase = Phase::Idle;
             next = Instant::now() + EVERY.mul_f64(rand::rng().random_range(1.0..1.25));
         }
     }
@@ -139,29 +159,104 @@ fn who_answers(members: &[MemberView]) -> BTreeMap<NodeId, u64> {
         .collect()
 }
 
-/// Whether somebody answers who did not before, or is another process now.
-fn has_returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> bool {
-    now.iter()
-        .any(|(id, generation)| before.get(id) != Some(generation))
+/// Who answers that did not before, or is another process now.
+fn returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> Vec<NodeId> {
+    let new = now
+        .iter()
+        .filter(|(id, life)| before.get(*id) != Some(*life));
+    new.map(|(id, _)| id.clone()).collect()
 }
 
 /// Compares with each reachable node that shares partitions.
-async fn round(site: &Site) {
+async fn round(site: &Site, urgent: &BTreeSet<NodeId>) {
+    if broken("no-repair") {
+        return;
+    }
     let Some(topology) = site.replica.topology.current() else {
         return;
     };
     if !site.replica.lifecycle.get().replicates() {
         return;
     }
-    for (peer, partitions) in shared_with(&topology, site.me()) {
+    let dirty = site.replica.store.dirty();
+    let shared = shared_with(&topology, site.me());
+    for (peer, partitions) in in_order(shared, &dirty, urgent) {
         if !site.is_reachable(&peer) {
             continue;
         }
-        match compare(site, &peer, topology.epoch, &partitions).await {
-            Ok(tally) if tally == Tally::default() => {}
-            Ok(tally) => report(site, &peer, tally),
-            Err(why) => tracing::debug!(peer = %peer, "comparing partitions ended early: {why}"),
+        // before anything is read
+        let issued = site.issued();
+        let mut comparison = Comparison::new(site, &peer, topology.epoch, issued);
+        let ended = comparison.run(&partitions).await;
+        let (tally, clean) = (comparison.tally, comparison.clean);
+        if tally.partitions > 0 {
+            report(site, &peer, tally);
         }
+        if let Err(why) = ended {
+            tracing::debug!(peer = %peer, "comparing partitions ended early: {why}");
+        }
+        let marked = dirty.get(&peer).map_or(&[][..], Vec::as_slice);
+        let cleaned: Vec<PartitionId> = marked
+            .iter()
+            .filter(|p| clean.contains(p))
+            .copied()
+            .collect();
+        clear(site, &peer, cleaned).await;
+    }
+    for (target, partitions) in dirty {
+        settle_dirty(site, &topology, &target, partitions).await;
+    }
+}
+
+/// Whom to compare with what, the pressing things first: members that returned or have dirty
+/// partitions, and of each its dirty partitions.
+fn in_order(
+    shared: BTreeMap<NodeId, Vec<PartitionId>>,
+    dirty: &BTreeMap<NodeId, Vec<PartitionId>>,
+    urgent: &BTreeSet<NodeId>,
+) -> Vec<(NodeId, Vec<PartitionId>)> {
+    let mut order: Vec<_> = shared.into_iter().collect();
+    for (peer, partitions) in &mut order {
+        if let Some(dirty) = dirty.get(peer) {
+            partitions.sort_by_key(|p| !dirty.contains(p));
+        }
+    }
+    order.sort_by_key(|(peer, _)| !(urgent.contains(peer) || dirty.contains_key(peer)));
+    order
+}
+
+/// Dirty marks that no comparison of this node's own copies can clear: of partitions the target
+/// no longer holds, and of partitions this node only coordinated writes for. Of the latter the
+/// others compare their copies; here it is only asked whether they are the same by now.
+async fn settle_dirty(
+    site: &Site,
+    topology: &Topology,
+    target: &NodeId,
+    partitions: Vec<PartitionId>,
+) {
+    let (held, gone): (Vec<_>, Vec<_>) = partitions
+        .into_iter()
+        .partition(|p| topology.is_replica(*p, target));
+    clear(site, target, gone).await;
+    let elsewhere: Vec<PartitionId> = held
+        .into_iter()
+        .filter(|p| !topology.is_replica(*p, site.me()))
+        .collect();
+    if elsewhere.is_empty() || !site.is_reachable(target) {
+        return;
+    }
+    match compare::same_elsewhere(site, topology, target, &elsewhere).await {
+        Ok(same) => clear(site, target, same).await,
+        Err(why) => tracing::debug!(node = %target, "dirty partitions stay marked: {why}"),
+    }
+}
+
+async fn clear(site: &Site, target: &NodeId, partitions: Vec<PartitionId>) {
+    if partitions.is_empty() {
+        return;
+    }
+    if let Err(error) = site.replica.store.clear_dirty(target, partitions).await {
+        tracing::debug!(node = %target, "dirty partitions stay marked: {error}");
     }
 }
 
@@ -182,197 +277,23 @@ fn shared_with(topology: &Topology, me: &NodeId) -> BTreeMap<NodeId, Vec<Partiti
 
 fn report(site: &Site, peer: &NodeId, tally: Tally) {
     let what = format!(
-        "compared with {peer}: took over {} keys and handed over {} in {} partitions",
-        tally.pulled, tally.pushed, tally.partitions
+        "compared with {peer}: took over {} keys and handed over {} in {} partitions, with {} bytes",
+        tally.pulled,
+        tally.pushed,
+        tally.partitions,
+        tally.traffic.total()
     );
     let details = json!({
         "pulled": tally.pulled, "pushed": tally.pushed, "partitions": tally.partitions,
+        "bytes_sent": tally.traffic.sent, "bytes_received": tally.traffic.received,
     });
-    let severity = ringmaster_shared::event::Severity::Info;
     let code = EventCode::RepairFinished;
-    site.events.emit(code, severity, Some(peer), what, details);
-}
-
-async fn compare(
-    site: &Site,
-    peer: &NodeId,
-    epoch: Epoch,
-    partitions: &[PartitionId],
-) -> Result<Tally, String> {
-    let request = Request::DigestRoots {
-        partitions: partitions.to_vec(),
-    };
-    let Response::Roots { roots: theirs } = ask(site, peer, epoch, request).await? else {
-        return Err(NOT_ASKED.to_owned());
-    };
-    let wanted = partitions.to_vec();
-    let ours: Vec<u64> = off_thread(site, move |store| {
-        Ok(wanted.iter().map(|p| store.digest_root(*p)).collect())
-    })
-    .await?;
-    let mut tally = Tally::default();
-    for at in different(&ours, &theirs) {
-        let moved = compare_partition(site, peer, epoch, partitions[at]).await?;
-        if moved != Tally::default() {
-            tally.partitions += 1;
-            tally.pulled += moved.pulled;
-            tally.pushed += moved.pushed;
-        }
-    }
-    Ok(tally)
-}
-
-/// Positions at which two digests differ; what one of them lacks is not compared.
-fn different(ours: &[u64], theirs: &[u64]) -> Vec<usize> {
-    let pairs = ours.iter().zip(theirs).enumerate();
-    pairs
-        .filter(|(_, (a, b))| a != b)
-        .map(|(at, _)| at)
-        .collect()
-}
-
-async fn compare_partition(
-    site: &Site,
-    peer: &NodeId,
-    epoch: Epoch,
-    partition: PartitionId,
-) -> Result<Tally, String> {
-    let request = Request::DigestLeaves { partition };
-    let Response::Leaves { leaves: theirs } = ask(site, peer, epoch, request).await? else {
-        return Err(NOT_ASKED.to_owned());
-    };
-    let ours = off_thread(site, move |store| Ok(store.digest_leaves(partition))).await?;
-    let mut tally = Tally::default();
-    for leaf in different(&ours, &theirs) {
-        let leaf = u16::try_from(leaf).map_err(|e| e.to_string())?;
-        let request = Request::LeafVersions { partition, leaf };
-        let Response::Versions { versions: theirs } = ask(site, peer, epoch, request).await? else {
-            return Err(NOT_ASKED.to_owned());
-        };
-        let ours = off_thread(site, move |store| store.leaf_versions(partition, leaf)).await?;
-        let plan = Exchange::of(&ours, theirs);
-        tally.pulled += pull(site, peer, epoch, &plan.pull).await?;
-        tally.pushed += push(site, peer, epoch, &plan).await?;
-    }
-    Ok(tally)
-}
-
-/// What one leaf's comparison asks for.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Exchange {
-    /// The other has it, and we have nothing or something else.
-    pull: Vec<Key>,
-    /// We have it, and the other nothing or something else: with the fingerprint it had there
-    /// (0 for nothing), since after pulling there may be nothing left to push.
-    push: Vec<(Key, u64)>,
-}
-
-impl Exchange {
-    fn of(ours: &[(Key, u64)], theirs: Vec<(Key, u64)>) -> Self {
-        let mine: BTreeMap<&Key, u64> = ours.iter().map(|(k, f)| (k, *f)).collect();
-        let theirs: BTreeMap<Key, u64> = theirs.into_iter().collect();
-        let mut exchange = Self::default();
-        for (key, fingerprint) in &mine {
-            let there = theirs.get(*key).copied().unwrap_or(0);
-            if there != *fingerprint {
-                exchange.push.push(((*key).clone(), there));
-            }
-        }
-        for (key, fingerprint) in theirs {
-            if mine.get(&key) != Some(&fingerprint) {
-                exchange.pull.push(key);
-            }
-        }
-        exchange
-    }
-}
-
-async fn pull(site: &Site, peer: &NodeId, epoch: Epoch, keys: &[Key]) -> Result<usize, String> {
-    let mut changed = 0;
-    for chunk in keys.chunks(FETCH_KEYS) {
-        let mut rest = chunk;
-        // an answer stops when it is full; what follows its last key is asked for again
-        while !rest.is_empty() {
-            let request = Request::FetchRecords {
-                keys: rest.to_vec(),
-            };
-            let Response::Records { mut entries } = ask(site, peer, epoch, request).await? else {
-                return Err(NOT_ASKED.to_owned());
-            };
-            let Some((last, _)) = entries.last() else {
-                break;
-            };
-            let Some(at) = rest.iter().position(|key| key == last) else {
-                return Err(NOT_ASKED.to_owned());
-            };
-            rest = &rest[at + 1..];
-            entries.retain(|(_, record)| !site.is_absurd(peer, record.max_hlc()));
-            let merged = site.replica.store.merge_many(entries).await;
-            changed += merged.map_err(|error| error.to_string())?;
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-    Ok(changed)
-}
-
-async fn push(site: &Site, peer: &NodeId, epoch: Epoch, plan: &Exchange) -> Result<usize, String> {
-    let mut changed = 0;
-    for chunk in plan.push.chunks(FETCH_KEYS) {
-        let wanted = chunk.to_vec();
-        let entries = off_thread(site, move |store| {
-            let mut entries: Vec<(Key, Record)> = Vec::new();
-            for (key, there) in wanted {
-                if let Some(record) = store.get(&key)?
-                    && record.fingerprint() != there
-                {
-                    entries.push((key, record));
-                }
-            }
-            Ok(entries)
-        })
-        .await?;
-        for part in parts(entries) {
-            let request = Request::Merge {
-                entries: part,
-                issued: Hlc::from_parts(unix_ms(), 0),
-            };
-            let Response::Merged { changed: n } = ask(site, peer, epoch, request).await? else {
-                return Err(NOT_ASKED.to_owned());
-            };
-            changed += n as usize;
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-    Ok(changed)
-}
-
-const NOT_ASKED: &str = "answered something else than was asked";
-
-async fn ask(
-    site: &Site,
-    peer: &NodeId,
-    epoch: Epoch,
-    request: Request,
-) -> Result<Response, String> {
-    let deadline = Instant::now() + CALL_TIMEOUT;
-    let answer = site.ask(peer, Class::Bulk, epoch, request, deadline).await;
-    answer.map_err(|error| error.why())
-}
-
-async fn off_thread<T, F>(site: &Site, read: F) -> Result<T, String>
-where
-    T: Send + 'static,
-    F: FnOnce(&Store) -> Result<T, crate::storage::StorageError> + Send + 'static,
-{
-    let store = site.replica.store.clone();
-    let read = tokio::task::spawn_blocking(move || read(&store)).await;
-    read.map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())
+    site.events
+        .emit(code, Severity::Info, Some(peer), what, details);
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use ringmaster_shared::{
         id::ClusterId,
         topology::{RingMember, Step, Transition},
@@ -382,35 +303,6 @@ mod tests {
 
     fn id(name: &str) -> NodeId {
         NodeId::new(name).expect("valid")
-    }
-
-    fn versions(list: &[(u8, u64)]) -> Vec<(Key, u64)> {
-        let mut map = BTreeMap::new();
-        for (k, f) in list {
-            map.insert(Key::new(&format!("k{k}")).expect("valid"), f + 1);
-        }
-        map.into_iter().collect()
-    }
-
-    proptest! {
-        #[test]
-        fn exactly_the_difference_is_exchanged(
-            ours in prop::collection::vec((0_u8..12, 0_u64..3), 0..12),
-            theirs in prop::collection::vec((0_u8..12, 0_u64..3), 0..12),
-        ) {
-            let (ours, theirs) = (versions(&ours), versions(&theirs));
-            let plan = Exchange::of(&ours, theirs.clone());
-            for entry in &ours {
-                let pushed = plan.push.iter().any(|(k, _)| *k == entry.0);
-                prop_assert_eq!(pushed, !theirs.contains(entry));
-            }
-            for entry in &theirs {
-                prop_assert_eq!(plan.pull.contains(&entry.0), !ours.contains(entry));
-            }
-            let mirrored = Exchange::of(&theirs, ours);
-            let pushed: Vec<&Key> = plan.push.iter().map(|(k, _)| k).collect();
-            prop_assert_eq!(pushed, mirrored.pull.iter().collect::<Vec<_>>());
-        }
     }
 
     #[test]
@@ -445,14 +337,48 @@ mod tests {
     fn a_return_is_a_new_face_or_a_new_life() {
         type Faces = &'static [(&'static str, u64)];
         let set = |list: Faces| list.iter().map(|(n, g)| (id(n), *g)).collect();
-        let cases: [(Faces, Faces, bool); 4] = [
-            (&[("a", 1)], &[("a", 1)], false),
-            (&[("a", 1), ("b", 1)], &[("a", 1)], false),
-            (&[("a", 1)], &[("a", 1), ("b", 1)], true),
-            (&[("a", 1)], &[("a", 2)], true),
+        let cases: [(Faces, Faces, &[&str]); 4] = [
+            (&[("a", 1)], &[("a", 1)], &[]),
+            (&[("a", 1), ("b", 1)], &[("a", 1)], &[]),
+            (&[("a", 1)], &[("a", 1), ("b", 1)], &["b"]),
+            (&[("a", 1), ("b", 1)], &[("a", 2), ("b", 1)], &["a"]),
         ];
         for (before, now, want) in cases {
-            assert_eq!(has_returned(&set(before), &set(now)), want);
+            let want: Vec<NodeId> = want.iter().map(|n| id(n)).collect();
+            assert_eq!(returned(&set(before), &set(now)), want);
         }
+    }
+
+    #[test]
+    fn who_returned_and_what_is_dirty_comes_first() {
+        let shared = BTreeMap::from([
+            (id("a"), vec![1, 2, 3]),
+            (id("b"), vec![4, 5]),
+            (id("c"), vec![6, 7, 8]),
+        ]);
+        let dirty = BTreeMap::from([(id("c"), vec![8, 40])]);
+        let order = in_order(shared.clone(), &dirty, &[id("b")].into());
+        let want = [
+            (id("b"), vec![4, 5]),
+            (id("c"), vec![8, 6, 7]),
+            (id("a"), vec![1, 2, 3]),
+        ];
+        assert_eq!(order, want);
+        let calm = in_order(shared.clone(), &BTreeMap::new(), &BTreeSet::new());
+        assert!(calm.into_iter().eq(shared));
+    }
+
+    #[test]
+    fn a_queued_round_is_not_begun_twice() {
+        let handle = AntiEntropy {
+            state: Arc::default(),
+            wake: Arc::default(),
+        };
+        assert!(handle.now());
+        assert!(!handle.now(), "queued");
+        handle.lock().phase = Phase::Running;
+        assert!(!handle.now(), "running");
+        handle.lock().phase = Phase::Idle;
+        assert!(handle.now());
     }
 }

@@ -4,21 +4,17 @@
 //! holds only well-formed topologies; anything else ends the connection. What the frames mean is
 //! left to others.
 
-use bytes::Bytes;
-use futures_util::Sink;
 use ringmaster_shared::topology::Topology;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio::io::AsyncRead;
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use super::frames::{FRAME_BYTES_MAX, Request, RequestFrame, Response, ResponseFrame};
 use crate::topology::{RegisterReply, RegisterRequest};
 
-/// Bytes collected before they go to the socket, so that a batch of small frames is one write.
-const WRITE_BATCH_BYTES: usize = 256 * 1024;
-/// Most frames handed to the socket between two flushes.
-pub const WRITE_BATCH_FRAMES: usize = 256;
+/// The length before each frame: u32, big endian.
+const LENGTH_BYTES: usize = 4;
 
 /// Why a frame was not accepted or not made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -66,13 +62,48 @@ impl Frame for ResponseFrame {
     }
 }
 
-/// The body of a frame, without its length.
-pub fn encode<F: Frame>(frame: &F) -> Result<Bytes, CodecError> {
-    let body = postcard::to_stdvec(frame).map_err(|e| CodecError::Malformed(e.to_string()))?;
-    if body.len() > FRAME_BYTES_MAX {
-        return Err(CodecError::TooLarge(body.len()));
+/// Appends a frame with its length. After an error `out` is as it was.
+pub fn encode_into<F: Serialize>(frame: &F, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    let body = start + LENGTH_BYTES;
+    let appended = postcard::serialize_with_flavor(frame, Tail { out });
+    let error = match appended {
+        Ok(()) if out.len() - body <= FRAME_BYTES_MAX => None,
+        Ok(()) => Some(CodecError::TooLarge(out.len() - body)),
+        Err(error) => Some(CodecError::Malformed(error.to_string())),
+    };
+    if let Some(error) = error {
+        out.truncate(start);
+        return Err(error);
     }
-    Ok(Bytes::from(body))
+    // over four bytes it would have been over the limit
+    let length = u32::try_from(out.len() - body).unwrap_or(u32::MAX);
+    out[start..body].copy_from_slice(&length.to_be_bytes());
+    Ok(())
+}
+
+/// Lets postcard append to a buffer that is not its own.
+struct Tail<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl postcard::ser_flavors::Flavor for Tail<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.out.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// The frame in one body. Never panics, whatever the bytes.
@@ -101,19 +132,9 @@ pub fn reader<R: AsyncRead>(io: R) -> FramedRead<R, LengthDelimitedCodec> {
     FramedRead::new(io, lengths())
 }
 
-/// Bodies to be sent; flush once a batch.
-pub fn writer<W>(io: W) -> impl Sink<Bytes, Error = std::io::Error> + Unpin
-where
-    W: AsyncWrite + Unpin,
-{
-    let mut framed = FramedWrite::new(io, lengths());
-    framed.set_backpressure_boundary(WRITE_BATCH_BYTES);
-    framed
-}
-
 #[cfg(test)]
 mod tests {
-    use futures_util::{SinkExt, StreamExt};
+    use futures_util::StreamExt;
     use proptest::prelude::*;
     use ringmaster_shared::{
         id::{ClusterId, NodeId},
@@ -123,6 +144,23 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    /// The body of a frame, without its length.
+    fn encode<F: Frame>(frame: &F) -> Result<Vec<u8>, CodecError> {
+        let mut out = b"before".to_vec();
+        match encode_into(frame, &mut out) {
+            Ok(()) => {
+                let body = out.split_off(6 + LENGTH_BYTES);
+                let length = u32::try_from(body.len()).expect("small");
+                assert_eq!(out[6..], length.to_be_bytes());
+                Ok(body)
+            }
+            Err(error) => {
+                assert_eq!(out, b"before", "nothing is left of what failed");
+                Err(error)
+            }
+        }
+    }
 
     fn topology() -> Topology {
         let member = RingMember {
@@ -166,7 +204,7 @@ mod tests {
                 "cut at {cut}"
             );
         }
-        let mut longer = good.to_vec();
+        let mut longer = good.clone();
         longer.extend([0, 0]);
         assert_eq!(
             decode::<RequestFrame>(&longer),
@@ -189,24 +227,6 @@ mod tests {
         assert!(frames.next().await.expect("an answer").is_err());
     }
 
-    #[tokio::test]
-    async fn a_batch_arrives_in_order() {
-        let (here, there) = tokio::io::duplex(64 * 1024);
-        let mut out = writer(here);
-        for id in 0..100 {
-            let body = encode(&request(id, Request::Ping)).expect("small");
-            out.feed(body).await.expect("room");
-        }
-        out.flush().await.expect("room");
-        drop(out);
-        let bodies: Vec<_> = reader(there).collect().await;
-        let ids = bodies.into_iter().map(|body| {
-            let body = body.expect("whole");
-            decode::<RequestFrame>(&body).expect("sane").id
-        });
-        assert!(ids.eq(0..100));
-    }
-
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
@@ -221,7 +241,7 @@ mod tests {
         #[test]
         fn one_flipped_byte_never_panics(at in 0_usize..1000, to in any::<u8>()) {
             let frame = request(5, Request::PushTopology { topology: topology() });
-            let mut body = encode(&frame).expect("small").to_vec();
+            let mut body = encode(&frame).expect("small");
             let at = at % body.len();
             body[at] = to;
             if let Ok(frame) = decode::<RequestFrame>(&body) {

@@ -6,14 +6,16 @@
 //! driver (`drive`), listings (`listing`). Leaves what one replica does to `replica`, and
 //! bringing replicas up later to `hints`, `anti_entropy` and `transfer`.
 
-mod clock;
+mod calls;
 mod drive;
 #[cfg(test)]
 pub mod history;
 mod key_locks;
+mod latency;
 mod listing;
 mod read;
 pub mod round;
+mod sight;
 #[cfg(test)]
 mod simulation;
 mod write;
@@ -22,6 +24,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ringmaster_shared::{
     api::data::{Consistency, ReplicaView},
+    event::{EventCode, Severity},
     id::{NodeId, PartitionId},
     key::Key,
     member::Lifecycle,
@@ -32,19 +35,28 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::{clock::HybridClock, key_locks::KeyLocks, round::Breaks};
+pub use self::write::{Condition, SIBLINGS_MAX};
+use self::{key_locks::KeyLocks, round::Breaks, sight::Sight, write::SIBLINGS_WARN};
 use super::{
     anti_entropy::AntiEntropy,
+    clock::HybridClock,
     hints::Hints,
     network::{LiveNetwork, Network},
     peers::Peers,
     replica::ReplicaContext,
+    settings::{RepairSettings, Traffic},
     site::Site,
+    tombstones::{self, Collector},
     transfer,
 };
 use crate::{
-    events::Events, gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle,
-    storage::Store, topology::TopologyHandle,
+    breaks::{self, broken},
+    events::Events,
+    gossip::GossipHandle,
+    identity::IdentityStore,
+    lifecycle::LifecycleHandle,
+    storage::Store,
+    topology::TopologyHandle,
 };
 
 /// Client operations under way at once; more are turned away.
@@ -59,8 +71,7 @@ pub struct WriteRequest {
     pub value: Option<Value>,
     /// What the client had seen; `None` supersedes whatever is there.
     pub context: Option<VersionVector>,
-    /// `If-None-Match: *`.
-    pub only_if_absent: bool,
+    pub condition: Condition,
     pub consistency: Consistency,
     pub timeout: Duration,
 }
@@ -74,6 +85,8 @@ pub struct WriteOutcome {
     pub quorum_achieved: bool,
     /// What the write left behind, for the client's next context.
     pub record: Record,
+    /// For earlier writes of the same key.
+    pub waited: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -115,8 +128,21 @@ pub enum ReplicationError {
         /// False when nothing can have changed (a read, or a write that was still reading).
         may_have_written: bool,
     },
-    #[error("the key exists already")]
-    Exists,
+    #[error("{}", if *.present { "the key is not as the condition says" } else { "the key has no value" })]
+    Precondition {
+        /// What is there now.
+        clock: VersionVector,
+        present: bool,
+    },
+    /// A conditional write met another one.
+    #[error(
+        "another write of the key took place at the same moment; this one is stored beside it or superseded by it: read again, settle the siblings, and write with that context"
+    )]
+    NotAlone { clock: VersionVector },
+    #[error(
+        "the key has {count} versions side by side that the context does not cover: read it, settle the siblings, and write with that read's context (or without any)"
+    )]
+    Siblings { clock: VersionVector, count: usize },
     #[error("this node is not serving: {0}")]
     NotServing(String),
     #[error("too many requests for this key or node are under way")]
@@ -183,6 +209,9 @@ pub struct CoordinatorParts {
     pub gossip: GossipHandle,
     pub peers: Peers,
     pub events: Events,
+    /// The clock that answers to others go by as well.
+    pub clock: HybridClock,
+    pub repair: RepairSettings,
     pub stop: CancellationToken,
 }
 
@@ -191,13 +220,26 @@ pub struct CoordinatorParts {
 pub struct Coordinator {
     inner: Arc<Inner>,
     repair: AntiEntropy,
+    tombstones: Collector,
+}
+
+/// What background repair has to say about itself.
+#[derive(Debug, Clone, Default)]
+pub struct RepairLook {
+    /// Partitions by the member that has to be compared in them.
+    pub dirty: BTreeMap<NodeId, u64>,
+    /// Members that deleted keys wait for.
+    pub tombstones_wait_for: Vec<NodeId>,
+    /// Deleted keys that were old enough to be forgotten when last looked at, and are not yet.
+    pub tombstones_waiting: u64,
+    pub traffic: Traffic,
 }
 
 struct Inner {
     site: Arc<Site>,
     hints: Hints,
-    clock: HybridClock,
     locks: Arc<KeyLocks>,
+    sight: Sight,
     operations: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     breaks: Breaks,
@@ -213,12 +255,14 @@ impl Coordinator {
             store: parts.store,
             topology: parts.topology,
             lifecycle: parts.lifecycle,
+            clock: parts.clock,
         };
         let network = LiveNetwork {
             gossip: parts.gossip,
             peers: parts.peers,
         };
-        Self::over(replica, Arc::new(network), parts.events, parts.stop)
+        let network = Arc::new(network);
+        Self::over(replica, network, parts.events, parts.repair, parts.stop)
     }
 
     /// The same over any network.
@@ -226,17 +270,19 @@ impl Coordinator {
         replica: ReplicaContext,
         network: Arc<dyn Network>,
         events: Events,
+        settings: RepairSettings,
         stop: CancellationToken,
     ) -> Self {
-        let site = Arc::new(Site::new(replica, network, events, stop));
+        let site = Arc::new(Site::new(replica, network, events, settings, stop));
         let hints = Hints::start(site.clone());
         let repair = AntiEntropy::start(site.clone());
         transfer::start(site.clone());
+        let tombstones = tombstones::start(site.clone(), repair.clone());
         let inner = Inner {
             site,
             hints,
-            clock: HybridClock::new(test_skew_ms()),
             locks: Arc::default(),
+            sight: Sight::new(),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             tails: Arc::new(Semaphore::new(TAIL_KIB_MAX)),
             breaks: test_breaks(),
@@ -244,21 +290,23 @@ impl Coordinator {
         Self {
             inner: Arc::new(inner),
             repair,
+            tombstones,
         }
     }
 
     /// Stores a value or a tombstone. Goes on to its end when the caller stops waiting.
     ///
-    /// `only_if_absent` is a check before the write, not one atomic step with it: two such
-    /// writes at the same moment may both succeed and leave siblings.
+    /// Of several writes with the same condition (`Absent`, `Exactly`) at most one succeeds,
+    /// through whichever coordinators; see `write`.
     pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ReplicationError> {
         let slot = self.inner.admit()?;
         let (reply, answer) = oneshot::channel();
         tokio::spawn(drive::write(self.inner.clone(), request, reply));
-        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(true)));
+        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted()));
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.successful, "written");
+            self.inner.count_siblings(done.partition, &done.record);
         }
         outcome
     }
@@ -270,13 +318,11 @@ impl Coordinator {
         timeout: Duration,
     ) -> Result<ReadOutcome, ReplicationError> {
         let slot = self.inner.admit()?;
-        let (reply, answer) = oneshot::channel();
-        let inner = self.inner.clone();
-        tokio::spawn(drive::read(inner, key, consistency, timeout, reply));
-        let outcome = answer.await.unwrap_or_else(|_| Err(interrupted(false)));
+        let outcome = drive::read(self.inner.clone(), key, consistency, timeout).await;
         drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.responded, "read");
+            self.inner.count_siblings(done.partition, &done.record);
         }
         outcome
     }
@@ -298,9 +344,20 @@ impl Coordinator {
         self.inner.replicas(key, timeout).await
     }
 
-    /// Runs a round of anti-entropy now; `false` when one is under way.
+    /// Runs a round of anti-entropy now; `false` when one is under way or about to begin.
     pub fn repair_now(&self) -> bool {
         self.repair.now()
+    }
+
+    pub fn repair_look(&self) -> RepairLook {
+        let dirty = self.inner.site.replica.store.dirty().into_iter();
+        let (tombstones_wait_for, tombstones_waiting) = self.tombstones.waiting();
+        RepairLook {
+            dirty: dirty.map(|(id, p)| (id, p.len() as u64)).collect(),
+            tombstones_wait_for,
+            tombstones_waiting,
+            traffic: self.inner.site.meter.read(),
+        }
     }
 
     /// Requests of clients under way here, for draining.
@@ -312,12 +369,13 @@ impl Coordinator {
 impl Inner {
     /// Takes one of the slots of client operations, if this node serves clients at all.
     fn admit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, ReplicationError> {
-        let state = self.site.replica.lifecycle.state();
+        let lifecycle = &self.site.replica.lifecycle;
         let takes_clients = matches!(
-            state.lifecycle,
+            lifecycle.get(),
             Lifecycle::Joining | Lifecycle::Recovering | Lifecycle::Serving
         );
         if !takes_clients || self.topology().is_err() {
+            let state = lifecycle.state();
             let waiting = state
                 .waiting_for
                 .map(|what| format!(", waiting for {what}"));
@@ -331,51 +389,55 @@ impl Inner {
         slot.map_err(|_| ReplicationError::TooBusy)
     }
 
+    /// Tells the operator of a key whose versions nobody settles, without naming the key.
+    fn count_siblings(&self, partition: PartitionId, record: &Record) {
+        let count = record.siblings.len();
+        if count < SIBLINGS_WARN || !self.site.worth_reporting(EventCode::SiblingsMany, None) {
+            return;
+        }
+        let message = format!(
+            "a key of partition {partition} has {count} versions side by side; past {SIBLINGS_MAX} writes with a context that leaves them are refused: its clients must read, settle them and write with the read's context"
+        );
+        let details = serde_json::json!({
+            "partition": partition, "siblings": count, "limit": SIBLINGS_MAX,
+        });
+        let events = &self.site.events;
+        events.emit(
+            EventCode::SiblingsMany,
+            Severity::Warning,
+            None,
+            message,
+            details,
+        );
+    }
+
     fn topology(&self) -> Result<Arc<Topology>, ReplicationError> {
         let topology = self.site.replica.topology.current();
         topology.ok_or_else(|| ReplicationError::NotServing("it has no topology yet".to_owned()))
     }
 }
 
-/// The task of an operation died, which only a bug can do.
-fn interrupted(may_have_written: bool) -> ReplicationError {
+/// The task of a write died, which only a bug can do.
+fn interrupted() -> ReplicationError {
     ReplicationError::Deadline {
         needed: 0,
         answered: 0,
         missing: BTreeMap::new(),
-        may_have_written,
+        may_have_written: true,
     }
 }
 
-/// Steps of the protocol to leave out, from `RINGD_BREAK` (`write-back`, `version-query`, with a
-/// comma between them). Test builds only: it exists to show that the checkers notice.
+/// Steps of the protocol to leave out; test builds only.
 fn test_breaks() -> Breaks {
-    if !cfg!(debug_assertions) {
-        return Breaks::default();
+    breaks::confess();
+    Breaks {
+        write_back: broken("write-back") || broken("no-repair"),
+        version_query: broken("version-query"),
+        last_question: broken("last-question"),
+        early_ack: broken("early-ack"),
+        ignore_context: broken("ignore-context"),
+        keep_superseded: broken("keep-superseded"),
     }
-    let wanted = std::env::var("RINGD_BREAK").unwrap_or_default();
-    let breaks = Breaks {
-        write_back: wanted.split(',').any(|word| word == "write-back"),
-        version_query: wanted.split(',').any(|word| word == "version-query"),
-    };
-    if breaks != Breaks::default() {
-        tracing::warn!("RINGD_BREAK={wanted}: THIS NODE IS BROKEN ON PURPOSE, for tests only");
-    }
-    breaks
-}
-
-/// Milliseconds added to the wall clock in version stamps, from `RINGD_CLOCK_SKEW_MS`. Test
-/// builds only: on one machine all clocks agree, and a missing version query would go unnoticed.
-fn test_skew_ms() -> i64 {
-    if !cfg!(debug_assertions) {
-        return 0;
-    }
-    let skew = std::env::var("RINGD_CLOCK_SKEW_MS").ok();
-    let skew = skew.and_then(|text| text.parse().ok()).unwrap_or(0);
-    if skew != 0 {
-        tracing::warn!("RINGD_CLOCK_SKEW_MS={skew}: version stamps are off on purpose, for tests");
-    }
-    skew
 }
 
 #[cfg(test)]

@@ -33,6 +33,15 @@ pub struct RequestFrame {
     pub request: Request,
 }
 
+/// A [`RequestFrame`] whose request is only lent; the same on the wire.
+#[derive(Debug, Serialize)]
+pub struct LentFrame<'a> {
+    pub id: u64,
+    pub epoch: Epoch,
+    pub deadline_ms: u32,
+    pub request: &'a Request,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseFrame {
     pub id: u64,
@@ -78,20 +87,22 @@ pub enum Request {
         record: Record,
         issued: Hlc,
     },
-    /// Joins records without an epoch check (hints, repair, transfer); `issued` as in `Write`:
-    /// when the sender read these records from its store, or a hint's own stamp.
+    /// Joins records. Hints come without an epoch (0) and with `issued` 0: each speaks for itself,
+    /// by its oldest sibling. Repair is epoch-checked, for a node that was away may hold what it
+    /// no longer has a right to; `issued` as in `Write`: when the sender began to compare. Stale
+    /// entries are left out.
     Merge {
         entries: Vec<(Key, Record)>,
         issued: Hlc,
     },
-    /// Of each tombstone (key and the fingerprint of the whole record): what the receiver holds,
-    /// and whether it keeps a hint for the key. Asked of every member.
+    /// Epoch-checked. Of each tombstone (key and the fingerprint of the whole record): what the
+    /// receiver holds, and whether it keeps a hint for the key. Asked of every member.
     TombstoneCheck {
         partition: PartitionId,
         keys: Vec<(Key, u64)>,
     },
-    /// All replicas had confirmed these by `floor`: forget those that are still the same, and
-    /// refuse from now on whatever was issued by then.
+    /// Epoch-checked. All replicas had confirmed these by `floor`: forget those that are still the
+    /// same, and refuse from now on whatever was issued by then.
     TombstoneDrop {
         partition: PartitionId,
         keys: Vec<(Key, u64)>,
@@ -107,12 +118,14 @@ pub enum Request {
     DigestRoots {
         partitions: Vec<PartitionId>,
     },
-    DigestLeaves {
+    /// The digests of the branches under a partition's root.
+    DigestBranches {
         partition: PartitionId,
     },
-    LeafVersions {
+    /// The digests of the leaves under these branches, one branch after the other.
+    DigestLeaves {
         partition: PartitionId,
-        leaf: u16,
+        branches: Vec<u16>,
     },
     /// Keys and fingerprints of several leaves of a partition in one answer.
     LeavesVersions {
@@ -173,6 +186,8 @@ pub enum Response {
     /// In the order asked.
     Tombstones {
         states: Vec<TombstoneState>,
+        /// The answerer's clock: what it issued before is not above this.
+        clock: Hlc,
     },
     Roots {
         roots: Vec<u64>,
@@ -197,6 +212,10 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
+    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    Stale {
+        floor: Hlc,
+    },
     /// The receiver cannot do it now: draining, recovering, storage stopped.
     Refused {
         code: RefusalCode,
@@ -209,10 +228,9 @@ pub enum Response {
 pub enum TombstoneState {
     /// Holds exactly this record, and owes nobody a hint for the key.
     Holds,
-    /// Holds nothing for the key and would refuse what it covered (or is no replica), and owes
-    /// nobody a hint for the key.
+    /// Is no replica, and owes nobody a hint for the key.
     Gone,
-    /// Holds something else, or nothing yet.
+    /// Holds something else, or nothing.
     Differs,
     /// Keeps a hint for the key.
     Hinted,

@@ -1,9 +1,11 @@
 //! Hints: records owed to replicas that missed a write, kept durably here and replayed when the
 //! replica answers again.
 //!
-//! Promises: bounded (the store refuses what is over budget, which is reported and left to
-//! anti-entropy), throttled, and removed only when the target has confirmed them. Replaying is a
-//! join, so a hint that arrives late or twice does no harm.
+//! Promises: bounded in bytes (the store refuses what is over budget) and in age; what is given up
+//! marks its partition dirty for the target, durably, which is told and mended by anti-entropy;
+//! throttled, and removed only when the target has confirmed them. Replaying is a join, so a hint
+//! that arrives late or twice does no harm; one that is older than the target's floor is refused
+//! there and discarded here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,17 +15,17 @@ use std::{
 
 use rand::Rng;
 use ringmaster_shared::{
-    event::EventCode, id::NodeId, key::Key, topology::Topology, version::Record,
+    clock::Hlc, event::EventCode, id::NodeId, key::Key, topology::Topology, version::Record,
 };
 use tokio::time::Instant;
 
 use super::{
     frames::{Request, Response},
-    peers::Class,
     replica::weight,
+    settings::Traffic,
     site::Site,
 };
-use crate::storage::StorageError;
+use crate::{breaks::broken, storage::StorageError, time::unix_ms};
 
 /// Hints read from the store at once.
 const BATCH_KEYS: usize = 64;
@@ -34,6 +36,8 @@ const BATCH_PAUSE: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the worker looks by itself.
 const TICK: Duration = Duration::from_secs(3);
+/// Hints of one target whose age is looked at each time.
+const AGED_ROWS: usize = 10_000;
 /// After a failure the next try waits this long, then twice as long, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -42,6 +46,8 @@ pub struct Hints {
     site: Arc<Site>,
     /// Targets whose outage has been reported.
     outages: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Targets whose dirty partitions have been reported.
+    dirty: Arc<Mutex<BTreeSet<NodeId>>>,
 }
 
 /// When a target that failed may be tried again.
@@ -56,6 +62,7 @@ impl Hints {
         let hints = Self {
             site: site.clone(),
             outages: Arc::default(),
+            dirty: Arc::default(),
         };
         let worker = hints.clone();
         tokio::spawn(async move {
@@ -69,7 +76,7 @@ impl Hints {
     /// Keeps a record for a replica that is not known to have it.
     pub async fn keep(&self, target: &NodeId, key: &Key, record: &Record) {
         let site = &self.site;
-        if target == site.me() {
+        if target == site.me() || broken("no-repair") {
             return;
         }
         let kept = site
@@ -95,6 +102,7 @@ impl Hints {
                     site.events
                         .warn(EventCode::HintsDropped, Some(target), what);
                 }
+                self.tell_dirty(target);
             }
             Err(error) => tracing::debug!(target = %target, "a hint was not kept: {error}"),
         }
@@ -104,13 +112,73 @@ impl Hints {
         self.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Once for each time that partitions of a target become dirty.
+    fn tell_dirty(&self, target: &NodeId) {
+        let dirty = self.site.replica.store.dirty();
+        let mut told = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|id| dirty.contains_key(id));
+        let count = dirty.get(target).map_or(0, Vec::len);
+        if count > 0 && told.insert(target.clone()) {
+            let what = format!(
+                "writes owed to {target} were given up; the partitions they belong to ({count} so \
+                 far) are compared with it when it answers"
+            );
+            let code = EventCode::PartitionsDirty;
+            self.site.events.warn(code, Some(target), what);
+        }
+    }
+
+    /// Gives up hints that are too old: a bounded stretch of those owed to each target.
+    async fn give_up_old(&self, after: &mut BTreeMap<NodeId, Key>) {
+        let site = &self.site;
+        let max_age = u64::try_from(site.settings.hint_max_age.as_millis()).unwrap_or(u64::MAX);
+        let before = Hlc::from_parts(unix_ms().saturating_sub(max_age), 0);
+        for target in site.replica.store.hints_owed().into_keys() {
+            let from = after.remove(&target);
+            let (store, whose) = (site.replica.store.clone(), target.clone());
+            let read = move || store.hints_before(&whose, from.as_ref(), before, AGED_ROWS);
+            let page = match tokio::task::spawn_blocking(read).await {
+                Ok(Ok(page)) => page,
+                Ok(Err(error)) => {
+                    tracing::debug!(target = %target, "old hints were not looked for: {error}");
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            if let Some(next) = page.next {
+                after.insert(target.clone(), next);
+            }
+            if page.found.is_empty() {
+                continue;
+            }
+            let count = page.found.len();
+            match site.replica.store.hints_given_up(&target, page.found).await {
+                Ok(()) => {
+                    tracing::info!(target = %target, hints = count, "hints were too old and are given up");
+                    self.tell_dirty(&target);
+                }
+                Err(error) => tracing::debug!(target = %target, "old hints stay: {error}"),
+            }
+        }
+    }
+
     async fn replay_for_ever(self) {
         let mut members = self.site.network.watch();
         let mut waiting: BTreeMap<NodeId, Waiting> = BTreeMap::new();
+        let mut aged = BTreeMap::new();
+        let mut next_aged = Instant::now();
+        // marks that an earlier life left
+        for target in self.site.replica.store.dirty().into_keys() {
+            self.tell_dirty(&target);
+        }
         loop {
             tokio::select! {
                 changed = members.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(TICK) => {}
+            }
+            if Instant::now() >= next_aged {
+                self.give_up_old(&mut aged).await;
+                next_aged = Instant::now() + TICK;
             }
             for (target, owed) in self.site.replica.store.hints_owed() {
                 let now = Instant::now();
@@ -193,14 +261,12 @@ impl Hints {
     async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {
         let request = Request::Merge {
             entries: part.to_vec(),
-            issued: part
-                .iter()
-                .map(|(_, r)| r.max_hlc())
-                .min()
-                .unwrap_or_default(),
+            issued: Hlc::default(), // each speaks for itself
         };
-        let deadline = Instant::now() + CALL_TIMEOUT;
-        let ask = self.site.ask(target, Class::Bulk, 0, request, deadline);
+        let mut traffic = Traffic::default();
+        let ask = self
+            .site
+            .ask_for_repair(target, 0, request, CALL_TIMEOUT, &mut traffic);
         match ask.await {
             Ok(Response::Merged { .. }) => self.done(target, part).await,
             Ok(_) => Err("answered something else than was asked".to_owned()),

@@ -1,7 +1,12 @@
 //! The other nodes, as replication needs them: who is there, and one request to one of them.
 //! A trait, so that tests run a cluster of real stores in one process and break its network.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use ringmaster_shared::id::{Epoch, NodeId};
@@ -9,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     frames::{Request, Response},
-    peers::{Class, PeerError, Peers},
+    peers::{self, Class, PeerError, Peers, Pending},
 };
 use crate::gossip::{GossipHandle, Members};
 
@@ -20,15 +25,42 @@ pub trait Network: Send + Sync + 'static {
     /// Wakes when that list changed.
     fn watch(&self) -> watch::Receiver<Members>;
 
-    /// One request to a member; never tried twice here.
+    /// One request to a member; never tried twice here. It is on its way when this returns, where
+    /// that is possible without waiting. The caller sets the deadline; `timeout` is what the other
+    /// side is told of it.
     fn call(
         &self,
-        node: NodeId,
+        node: &NodeId,
         class: Class,
         epoch: Epoch,
-        request: Request,
+        request: &Request,
         timeout: Duration,
-    ) -> BoxFuture<'static, Result<Response, PeerError>>;
+    ) -> Call;
+}
+
+/// An answer on its way.
+pub enum Call {
+    /// Over an open connection.
+    Sent(Pending, Duration),
+    /// Whatever else it takes.
+    Boxed(BoxFuture<'static, Result<Response, PeerError>>),
+}
+
+impl Future for Call {
+    type Output = Result<Response, PeerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Sent(pending, timeout) => match Pin::new(&mut *pending).poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                Poll::Ready(Err(why)) => {
+                    Poll::Ready(Err(peers::fault(why, pending.address(), *timeout)))
+                }
+            },
+            Self::Boxed(future) => future.as_mut().poll(cx),
+        }
+    }
 }
 
 /// Gossip and the peer connections.
@@ -48,13 +80,21 @@ impl Network for LiveNetwork {
 
     fn call(
         &self,
-        node: NodeId,
+        node: &NodeId,
         class: Class,
         epoch: Epoch,
-        request: Request,
+        request: &Request,
         timeout: Duration,
-    ) -> BoxFuture<'static, Result<Response, PeerError>> {
-        let peers = self.peers.clone();
-        Box::pin(async move { peers.call(&node, class, epoch, request, timeout).await })
+    ) -> Call {
+        match self.peers.begin(node, class, epoch, request, timeout) {
+            Some(Ok(pending)) => Call::Sent(pending, timeout),
+            Some(Err(error)) => Call::Boxed(Box::pin(std::future::ready(Err(error)))),
+            None => {
+                let (peers, node, request) = (self.peers.clone(), node.clone(), request.clone());
+                Call::Boxed(Box::pin(async move {
+                    peers.call(&node, class, epoch, request, timeout).await
+                }))
+            }
+        }
     }
 }

@@ -19,21 +19,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use rand::Rng;
 use ringmaster_shared::id::{ClusterId, Epoch, Generation, NodeId};
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::{
-    connection::{Connection, Fault},
-    handshake::Hello,
-    pool::Slot,
-};
-use super::{
-    codec,
-    frames::{Request, RequestFrame, Response},
-};
+pub use self::connection::{Fault, Pending};
+use self::{connection::Connection, handshake::Hello, pool::Slot};
+use super::frames::{Request, Response};
 
 /// Connections a call tries before it gives up, when each was closed before it could be used.
 const CONNECTIONS_PER_CALL: usize = 3;
@@ -41,6 +34,11 @@ const CONNECTIONS_PER_CALL: usize = 3;
 /// Where a node can be reached; gossip first, then the topology.
 pub trait AddressBook: Send + Sync + 'static {
     fn address_of(&self, node: &NodeId) -> Option<String>;
+
+    /// Whether that is `address`; asked before each call.
+    fn is_at(&self, node: &NodeId, address: &str) -> bool {
+        self.address_of(node).as_deref() == Some(address)
+    }
 }
 
 /// Separate connections, so that nothing urgent waits behind bulk.
@@ -112,7 +110,7 @@ pub struct Limits {
     pub idle: Duration,
     /// Requests under way on one connection.
     pub in_flight: usize,
-    /// Bytes of requests under way on one connection.
+    /// Bytes of requests that wait to be sent on one connection.
     pub bytes_in_flight: usize,
 }
 
@@ -142,7 +140,7 @@ struct Inner {
     cluster: RwLock<Option<ClusterId>>,
     book: RwLock<Option<Arc<dyn AddressBook>>>,
     slots: Mutex<HashMap<(NodeId, Class), Arc<Slot>>>,
-    /// Ids are unique over all connections, so a frame is encoded once, whichever takes it.
+    /// Ids are unique over all connections.
     next_id: AtomicU64,
 }
 
@@ -196,6 +194,30 @@ impl Peers {
         *current = Some(book);
     }
 
+    /// One request to a member to which a connection is open already; `None` when there is none,
+    /// and nothing was sent. The answer sets no deadline: whoever awaits it does.
+    pub fn begin(
+        &self,
+        node: &NodeId,
+        class: Class,
+        epoch: Epoch,
+        request: &Request,
+        timeout: Duration,
+    ) -> Option<Result<Pending, PeerError>> {
+        let connection = self.slot(node, class).ready()?;
+        let book = self.inner.book.read();
+        let book = book.unwrap_or_else(PoisonError::into_inner);
+        if !book.as_ref()?.is_at(node, connection.address()) {
+            return None;
+        }
+        drop(book);
+        match connection.send(self.next_id(), epoch, millis(timeout), request) {
+            Ok(pending) => Some(Ok(pending)),
+            Err(Fault::Closed) => None,
+            Err(other) => Some(Err(fault(other, connection.address(), timeout))),
+        }
+    }
+
     /// One request to a member. Connects when needed; a lost connection is not retried here.
     pub async fn call(
         &self,
@@ -207,7 +229,6 @@ impl Peers {
     ) -> Result<Response, PeerError> {
         let address = self.address_of(node)?;
         let deadline = Instant::now() + timeout;
-        let (id, frame) = self.frame(&address, epoch, request, timeout)?;
         let slot = self.slot(node, class);
         for _ in 0..CONNECTIONS_PER_CALL {
             let connecting = self.connection(&slot, node, &address);
@@ -215,7 +236,8 @@ impl Peers {
                 Ok(connection) => connection?,
                 Err(_) => return Err(fault(Fault::Timeout, &address, timeout)),
             };
-            match connection.exchange(id, frame.clone(), deadline).await {
+            let ask = (epoch, &request, timeout);
+            match self.exchange(&connection, ask, deadline).await {
                 Ok(response) => return Ok(response),
                 // closed between the pool and here, so nothing was sent
                 Err(Fault::Closed) => {}
@@ -223,6 +245,20 @@ impl Peers {
             }
         }
         Err(fault(Fault::Closed, &address, timeout))
+    }
+
+    /// Sends `(epoch, request, timeout)` and waits for the answer.
+    async fn exchange(
+        &self,
+        connection: &Connection,
+        (epoch, request, timeout): (Epoch, &Request, Duration),
+        deadline: Instant,
+    ) -> Result<Response, Fault> {
+        let pending = connection.send(self.next_id(), epoch, millis(timeout), request)?;
+        match timeout_at(deadline, pending).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Fault::Timeout),
+        }
     }
 
     /// One request to whoever answers at `host:port` (seeds, gossip at new addresses), over a
@@ -234,7 +270,6 @@ impl Peers {
         timeout: Duration,
     ) -> Result<(RemotePeer, Response), PeerError> {
         let deadline = Instant::now() + timeout;
-        let (id, frame) = self.frame(address, 0, request, timeout)?;
         let whole = async {
             let each = self.inner.limits.connect.min(timeout);
             let connecting = open(
@@ -244,7 +279,8 @@ impl Peers {
                 each,
             );
             let connection = connecting.await?;
-            let response = connection.exchange(id, frame, deadline).await;
+            let response = self.exchange(&connection, (0, &request, timeout), deadline);
+            let response = response.await;
             let response = response.map_err(|f| fault(f, address, timeout))?;
             Ok((connection.peer().clone(), response))
         };
@@ -261,27 +297,8 @@ impl Peers {
             .ok_or_else(|| PeerError::UnknownAddress { node: node.clone() })
     }
 
-    fn frame(
-        &self,
-        address: &str,
-        epoch: Epoch,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<(u64, Bytes), PeerError> {
-        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
-        let frame = RequestFrame {
-            id,
-            epoch,
-            deadline_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
-            request,
-        };
-        match codec::encode(&frame) {
-            Ok(frame) => Ok((id, frame)),
-            Err(error) => Err(PeerError::Protocol {
-                address: address.to_owned(),
-                why: format!("the request cannot be sent: {error}"),
-            }),
-        }
+    fn next_id(&self) -> u64 {
+        self.inner.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     async fn connection(
@@ -345,9 +362,18 @@ async fn open(
     }
 }
 
-fn fault(fault: Fault, address: &str, waited: Duration) -> PeerError {
+fn millis(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// The fault of a call to `address` that was given `waited`.
+pub fn fault(fault: Fault, address: &str, waited: Duration) -> PeerError {
     let address = address.to_owned();
     match fault {
+        Fault::Frame(error) => PeerError::Protocol {
+            address,
+            why: format!("the request cannot be sent: {error}"),
+        },
         Fault::Closed | Fault::Lost => PeerError::Lost { address },
         Fault::Full => PeerError::Full { address },
         Fault::Timeout => PeerError::Timeout {

@@ -6,16 +6,20 @@
 //! every answer fits into a frame. Leaves connections to `server`, quorums to `coordinator`.
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{Epoch, NodeId, PartitionId},
     key::Key,
     version::Record,
 };
 
-use super::frames::{RefusalCode, Request, Response};
+use super::{
+    clock::HybridClock,
+    frames::{RefusalCode, Request, Response, TombstoneState},
+};
 use crate::{
     identity::IdentityStore,
     lifecycle::LifecycleHandle,
-    storage::{StorageError, Store},
+    storage::{BRANCHES, StorageError, Store},
     time::unix_ms,
     topology::{EpochGuard, EpochMismatch, TopologyHandle},
 };
@@ -35,6 +39,8 @@ pub struct ReplicaContext {
     pub store: Store,
     pub topology: TopologyHandle,
     pub lifecycle: LifecycleHandle,
+    /// The node's clock; all its copies are one.
+    pub clock: HybridClock,
 }
 
 /// A refusal on its way out; `?` keeps the rules below readable.
@@ -48,11 +54,11 @@ impl Refusal {
 
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
-        let code = match error {
-            StorageError::ReadOnly(_) => RefusalCode::ReadOnly,
-            _ => RefusalCode::Storage,
-        };
-        refusal(code, error.to_string())
+        match error {
+            StorageError::Stale { floor } => Self::with(Response::Stale { floor }),
+            StorageError::ReadOnly(_) => refusal(RefusalCode::ReadOnly, error.to_string()),
+            other => refusal(RefusalCode::Storage, other.to_string()),
+        }
     }
 }
 
@@ -87,31 +93,61 @@ impl ReplicaContext {
         }
     }
 
+    /// The answer to a read of one key, which takes a lookup and no waiting; `None` for anything
+    /// else.
+    pub fn read_now(&self, epoch: Epoch, request: &Request) -> Option<Response> {
+        let answer = match request {
+            Request::ReadVersion { key } => self.version(epoch, key),
+            Request::ReadRecord { key } => self.record(epoch, key),
+            _ => return None,
+        };
+        Some(answer.unwrap_or_else(|Refusal(response)| *response))
+    }
+
+    fn version(&self, epoch: Epoch, key: &Key) -> Result<Response, Refusal> {
+        self.must_replicate()?;
+        let _guard = self.guard_read(epoch, key)?;
+        let version = self.store.version(key)?;
+        Ok(Response::Version { version })
+    }
+
+    fn record(&self, epoch: Epoch, key: &Key) -> Result<Response, Refusal> {
+        self.must_replicate()?;
+        let _guard = self.guard_read(epoch, key)?;
+        let record = self.store.get(key)?;
+        Ok(Response::Record { record })
+    }
+
     async fn answer(&self, epoch: Epoch, request: Request) -> Result<Response, Refusal> {
+        if let Some(answer) = self.read_now(epoch, &request) {
+            return Ok(answer);
+        }
         self.must_replicate()?;
         match request {
-            Request::ReadVersion { key } => {
-                let _guard = self.guard_read(epoch, &key)?;
-                let version = self.store.version(&key)?;
-                Ok(Response::Version { version })
-            }
-            Request::ReadRecord { key } => {
-                let _guard = self.guard_read(epoch, &key)?;
-                let record = self.store.get(&key)?;
-                Ok(Response::Record { record })
-            }
-            Request::Write { key, record, .. } => {
+            Request::Write {
+                key,
+                record,
+                issued,
+            } => {
                 // held until the record is synced: the epoch settles only after it
                 let guard = self.topology.guard(epoch)?;
                 self.must_hold(&guard, guard.topology.partition_of(&key))?;
                 if record.max_hlc().is_absurd(unix_ms()) {
                     return Err(refusal(RefusalCode::BadRequest, SKEWED));
                 }
-                self.store.merge(key, record).await?;
+                self.store.merge_issued(key, record, issued).await?;
                 drop(guard);
                 Ok(Response::Done)
             }
-            Request::Merge { entries, .. } => self.merge(entries).await,
+            Request::Merge { entries, issued } => self.merge(epoch, entries, issued).await,
+            Request::TombstoneCheck { partition, keys } => {
+                self.check_tombstones(epoch, partition, keys).await
+            }
+            Request::TombstoneDrop {
+                partition,
+                keys,
+                floor,
+            } => self.drop_tombstones(epoch, partition, keys, floor).await,
             Request::Scan {
                 partition,
                 after,
@@ -131,16 +167,29 @@ impl ReplicaContext {
                 })
                 .await
             }
-            Request::DigestLeaves { partition } => {
+            Request::DigestBranches { partition } => {
                 self.off_thread(move |store| {
-                    let leaves = store.digest_leaves(partition);
+                    let leaves = store.digest_branches(partition).to_vec();
                     Ok(Response::Leaves { leaves })
                 })
                 .await
             }
-            Request::LeafVersions { partition, leaf } => {
+            Request::DigestLeaves {
+                partition,
+                branches,
+            } => {
                 self.off_thread(move |store| {
-                    let versions = within_bytes(store.leaf_versions(partition, leaf)?);
+                    let branches = branches.iter().take(BRANCHES);
+                    let leaves = branches.flat_map(|b| store.digest_leaves(partition, *b));
+                    let leaves = leaves.collect();
+                    Ok(Response::Leaves { leaves })
+                })
+                .await
+            }
+            Request::LeavesVersions { partition, leaves } => {
+                self.off_thread(move |store| {
+                    let leaves = leaves.into_iter().collect();
+                    let versions = within_bytes(store.leaves_versions(partition, &leaves)?);
                     Ok(Response::Versions { versions })
                 })
                 .await
@@ -172,7 +221,17 @@ impl ReplicaContext {
         }
     }
 
-    async fn merge(&self, mut entries: Vec<(Key, Record)>) -> Result<Response, Refusal> {
+    async fn merge(
+        &self,
+        epoch: Epoch,
+        mut entries: Vec<(Key, Record)>,
+        issued: Hlc,
+    ) -> Result<Response, Refusal> {
+        // held until all is synced; a hint, or what a node of another cluster brings along, has none
+        let _guard = match epoch {
+            0 => None,
+            epoch => Some(self.topology.guard(epoch)?),
+        };
         let Some(topology) = self.topology.current() else {
             return Err(refusal(
                 RefusalCode::NotServing,
@@ -192,10 +251,84 @@ impl ReplicaContext {
                 "records were refused: {SKEWED}"
             );
         }
-        let changed = self.store.merge_many(entries).await?;
+        let merged = self.store.merge_many_issued(entries, issued).await?;
+        if merged.stale > 0 {
+            tracing::debug!(
+                refused = merged.stale,
+                "records were refused: issued before the floor"
+            );
+        }
         Ok(Response::Merged {
-            changed: u32::try_from(changed).unwrap_or(u32::MAX),
+            changed: u32::try_from(merged.changed).unwrap_or(u32::MAX),
         })
+    }
+
+    /// What this member says of tombstones that another wants to forget.
+    async fn check_tombstones(
+        &self,
+        epoch: Epoch,
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+    ) -> Result<Response, Refusal> {
+        let guard = self.settled_guard(epoch)?;
+        self.must_have_data()?;
+        let is_replica = guard.topology.is_replica(partition, &self.node_id);
+        let clock = self.clock.clone();
+        let answer = self
+            .off_thread(move |store| {
+                let state = |(key, fingerprint): &(Key, u64)| {
+                    Ok(if store.is_hinted(key)? {
+                        TombstoneState::Hinted
+                    } else if !is_replica {
+                        TombstoneState::Gone
+                    } else if store.fingerprint(key)? == Some(*fingerprint) {
+                        TombstoneState::Holds
+                    } else {
+                        TombstoneState::Differs
+                    })
+                };
+                let states = keys.iter().take(KEYS_MAX).map(state);
+                let states = states.collect::<Result<_, StorageError>>()?;
+                let clock = clock.next(store.highest_floor(), unix_ms());
+                Ok(Response::Tombstones { states, clock })
+            })
+            .await;
+        drop(guard);
+        answer
+    }
+
+    async fn drop_tombstones(
+        &self,
+        epoch: Epoch,
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
+    ) -> Result<Response, Refusal> {
+        let guard = self.settled_guard(epoch)?;
+        self.must_have_data()?;
+        self.must_hold(&guard, partition)?;
+        if floor.unix_ms() > unix_ms() {
+            // writes that begin here now would be refused
+            return Err(refusal(
+                RefusalCode::TooBusy,
+                "the floor is ahead of this node's clock",
+            ));
+        }
+        self.store.forget_tombstones(partition, keys, floor).await?;
+        drop(guard);
+        Ok(Response::Done)
+    }
+
+    /// Exactly this epoch, and no change under way.
+    fn settled_guard(&self, epoch: Epoch) -> Result<EpochGuard, Refusal> {
+        let guard = self.topology.guard(epoch)?;
+        if guard.topology.transition.is_some() {
+            return Err(refusal(
+                RefusalCode::TooBusy,
+                "a change of the ring is under way",
+            ));
+        }
+        Ok(guard)
     }
 
     async fn scan(
@@ -223,7 +356,7 @@ impl ReplicaContext {
                 Ok(Response::Page {
                     entries: page.entries,
                     next: page.next,
-                    floor: ringmaster_shared::clock::Hlc::default(),
+                    floor: store.floor(partition),
                 })
             })
             .await;

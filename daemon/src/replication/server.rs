@@ -22,8 +22,8 @@ use self::{
     gate::{Doorkeeper, Refusal},
 };
 use crate::{
-    gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle, storage::Store,
-    topology::TopologyHandle,
+    gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle,
+    replication::clock::HybridClock, storage::Store, topology::TopologyHandle,
 };
 
 /// Path of the upgrade.
@@ -41,6 +41,7 @@ pub struct PeerServer {
     pub lifecycle: LifecycleHandle,
     pub store: Store,
     pub topology: TopologyHandle,
+    pub clock: HybridClock,
     pub gossip: Arc<std::sync::OnceLock<GossipHandle>>,
     pub stop: CancellationToken,
 }

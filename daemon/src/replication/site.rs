@@ -13,6 +13,7 @@ use std::{
 
 use rand::Rng;
 use ringmaster_shared::{
+    clock::Hlc,
     event::EventCode,
     id::{Epoch, NodeId},
     topology::Topology,
@@ -23,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     coordinator::round::{Failure, FailureKind},
     frames::{RefusalCode, Request, Response},
-    network::Network,
+    network::{Call, Network},
     peers::{Class, PeerError},
     replica::ReplicaContext,
+    settings::{Meter, RepairSettings, Traffic, wire_bytes},
 };
 use crate::{events::Events, gossip::MemberView, time::unix_ms};
 
@@ -43,6 +45,9 @@ pub struct Site {
     pub network: Arc<dyn Network>,
     pub events: Events,
     pub stop: CancellationToken,
+    pub settings: RepairSettings,
+    /// Bytes of repair.
+    pub meter: Meter,
     reported: Mutex<HashMap<(EventCode, Option<NodeId>), Instant>>,
     /// Replicas that refused to store because their disks are nearly full, and when.
     read_only: Mutex<HashMap<NodeId, Instant>>,
@@ -82,6 +87,7 @@ impl Site {
         replica: ReplicaContext,
         network: Arc<dyn Network>,
         events: Events,
+        settings: RepairSettings,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -89,6 +95,8 @@ impl Site {
             network,
             events,
             stop,
+            settings,
+            meter: Meter::default(),
             reported: Mutex::default(),
             read_only: Mutex::default(),
         }
@@ -96,6 +104,52 @@ impl Site {
 
     pub fn me(&self) -> &NodeId {
         &self.replica.node_id
+    }
+
+    /// What an operation that begins now is issued at: below everything stamped later, and above
+    /// the floors this node knows, which it could not pass otherwise if its clock is slow.
+    pub fn issued(&self) -> Hlc {
+        self.stamp_above(Hlc::default())
+    }
+
+    /// A stamp above everything this node has stamped or seen, and above `seen`.
+    pub fn stamp_above(&self, seen: Hlc) -> Hlc {
+        let floor = self.replica.store.highest_floor();
+        self.replica.clock.next(seen.max(floor), unix_ms())
+    }
+
+    /// [`Self::ask`] on behalf of repair: with a deadline of its own, and what went over the wire
+    /// is counted.
+    pub async fn ask_for_repair(
+        &self,
+        to: &NodeId,
+        epoch: Epoch,
+        request: Request,
+        timeout: Duration,
+        traffic: &mut Traffic,
+    ) -> Result<Response, AskError> {
+        let mut moved = Traffic {
+            sent: wire_bytes(&request),
+            received: 0,
+        };
+        let deadline = Instant::now() + timeout;
+        let answer = self.ask(to, Class::Bulk, epoch, request, deadline).await;
+        if let Ok(response) = &answer {
+            moved.received = wire_bytes(response);
+        }
+        if to != self.me() {
+            self.meter.add(moved);
+            *traffic += moved;
+        }
+        answer
+    }
+
+    /// A read of one key in the store of this very node: a lookup, nothing is awaited.
+    pub fn read_here(&self, epoch: Epoch, request: &Request) -> Result<Response, AskError> {
+        match self.replica.read_now(epoch, request) {
+            Some(response) => sort(response),
+            None => Err(AskError::failed(FailureKind::NotDone, "not a read")),
+        }
     }
 
     /// One question to one replica. `epoch` 0 where it does not matter.
@@ -109,27 +163,46 @@ impl Site {
     ) -> Result<Response, AskError> {
         if to == self.me() {
             let response = self.replica.serve(epoch, request).await;
-            return sort(response);
+            return sort(self.heed_floor(response));
         }
-        let mut may_have_arrived = false;
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                let kind = kind_after(may_have_arrived);
-                return Err(AskError::failed(kind, "no answer in time"));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let call = self.network.call(to, class, epoch, &request, left);
+        let first = within(to, deadline, left, call).await;
+        let first = match first {
+            Ok(response) if !matches!(response, Response::EpochAhead { .. }) => {
+                return sort(response);
             }
-            let call = self
-                .network
-                .call(to.clone(), class, epoch, request.clone(), left);
-            match call.await {
-                Ok(Response::EpochAhead { .. }) if tries < TRIES => self.teach(to, left).await,
+            other => other,
+        };
+        // rare, so its state is kept out of every question
+        Box::pin(self.ask_again(first, to, class, epoch, request, deadline)).await
+    }
+
+    /// What comes after a first try that brought no answer to go by.
+    async fn ask_again(
+        &self,
+        first: Result<Response, PeerError>,
+        to: &NodeId,
+        class: Class,
+        epoch: Epoch,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, AskError> {
+        let mut may_have_arrived = false;
+        let mut tries = 1;
+        let mut last = first;
+        loop {
+            match last {
+                Ok(Response::EpochAhead { .. }) if tries < TRIES => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.teach(to, left).await;
+                }
                 Ok(Response::EpochAhead { epoch: theirs }) => {
                     let why = format!("still goes by the earlier epoch {theirs}");
                     return Err(AskError::failed(kind_after(may_have_arrived), why));
                 }
                 Ok(response) => {
+                    let response = self.heed_floor(response);
                     return sort(response).map_err(|error| error.after(may_have_arrived));
                 }
                 Err(error) => {
@@ -145,6 +218,28 @@ impl Site {
                 }
             }
             pause(tries, deadline).await;
+            tries += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let kind = kind_after(may_have_arrived);
+                return Err(AskError::failed(kind, "no answer in time"));
+            }
+            let call = self.network.call(to, class, epoch, &request, left);
+            last = within(to, deadline, left, call).await;
+        }
+    }
+
+    /// Who was refused as stale begins the next time above the floor that refused it.
+    fn heed_floor(&self, response: Response) -> Response {
+        let Response::Stale { floor } = response else {
+            return response;
+        };
+        if !floor.is_absurd(unix_ms()) {
+            self.replica.clock.witness(floor);
+        }
+        Response::Refused {
+            code: RefusalCode::Stale,
+            reason: "it began before the deleted keys of the partition were forgotten".to_owned(),
         }
     }
 
@@ -156,10 +251,9 @@ impl Site {
         let push = Request::PushTopology {
             topology: (*topology).clone(),
         };
-        let call = self
-            .network
-            .call(to.clone(), Class::Control, 0, push, timeout);
-        if let Err(error) = call.await {
+        let deadline = Instant::now() + timeout;
+        let call = self.network.call(to, Class::Control, 0, &push, timeout);
+        if let Err(error) = within(to, deadline, timeout, call).await {
             tracing::debug!(node = %to, "could not push the topology: {error}");
         }
     }
@@ -264,6 +358,22 @@ impl AskError {
             other @ Self::Failed(_) => other,
         }
     }
+}
+
+/// The answer of a call, which sets no deadline of its own.
+async fn within(
+    to: &NodeId,
+    deadline: Instant,
+    waited: Duration,
+    call: Call,
+) -> Result<Response, PeerError> {
+    let answer = tokio::time::timeout_at(deadline, call).await;
+    answer.unwrap_or_else(|_| {
+        Err(PeerError::Timeout {
+            address: to.to_string(),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+        })
+    })
 }
 
 fn sort(response: Response) -> Result<Response, AskError> {

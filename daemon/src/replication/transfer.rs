@@ -16,6 +16,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use rand::Rng;
 use ringmaster_shared::{
+    clock::Hlc,
     event::EventCode,
     id::{Epoch, NodeId, PartitionId},
     quorum::{Group, Requirement},
@@ -27,8 +28,10 @@ use super::{
     frames::{Request, Response},
     peers::Class,
     replica::ReplicaContext,
+    settings::RepairSettings,
     site::{AskError, Site},
 };
+use crate::{storage::Store, time::unix_ms, topology::BeforeGaining};
 
 /// Partitions filled at the same time.
 const AT_ONCE: usize = 4;
@@ -312,6 +315,9 @@ async fn scan(
     if !site.is_reachable(from) {
         return Err("not reachable".to_owned());
     }
+    // before anything is read there
+    let issued = site.issued();
+    let mut highest = Hlc::default();
     let mut after = None;
     let mut keys = 0;
     loop {
@@ -323,7 +329,14 @@ async fn scan(
         let deadline = Instant::now() + CALL_TIMEOUT;
         let ask = site.ask(from, Class::Bulk, epoch, request, deadline).await;
         let (entries, next) = match ask {
-            Ok(Response::Page { entries, next, .. }) => (entries, next),
+            Ok(Response::Page {
+                entries,
+                next,
+                floor,
+            }) => {
+                highest = highest.max(floor);
+                (entries, next)
+            }
             Ok(_) => return Err("answered something else than was asked".to_owned()),
             Err(AskError::Newer { topology, .. }) => {
                 let later = topology.epoch;
@@ -339,8 +352,12 @@ async fn scan(
             return Err("holds versions stamped more than a day in the future".to_owned());
         }
         if !entries.is_empty() {
-            let merged = site.replica.store.merge_many(entries).await;
-            keys += merged.map_err(|error| error.to_string())?;
+            let merged = site.replica.store.merge_many_issued(entries, issued).await;
+            let merged = merged.map_err(|error| error.to_string())?;
+            keys += merged.changed;
+            if merged.stale > 0 {
+                return Err("deleted keys were forgotten meanwhile; it begins again".to_owned());
+            }
         }
         match next {
             // a page that does not go forward would be read for ever
@@ -348,9 +365,41 @@ async fn scan(
                 return Err("sent pages out of order".to_owned());
             }
             Some(next) => after = Some(next),
-            None => return Ok(keys),
+            None => break,
         }
     }
+    if highest > site.replica.store.floor(partition) {
+        let raised = site.replica.store.raise_floors(vec![(partition, highest)]);
+        raised.await.map_err(|error| error.to_string())?;
+    }
+    Ok(keys)
+}
+
+/// What [`TopologyHandle::before_gaining`](crate::topology::TopologyHandle::before_gaining) does:
+/// leftovers may hold what was deleted meanwhile. The floors come first, so that nothing of old
+/// slips in after.
+pub fn forget_leftovers(store: Store, settings: RepairSettings) -> BeforeGaining {
+    Box::new(move |partitions| {
+        let store = store.clone();
+        Box::pin(async move {
+            let floor = settings.floor_of_the_unknowing(unix_ms());
+            let floors = partitions.iter().map(|p| (*p, floor)).collect();
+            store.raise_floors(floors).await?;
+            let mut forgotten = 0_usize;
+            for partition in partitions {
+                if store.digest_root(partition) != 0 {
+                    store.drop_partition(partition).await?;
+                    forgotten += 1;
+                }
+            }
+            if forgotten > 0 {
+                tracing::info!(
+                    "forgot what was left of {forgotten} partitions that are gained again"
+                );
+            }
+            Ok(())
+        })
+    })
 }
 
 /// Drops partitions that this node does not hold, as long as the same epoch stands.

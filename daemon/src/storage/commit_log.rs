@@ -13,6 +13,7 @@ pub(super) mod frame;
 use std::{fs, io, path::Path, sync::Arc};
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
@@ -44,6 +45,25 @@ pub(super) enum LogOp {
     },
     /// The hint for this node and key is gone.
     HintRemove { target: NodeId, key: Key },
+    /// These records of the partition are forgotten, and its floor is at least this from now on:
+    /// one entry, since neither is safe without the other.
+    Forget {
+        partition: PartitionId,
+        keys: Vec<Key>,
+        floor: Hlc,
+    },
+    /// The floor of the partition is at least this.
+    RaiseFloor { partition: PartitionId, floor: Hlc },
+    /// A hint owed to the target in this partition was given up.
+    MarkDirty {
+        target: NodeId,
+        partition: PartitionId,
+    },
+    /// The target has been compared in this partition.
+    ClearDirty {
+        target: NodeId,
+        partition: PartitionId,
+    },
 }
 
 /// What recovery found, from which the log goes on.

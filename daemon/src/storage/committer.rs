@@ -24,6 +24,7 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
@@ -36,7 +37,7 @@ use self::{
     checkpointer::Checkpointer,
 };
 use super::{
-    StorageError,
+    Merged, StorageError,
     commit_log::{CommitError, CommitLog, LogOp},
     core::{Core, split_item_key},
     space::guard::{Change, Guard},
@@ -53,9 +54,11 @@ const DROP_STEP: usize = 256;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
 
 pub(super) enum Request {
+    /// `issued` as in [`super::Store::merge_many_issued`].
     Merge {
         entries: Vec<(Key, Record)>,
-        reply: Reply<usize>,
+        issued: Hlc,
+        reply: Reply<Merged>,
     },
     HintAdd {
         target: NodeId,
@@ -66,6 +69,24 @@ pub(super) enum Request {
     HintsDone {
         target: NodeId,
         delivered: Vec<(Key, u64)>,
+        /// Not delivered but given up: their partitions become dirty.
+        given_up: bool,
+        reply: Reply<()>,
+    },
+    /// Forget those of these records that are still the same, and raise the floor.
+    Forget {
+        partition: PartitionId,
+        keys: Vec<(Key, u64)>,
+        floor: Hlc,
+        reply: Reply<()>,
+    },
+    RaiseFloors {
+        floors: Vec<(PartitionId, Hlc)>,
+        reply: Reply<()>,
+    },
+    ClearDirty {
+        target: NodeId,
+        partitions: Vec<PartitionId>,
         reply: Reply<()>,
     },
     DropPartition {
@@ -89,6 +110,9 @@ impl Request {
             Self::Merge { reply, .. } => drop(reply.send(Err(error))),
             Self::HintAdd { reply, .. } => drop(reply.send(Err(error))),
             Self::HintsDone { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::RaiseFloors { reply, .. }
+            | Self::ClearDirty { reply, .. }
             | Self::DropPartition { reply, .. }
             | Self::Close { reply } => drop(reply.send(Err(error))),
         }

@@ -9,17 +9,19 @@ use std::{
     ops::Bound,
     sync::{
         Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use ringmaster_shared::{id::PartitionId, key::Key};
+use ringmaster_shared::{clock::Hlc, id::PartitionId, key::Key};
 
 use super::{
     StorageError, StoreStats,
     commit_log::LogOp,
     digest::Digests,
+    dirty::{self, Dirty},
+    floors::{self, Floors},
     hints::{self, Ledger},
     record::Meta,
     summary::Summary,
@@ -34,6 +36,8 @@ pub(super) struct Core {
     pub table: Table,
     pub digests: Digests,
     pub ledger: Ledger,
+    pub floors: Floors,
+    pub dirty: Dirty,
     pub partition_count: u16,
     pub hint_bytes_max: u64,
     pub log_syncs: AtomicU64,
@@ -41,6 +45,10 @@ pub(super) struct Core {
     pub log_bytes: AtomicU64,
     keys: AtomicU64,
     tombstones: AtomicU64,
+    /// Tombstones by partition, so that nobody looks for some where there are none.
+    tombstones_in: Vec<AtomicU32>,
+    /// Tombstones forgotten since the start.
+    forgotten: AtomicU64,
     poison: OnceLock<String>,
     table_size: Mutex<Option<(Instant, u64)>>,
 }
@@ -72,6 +80,8 @@ impl Core {
             table,
             digests: Digests::new(partition_count),
             ledger: Ledger::default(),
+            floors: Floors::new(partition_count),
+            dirty: Dirty::default(),
             partition_count,
             hint_bytes_max,
             log_syncs: AtomicU64::new(0),
@@ -79,6 +89,8 @@ impl Core {
             log_bytes: AtomicU64::new(0),
             keys: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
+            tombstones_in: (0..partition_count).map(|_| AtomicU32::new(0)).collect(),
+            forgotten: AtomicU64::new(0),
             poison: OnceLock::new(),
             table_size: Mutex::new(None),
         }
@@ -125,8 +137,42 @@ impl Core {
                 let old = self.table.hints.remove(&hints::item_key(target, key))?;
                 self.ledger.change(target, old.map(|o| o.stored_len), None);
             }
+            LogOp::Forget {
+                partition,
+                keys,
+                floor,
+            } => {
+                for key in keys {
+                    let old = self.table.records.remove(&self.record_item(key))?;
+                    self.count(key, old.as_ref(), None);
+                    self.forgotten.fetch_add(1, Ordering::Relaxed);
+                }
+                self.keep_floor(*partition, *floor)?;
+            }
+            LogOp::RaiseFloor { partition, floor } => self.keep_floor(*partition, *floor)?,
+            LogOp::MarkDirty { target, partition } => {
+                self.table.notes.set(&dirty::note(target, *partition), 1)?;
+                self.dirty.set(target, *partition, true);
+            }
+            LogOp::ClearDirty { target, partition } => {
+                self.table.notes.remove(&dirty::note(target, *partition))?;
+                self.dirty.set(target, *partition, false);
+            }
         }
         Ok(())
+    }
+
+    fn keep_floor(&self, partition: PartitionId, floor: Hlc) -> Result<(), TableError> {
+        self.floors.raise(partition, floor);
+        // the entry of a lower one may be replayed, or come later in the same batch
+        let highest = self.floors.get(partition);
+        self.table.notes.set(&floors::note(partition), highest.0)
+    }
+
+    /// Upper bound of the tombstones in a partition.
+    pub fn tombstones_in(&self, partition: PartitionId) -> u32 {
+        let count = self.tombstones_in.get(usize::from(partition));
+        count.map_or(0, |n| n.load(Ordering::Relaxed))
     }
 
     /// [`Self::apply`] for an entry that the table may already hold, or hold something newer of:
@@ -152,8 +198,9 @@ impl Core {
 
     fn count(&self, key: &Key, old: Option<&Meta>, new: Option<&Meta>) {
         let hash = key.hash();
+        let partition = key.partition(self.partition_count);
         self.digests.change(
-            key.partition(self.partition_count),
+            partition,
             hash,
             old.map(|m| m.fingerprint),
             new.map(|m| m.fingerprint),
@@ -162,7 +209,12 @@ impl Core {
             // adding u64::MAX takes one away
             let counter = match meta {
                 Some(meta) if meta.present => &self.keys,
-                Some(_) => &self.tombstones,
+                Some(_) => {
+                    if let Some(count) = self.tombstones_in.get(usize::from(partition)) {
+                        count.fetch_add(by as u32, Ordering::Relaxed);
+                    }
+                    &self.tombstones
+                }
                 None => continue,
             };
             counter.fetch_add(by, Ordering::Relaxed);
@@ -175,6 +227,11 @@ impl Core {
         self.ledger.clear();
         self.keys.store(0, Ordering::Relaxed);
         self.tombstones.store(0, Ordering::Relaxed);
+        self.forgotten.store(0, Ordering::Relaxed);
+        for count in &self.tombstones_in {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.read_notes()?;
         let mut bodies = HashSet::new();
         for row in self.table.records.range(Bound::Unbounded, &[]) {
             let row = row?;
@@ -208,21 +265,42 @@ impl Core {
             partition_count: self.partition_count,
             keys: self.keys.load(Ordering::Relaxed),
             tombstones: self.tombstones.load(Ordering::Relaxed),
+            tombstones_in: (0..self.partition_count)
+                .map(|p| self.tombstones_in(p))
+                .collect(),
             leaves: self.digests.all(),
             owed: self.ledger.all(),
         }
     }
 
-    /// Takes over the figures of a clean close at `lsn`; `false` when they are not those.
-    pub fn restore(&self, summary: Summary, lsn: u64) -> bool {
-        let fits = summary.lsn == lsn && summary.partition_count == self.partition_count;
+    /// Takes over the figures of a clean close at `lsn`, and reads the notes; `false` when they are
+    /// not those.
+    pub fn restore(&self, summary: Summary, lsn: u64) -> Result<bool, TableError> {
+        let fits = summary.lsn == lsn
+            && summary.partition_count == self.partition_count
+            && summary.tombstones_in.len() == self.tombstones_in.len();
         if !fits || !self.digests.restore(&summary.leaves) {
-            return false;
+            return Ok(false);
+        }
+        self.read_notes()?;
+        for (count, value) in self.tombstones_in.iter().zip(&summary.tombstones_in) {
+            count.store(*value, Ordering::Relaxed);
         }
         self.keys.store(summary.keys, Ordering::Relaxed);
         self.tombstones.store(summary.tombstones, Ordering::Relaxed);
         self.ledger.restore(summary.owed);
-        true
+        Ok(true)
+    }
+
+    /// Floors and dirty partitions, which lie in the table, into memory.
+    fn read_notes(&self) -> Result<(), TableError> {
+        self.dirty.clear();
+        self.table.notes.visit(|name, value| {
+            if !self.floors.remember(name, value)? {
+                self.dirty.remember(name);
+            }
+            Ok(())
+        })
     }
 
     /// Stops the engine for good; the first reason stays.
@@ -250,6 +328,7 @@ impl Core {
         StoreStats {
             keys: get(&self.keys),
             tombstones: get(&self.tombstones),
+            tombstones_forgotten: get(&self.forgotten),
             bytes_on_disk: get(&self.log_bytes) + self.table_size(),
             log_syncs: get(&self.log_syncs),
             log_records: get(&self.log_records),

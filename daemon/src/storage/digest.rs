@@ -1,5 +1,10 @@
 //! Digests of partitions: what two replicas compare to find where they differ.
 //!
+//! Each partition has a tree of three levels: a root, [`BRANCHES`] branches, and as many leaves
+//! under each: 1,024 leaves, 8 KiB a partition, 2 MiB for 256 of them. Of a hundred thousand keys a
+//! leaf of one of 256 partitions holds one, so that two replicas that differ in ten keys name about
+//! ten keys to each other.
+//!
 //! A leaf is the wrapping sum of one well-mixed number per record, so it can be kept up to date by
 //! one subtraction and one addition and does not depend on order. The numbers go over the wire
 //! between nodes: they must never change within a format.
@@ -8,7 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringmaster_shared::id::PartitionId;
 
-use super::DIGEST_LEAVES;
+/// Branches under a root, and leaves under a branch.
+pub(crate) const BRANCHES: usize = 32;
+/// Leaves of a partition; a branch has the leaves `branch * BRANCHES` and those that follow.
+pub(super) const DIGEST_LEAVES: usize = BRANCHES * BRANCHES;
 
 /// The leaf of a key: low bits of its hash, where the partition uses the top ones.
 pub(super) fn leaf_of(key_hash: u64) -> u16 {
@@ -80,23 +88,36 @@ impl Digests {
         leaf.fetch_add(term(new).wrapping_sub(term(old)), Ordering::Relaxed);
     }
 
-    /// The leaves of one partition, in order; all zero when it is empty or unknown.
-    pub fn leaves(&self, partition: PartitionId) -> Vec<u64> {
-        let first = usize::from(partition) * DIGEST_LEAVES;
-        match self.leaves.get(first..first + DIGEST_LEAVES) {
-            Some(leaves) => leaves.iter().map(|l| l.load(Ordering::Relaxed)).collect(),
-            None => vec![0; DIGEST_LEAVES],
+    /// The leaves of one branch of a partition, in order; all zero when there is nothing.
+    pub fn leaves(&self, partition: PartitionId, branch: usize) -> [u64; BRANCHES] {
+        let mut leaves = [0; BRANCHES];
+        let first = usize::from(partition) * DIGEST_LEAVES + branch * BRANCHES;
+        let stored = self.leaves.get(first..first + BRANCHES);
+        if let Some(stored) = stored.filter(|_| branch < BRANCHES) {
+            for (leaf, stored) in leaves.iter_mut().zip(stored) {
+                *leaf = stored.load(Ordering::Relaxed);
+            }
         }
+        leaves
+    }
+
+    /// One number for each branch of a partition; 0 for an empty one.
+    pub fn branches(&self, partition: PartitionId) -> [u64; BRANCHES] {
+        std::array::from_fn(|branch| fold(&self.leaves(partition, branch)))
     }
 
     /// One number for the partition; 0 when it is empty.
     pub fn root(&self, partition: PartitionId) -> u64 {
-        let leaves = self.leaves(partition);
-        if leaves.iter().all(|l| *l == 0) {
-            return 0;
-        }
-        leaves.iter().fold(0, |sum, leaf| mix(sum ^ leaf)).max(1)
+        fold(&self.branches(partition))
     }
+}
+
+/// One number for a list of them; 0 when all are.
+fn fold(digests: &[u64]) -> u64 {
+    if digests.iter().all(|d| *d == 0) {
+        return 0;
+    }
+    digests.iter().fold(0, |sum, d| mix(sum ^ d)).max(1)
 }
 
 #[cfg(test)]
@@ -111,8 +132,13 @@ mod tests {
         let digests = Digests::new(4);
         assert_eq!(digests.root(3), 0);
         digests.change(3, 0xe6c6_32b6_1e96_4e1f, None, Some(42));
-        assert_eq!(leaf_of(0xe6c6_32b6_1e96_4e1f), 31);
-        assert_eq!(digests.leaves(3)[31], mix(0xe6c6_32b6_1e96_4e1f ^ mix(42)));
+        assert_eq!(leaf_of(0xe6c6_32b6_1e96_4e1f), 543);
+        let (branch, leaf) = (543 / BRANCHES, 543 % BRANCHES);
+        let term = mix(0xe6c6_32b6_1e96_4e1f ^ mix(42));
+        assert_eq!(digests.leaves(3, branch)[leaf], term);
+        assert_ne!(digests.branches(3)[branch], 0);
+        assert_eq!(digests.branches(3)[branch + 1], 0);
+        assert_eq!(digests.leaves(3, BRANCHES), [0; BRANCHES], "no such branch");
         assert_eq!(
             mix(0),
             0xe220_a839_7b1d_cdaf,
@@ -137,7 +163,7 @@ mod tests {
             for (key, (first, last)) in &entries {
                 winding.change(0, *key, Some(*first), Some(*last));
             }
-            prop_assert_eq!(straight.leaves(0), winding.leaves(0));
+            prop_assert_eq!(straight.branches(0), winding.branches(0));
             prop_assert_eq!(straight.root(0), winding.root(0));
             for (key, (_, last)) in &entries {
                 winding.change(0, *key, Some(*last), None);

@@ -10,13 +10,14 @@ use std::{
 };
 
 use ringmaster_shared::{
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     version::Record,
 };
 
 use super::{
-    ScanPage,
+    HintPage, ScanPage, TombstonePage,
     core::{Core, item_key, key_part, split_item_key},
     digest::leaf_of,
     hints,
@@ -111,11 +112,12 @@ pub(super) fn scan_partition(
     Ok(page)
 }
 
-/// Keys of one leaf with their fingerprints. Reads the heads of the whole partition.
-pub(super) fn leaf_versions(
+/// Keys of these leaves with their fingerprints, in key order. Reads the heads of the partition
+/// once, however many leaves are asked for.
+pub(super) fn leaves_versions(
     core: &Core,
     partition: PartitionId,
-    leaf: u16,
+    leaves: &BTreeSet<u16>,
 ) -> Result<Vec<(Key, u64)>, TableError> {
     let prefix = partition.to_be_bytes();
     let mut found = Vec::new();
@@ -126,11 +128,86 @@ pub(super) fn leaf_versions(
     {
         let row = row?;
         let (_, key) = split_item_key(row.key.as_ref())?;
-        if leaf_of(key.hash()) == leaf {
+        if leaves.contains(&leaf_of(key.hash())) {
             found.push((key, row.meta.fingerprint));
         }
     }
     Ok(found)
+}
+
+/// Tombstones (no sibling holds a value) of a partition that are not younger than `until`, after a
+/// key; looks at `rows` records and finds `limit` at most.
+pub(super) fn tombstones(
+    core: &Core,
+    partition: PartitionId,
+    after: Option<&Key>,
+    until: Hlc,
+    (rows, limit): (usize, usize),
+) -> Result<TombstonePage, TableError> {
+    let prefix = partition.to_be_bytes();
+    let from = match after {
+        Some(key) => Bound::Excluded(item_key(partition, key.as_str().as_bytes())),
+        None => Bound::Included(prefix.to_vec()),
+    };
+    let mut page = TombstonePage::default();
+    for row in core.table.records.range(from, &prefix) {
+        let row = row?;
+        let (_, key) = split_item_key(row.key.as_ref())?;
+        page.rows += 1;
+        let stop = page.rows >= rows;
+        // the head says whether the winner is a tombstone, the record whether all siblings are
+        if !row.meta.present && row.meta.hlc <= until {
+            let record = core.table.records.load(row)?;
+            if let Some(record) = record.filter(|r| r.is_deleted() && r.max_hlc() <= until) {
+                page.found.push((key.clone(), record.fingerprint()));
+            }
+        }
+        if stop || page.found.len() >= limit {
+            page.next = Some(key);
+            break;
+        }
+    }
+    Ok(page)
+}
+
+/// Hints of a node that were written before `before`, after a key; looks at `rows` hints.
+pub(super) fn hints_before(
+    core: &Core,
+    target: &NodeId,
+    after: Option<&Key>,
+    before: Hlc,
+    rows: usize,
+) -> Result<HintPage, TableError> {
+    let prefix = hints::item_prefix(target);
+    let from = match after {
+        Some(key) => Bound::Excluded(hints::item_key(target, key)),
+        None => Bound::Included(prefix.clone()),
+    };
+    let mut page = HintPage::default();
+    for (n, row) in core.table.hints.range(from, &prefix).enumerate() {
+        let row = row?;
+        let (_, key) = hints::split_item_key(row.key.as_ref())
+            .ok_or_else(|| TableError::Damaged("a stored hint has no key".to_owned()))?;
+        if row.meta.hlc < before {
+            page.found.push((key.clone(), row.meta.fingerprint));
+        }
+        if n + 1 >= rows {
+            page.next = Some(key);
+            break;
+        }
+    }
+    Ok(page)
+}
+
+/// Whether a hint for the key is kept for anybody.
+pub(super) fn is_hinted(core: &Core, key: &Key) -> Result<bool, TableError> {
+    for target in core.ledger.counts().keys() {
+        let item = hints::item_key(target, key);
+        if core.table.hints.meta(&item)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The first hints kept for a node, in key order.

@@ -30,6 +30,8 @@ pub(super) struct Summary {
     pub partition_count: u16,
     pub keys: u64,
     pub tombstones: u64,
+    /// By partition.
+    pub tombstones_in: Vec<u32>,
     /// Leaves of all partitions, in order.
     pub leaves: Vec<u64>,
     pub owed: BTreeMap<NodeId, Owed>,
@@ -88,6 +90,7 @@ mod tests {
             partition_count: 2,
             keys: 3,
             tombstones: 1,
+            tombstones_in: vec![1, 0],
             leaves: vec![1, 0, u64::MAX],
             owed: [(node("n"), Owed::default())].into(),
         };

@@ -80,6 +80,7 @@ impl From<io::Error> for TableError {
 pub(super) struct Table {
     pub records: Space,
     pub hints: Space,
+    pub notes: Notes,
     db: Db,
     /// A second descriptor of sled's file: fsync works on the file, whoever wrote it.
     file: File,
@@ -98,6 +99,7 @@ impl Table {
         Ok(Self {
             records: space("records")?,
             hints: space("hints")?,
+            notes: Notes(db.open_tree("notes")?),
             file: File::open(dir.join("db"))?,
             dir: dir.to_owned(),
             db,
@@ -126,6 +128,53 @@ impl Table {
     pub fn size_on_disk(&self) -> Option<u64> {
         self.db.size_on_disk().ok()
     }
+}
+
+/// Small numbers by name, a few for each partition: each with a checksum that covers its name.
+pub(super) struct Notes(Tree);
+
+const NOTE_LEN: usize = 8 + 4;
+
+impl Notes {
+    pub fn set(&self, name: &[u8], value: u64) -> Result<(), TableError> {
+        let mut bytes = [0; NOTE_LEN];
+        let value = value.to_le_bytes();
+        bytes[..8].copy_from_slice(&value);
+        bytes[8..].copy_from_slice(&note_checksum(name, &value).to_le_bytes());
+        self.0.insert(name, &bytes)?;
+        Ok(())
+    }
+
+    pub fn remove(&self, name: &[u8]) -> Result<(), TableError> {
+        self.0.remove(name)?;
+        Ok(())
+    }
+
+    /// Hands every note to `each`.
+    pub fn visit(
+        &self,
+        mut each: impl FnMut(&[u8], u64) -> Result<(), TableError>,
+    ) -> Result<(), TableError> {
+        for note in &self.0 {
+            let (name, bytes) = note?;
+            let damaged = || TableError::Damaged("a note does not match its checksum".to_owned());
+            let bytes: [u8; NOTE_LEN] = bytes.as_ref().try_into().map_err(|_| damaged())?;
+            let (value, crc) = bytes.split_at(8);
+            if crc != note_checksum(&name, value).to_le_bytes() {
+                return Err(damaged());
+            }
+            let value = value.try_into().map_err(|_| damaged())?;
+            each(&name, u64::from_le_bytes(value))?;
+        }
+        Ok(())
+    }
+}
+
+fn note_checksum(name: &[u8], value: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(name);
+    crc.update(value);
+    crc.finalize()
 }
 
 /// Moves snapshots that a kill left half made out of sled's sight. Returns where they went.

@@ -5,6 +5,7 @@ mod bench;
 mod commit_order;
 mod crash;
 mod disk_full;
+mod forgetting;
 mod kill;
 mod model;
 

@@ -4,7 +4,7 @@
 //! what to do is decided in `handover`, how to get it decided in `register`. Any number of
 //! drivers may act at once: that costs rounds, never agreement.
 
-mod ballots;
+pub(super) mod ballots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,16 +28,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     TopologyHandle,
-    handover::{Decision, Progress, Sighting, Situation, decide},
+    handover::{self, Decision, GAINER_DOWN_MAX, Progress, Purpose, Sighting, Situation, decide},
     news,
 };
 use crate::{
-    gossip::{GossipHandle, Members},
+    gossip::{GossipHandle, MemberState, Members},
     replication::{
         frames::{Request, Response},
         peers::{Class, PeerError, Peers},
     },
 };
+use ballots::{Outcome, Proposing};
 
 /// Longest wait for one answer about topologies.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,15 +56,14 @@ const CATCH_UP_AGAIN: Duration = Duration::from_millis(500);
 const CATCH_UP_TRIES: usize = 3;
 /// A change that does not get on for this long is told.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
-/// Attempts to hand a decided topology to a member; who misses it sees it in gossip.
-const PUSH_TRIES: u32 = 3;
-const PUSH_AGAIN: Duration = Duration::from_millis(200);
 
 /// What the driver needs of the rooms around it.
 pub(super) trait Around: Clone + Send + Sync + 'static {
     fn members(&self) -> Members;
     fn watch_members(&self) -> watch::Receiver<Members>;
     fn publish(&self, ring: RingStamp);
+    /// A member that is down is none any more and is not coming back.
+    fn bury(&self, node: &NodeId);
     /// One request to a member, answered or failed within `timeout`.
     fn call(
         &self,
@@ -92,6 +92,10 @@ impl Around for Live {
 
     fn publish(&self, ring: RingStamp) {
         self.gossip.set_ring(ring);
+    }
+
+    fn bury(&self, node: &NodeId) {
+        self.gossip.bury(node);
     }
 
     fn call(
@@ -164,6 +168,7 @@ impl<A: Around> Driver<A> {
             topology.mark_unchanged();
             self.report_topology();
             self.catch_up().await;
+            self.bury();
             let pause = self.act().await;
             tokio::select! {
                 changed = members.changed() => if changed.is_err() {
@@ -257,8 +262,20 @@ impl<A: Around> Driver<A> {
                          stop it and compare the data dirs before it does harm",
                         m.state.id, mine.epoch
                     ),
-                    EventCode::Other,
+                    EventCode::RingFork,
                 );
+            }
+        }
+    }
+
+    /// Who was taken out of the ring while it was down cannot say itself that it left.
+    fn bury(&self) {
+        let Some(topology) = self.seen.as_ref().filter(|t| t.contains(&self.me)) else {
+            return;
+        };
+        for m in self.around.members().iter().map(|m| &m.state) {
+            if is_gone(topology, m) {
+                self.around.bury(&m.id);
             }
         }
     }
@@ -308,8 +325,37 @@ impl<A: Around> Driver<A> {
             }
             Decision::Propose { next, purpose } => {
                 tracing::debug!(epoch = next.epoch, ?purpose, "proposing a topology");
+                if purpose == Purpose::Abort {
+                    self.tell_abort(&topology, &sightings);
+                }
                 self.propose(&topology, &next).await
             }
+        }
+    }
+
+    /// Tries to make `next` the successor of `base`; returns how long to wait before the next
+    /// look. Another's proposal may come out of it: that is a success too.
+    async fn propose(&mut self, base: &Topology, next: &Topology) -> Duration {
+        let proposing = Proposing {
+            handle: self.handle.clone(),
+            around: self.around.clone(),
+            stop: self.stop.clone(),
+        };
+        match proposing.decide(base, next).await {
+            Outcome::Decided(_) => {
+                self.report_topology();
+                Duration::ZERO
+            }
+            Outcome::Superseded(later) => {
+                self.install(*later).await;
+                Duration::ZERO
+            }
+            Outcome::Unreachable => {
+                let message = format!("the ring cannot change: {}", no_majority(base));
+                self.tell_once(message, EventCode::RingChangeStalled);
+                IDLE
+            }
+            Outcome::Contended => ballots::backoff(u32::MAX),
         }
     }
 
@@ -400,33 +446,28 @@ impl<A: Around> Driver<A> {
         decision
     }
 
-    /// Hands a decided topology to everybody it concerns, beside the driver's own work.
-    fn push(&self, base: &Topology, decided: &Topology) {
-        let everybody: BTreeSet<NodeId> = base
-            .members
-            .iter()
-            .chain(&decided.members)
-            .map(|m| m.id.clone())
-            .filter(|id| *id != self.me)
-            .collect();
-        let (around, decided) = (self.around.clone(), decided.clone());
-        let all: FuturesUnordered<_> = everybody
-            .into_iter()
-            .map(|id| push_to(around.clone(), id, decided.clone()))
-            .collect();
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = all.for_each(|()| std::future::ready(())) => {}
-            }
-        });
-    }
-
     fn tell_once(&mut self, message: String, code: EventCode) {
         if self.told.len() < 100 && self.told.insert(message.clone()) {
             self.handle.inner.events.warn(code, None, message);
         }
+    }
+
+    /// Why a change is given up.
+    fn tell_abort(&mut self, topology: &Topology, sightings: &[Sighting]) {
+        let down: BTreeSet<NodeId> = handover::needed(topology)
+            .into_iter()
+            .filter(|id| {
+                let seen = sightings.iter().find(|s| s.id == *id);
+                seen.is_none_or(|s| !s.status.is_reachable())
+            })
+            .collect();
+        let message = format!(
+            "the change of epoch {} is given up: {} has been down for {} s and would take over partitions",
+            topology.epoch,
+            listed(&down),
+            GAINER_DOWN_MAX.as_secs()
+        );
+        self.tell_once(message, EventCode::RingChangeStalled);
     }
 
     /// Who a change has waited for, and why, once it has taken long.
@@ -452,20 +493,24 @@ impl<A: Around> Driver<A> {
     }
 }
 
-async fn push_to<A: Around>(around: A, node: NodeId, topology: Topology) {
-    for _ in 0..PUSH_TRIES {
-        let request = Request::PushTopology {
-            topology: topology.clone(),
-        };
-        match around
-            .call(&node, topology.epoch, request, CALL_TIMEOUT)
-            .await
-        {
-            Ok(_) => return,
-            Err(why) => tracing::debug!("epoch {} not handed over yet: {why}", topology.epoch),
-        }
-        sleep(PUSH_AGAIN).await;
-    }
+/// Whether `member` is down and no member of the ring any more. One that this node does not know
+/// yet, because the ring that took it in is a later one, is spared, and so is one that waits to
+/// be taken in.
+fn is_gone(topology: &Topology, member: &MemberState) -> bool {
+    let down = matches!(member.status, MemberStatus::Dead | MemberStatus::Stopped);
+    let waits = matches!(member.lifecycle, Lifecycle::Joining | Lifecycle::Candidate);
+    down && !waits && !topology.contains(&member.id) && member.ring.epoch <= topology.epoch
+}
+
+/// Who would have to answer for the ring to change.
+pub(super) fn no_majority(topology: &Topology) -> String {
+    let voters: Vec<String> = topology.voters().iter().map(ToString::to_string).collect();
+    format!(
+        "no majority of its voters answers ({} of {} needed: {})",
+        topology.voter_majority(),
+        voters.len(),
+        voters.join(", ")
+    )
 }
 
 fn listed(ids: &BTreeSet<NodeId>) -> String {

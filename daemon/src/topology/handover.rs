@@ -12,6 +12,9 @@
 //! - Going back is safe at any time: until it is done, every write also went to a quorum of the
 //!   old replicas.
 //!
+//! The rules are the same whatever a change is for. They hold for rows that lose at most one
+//! replica in one change: any quorum of the old row and of the shorter one still meet.
+//!
 //! Leaves to the driver: asking, proposing, and the clock.
 
 use std::{
@@ -22,16 +25,17 @@ use std::{
 use ringmaster_shared::{
     id::{Epoch, NodeId, PartitionId},
     member::{Lifecycle, MemberStatus},
-    placement,
     quorum::Group,
     topology::{RingMember, Step, Topology, Transition},
 };
+
+use super::steps;
 
 /// A joiner is taken in when nobody else has come for this long, so that several join together.
 pub const JOIN_QUIET: Duration = Duration::from_millis(400);
 /// But no joiner waits longer than this for others.
 pub const JOIN_WAIT_MAX: Duration = Duration::from_millis(1500);
-/// A member's new address must have been seen for this long.
+/// A member's new address or zone must have been seen for this long.
 pub const ADDRESS_QUIET: Duration = Duration::from_secs(1);
 /// A change is given up when one that gains partitions is down for this long.
 pub const GAINER_DOWN_MAX: Duration = Duration::from_secs(30);
@@ -96,7 +100,7 @@ pub enum Purpose {
     ReadFromBoth,
     Finish,
     Abort,
-    NewAddress,
+    NewDescription,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +155,7 @@ pub fn decide(now: &Situation<'_>) -> Decision {
     }
     match &now.topology.transition {
         Some(transition) => carry_on(now, transition),
-        None => new_address(now).unwrap_or_else(|| take_in(now)),
+        None => new_description(now).unwrap_or_else(|| take_in(now)),
     }
 }
 
@@ -197,36 +201,23 @@ fn take_in(now: &Situation<'_>) -> Decision {
 
 /// The first step of taking these in.
 fn joined(topology: &Topology, joiners: &[&Sighting]) -> Topology {
-    let mut wanted = topology.members.clone();
-    wanted.extend(joiners.iter().map(|s| RingMember {
+    let joining = joiners.iter().map(|s| RingMember {
         id: s.id.clone(),
         address: s.address.clone(),
         zone: s.zone.clone(),
-    }));
-    let placement = placement::plan(topology, &wanted);
-    Topology {
-        epoch: topology.epoch + 1,
-        members: placement.members,
-        table: placement.current,
-        transition: Some(Transition {
-            step: Step::Filling,
-            kind: ringmaster_shared::topology::ChangeKind::Join,
-            leaving: vec![],
-            joining: joiners.iter().map(|s| s.id.clone()).collect(),
-            target: placement.target,
-        }),
-        ..topology.clone()
-    }
+    });
+    steps::joining(topology, joining.collect())
 }
 
-/// A member that answers at another address than the ring remembers. Moves no data.
-fn new_address(now: &Situation<'_>) -> Option<Decision> {
+/// A member that answers at another address, or says another zone, than the ring remembers.
+/// Moves no data; a later change of the ring goes by the new zone.
+fn new_description(now: &Situation<'_>) -> Option<Decision> {
     let moved: BTreeMap<&NodeId, &Sighting> = now
         .sightings
         .iter()
         .filter(|s| {
             let remembered = now.topology.member(&s.id);
-            s.is_alive() && remembered.is_some_and(|m| m.address != s.address)
+            s.is_alive() && remembered.is_some_and(|m| m.address != s.address || m.zone != s.zone)
         })
         .map(|s| (&s.id, s))
         .collect();
@@ -243,9 +234,10 @@ fn new_address(now: &Situation<'_>) -> Option<Decision> {
     for m in &mut next.members {
         if let Some(s) = moved.get(&m.id) {
             m.address.clone_from(&s.address);
+            m.zone.clone_from(&s.zone);
         }
     }
-    Some(propose(next, Purpose::NewAddress))
+    Some(propose(next, Purpose::NewDescription))
 }
 
 /// The next step of a change, or the way back.
@@ -260,25 +252,25 @@ fn carry_on(now: &Situation<'_>, transition: &Transition) -> Decision {
     if awaited.is_empty() {
         match transition.step {
             Step::Filling => propose(
-                reading_both(now.topology, transition),
+                steps::reading_both(now.topology, transition),
                 Purpose::ReadFromBoth,
             ),
-            Step::Dual => propose(finished(now.topology, transition), Purpose::Finish),
+            Step::Dual => propose(steps::finished(now.topology, transition), Purpose::Finish),
         }
     } else if is_hopeless(now) {
-        propose(reverted(now.topology, transition), Purpose::Abort)
+        propose(steps::reverted(now.topology, transition), Purpose::Abort)
     } else {
         Decision::Await(awaited)
     }
 }
 
-/// Partitions that the change touches.
-fn moving(topology: &Topology) -> impl Iterator<Item = (PartitionId, Vec<NodeId>)> + '_ {
+/// Partitions that the change touches, with the replicas they move to.
+pub fn moving(topology: &Topology) -> impl Iterator<Item = (PartitionId, Vec<NodeId>)> + '_ {
     (0..topology.partition_count()).filter_map(|p| Some((p, topology.target_replicas(p)?)))
 }
 
 /// Replicas that gain at least one partition.
-fn gainers(topology: &Topology) -> BTreeSet<NodeId> {
+pub fn gainers(topology: &Topology) -> BTreeSet<NodeId> {
     moving(topology)
         .flat_map(|(p, target)| {
             let old = topology.replicas(p);
@@ -326,61 +318,24 @@ fn awaited_to_finish(now: &Situation<'_>) -> BTreeSet<NodeId> {
     missing
 }
 
-/// Whether one that joins or gains has been down, or unknown to gossip, for too long.
+/// Those without whom the change cannot be finished: all who join or gain partitions.
+pub fn needed(topology: &Topology) -> BTreeSet<NodeId> {
+    let joining = topology.transition.iter().flat_map(|t| &t.joining);
+    gainers(topology)
+        .into_iter()
+        .chain(joining.cloned())
+        .collect()
+}
+
+/// Whether one of them has been down, or unknown to gossip, for too long.
 fn is_hopeless(now: &Situation<'_>) -> bool {
-    let joining = now.topology.transition.iter().flat_map(|t| &t.joining);
-    let mut all = gainers(now.topology);
-    all.extend(joining.cloned());
     now.in_epoch > EPOCH_CHANCE
-        && all.iter().any(|id| match now.sighting(id) {
-            Some(s) => s.is_down() && s.since > GAINER_DOWN_MAX,
-            None => now.in_epoch > GAINER_DOWN_MAX,
-        })
-}
-
-fn reading_both(topology: &Topology, transition: &Transition) -> Topology {
-    Topology {
-        epoch: topology.epoch + 1,
-        transition: Some(Transition {
-            step: Step::Dual,
-            ..transition.clone()
-        }),
-        ..topology.clone()
-    }
-}
-
-fn finished(topology: &Topology, transition: &Transition) -> Topology {
-    Topology {
-        epoch: topology.epoch + 1,
-        table: transition.target.clone(),
-        transition: None,
-        ..topology.clone()
-    }
-}
-
-/// The old table, without those who were joining.
-fn reverted(topology: &Topology, transition: &Transition) -> Topology {
-    let stays: Vec<bool> = topology
-        .members
-        .iter()
-        .map(|m| !transition.joining.contains(&m.id))
-        .collect();
-    let place = |old: u16| stays[..usize::from(old)].iter().filter(|s| **s).count() as u16;
-    let members = topology.members.iter().zip(&stays);
-    Topology {
-        epoch: topology.epoch + 1,
-        members: members
-            .filter(|(_, s)| **s)
-            .map(|(m, _)| m.clone())
-            .collect(),
-        table: topology
-            .table
+        && needed(now.topology)
             .iter()
-            .map(|row| row.iter().map(|i| place(*i)).collect())
-            .collect(),
-        transition: None,
-        ..topology.clone()
-    }
+            .any(|id| match now.sighting(id) {
+                Some(s) => s.is_down() && s.since > GAINER_DOWN_MAX,
+                None => now.in_epoch > GAINER_DOWN_MAX,
+            })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ async fn a_topology_is_adopted_once_and_only_forward() {
             .await
             .expect("ours is kept")
     );
-    assert_eq!(handle.inner.events.newest(1)[0].code, EventCode::Other);
+    assert_eq!(handle.inner.events.newest(1)[0].code, EventCode::RingFork);
     let mut foreign = topology(9, &["a"]);
     foreign.cluster_id = other_cluster();
     assert!(handle.adopt(foreign).await.is_err());

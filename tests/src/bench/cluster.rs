@@ -1,7 +1,7 @@
 //! Three daemons on this machine, started, asked, killed and stopped by the benchmark.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -13,8 +13,9 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 use tokio::process::{Child, Command};
+
+use crate::load::{Dialect, Target};
 
 const NODES: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -25,19 +26,19 @@ pub struct Cluster {
     http: reqwest::Client,
     /// From the start of the last node until all three agreed.
     pub agreed_after_s: f64,
-    dir: TempDir,
+    folder: PathBuf,
 }
 
 impl Cluster {
-    pub async fn start(ringd: &Path) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let ports = free_ports()?;
+    /// Starts three nodes with data below `folder`.
+    pub async fn start(ringd: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let ports = free_ports(NODES)?;
         let http = reqwest::Client::builder().no_proxy().build()?;
         let mut cluster = Self {
             nodes: Vec::new(),
             http,
             agreed_after_s: 0.0,
-            dir,
+            folder: folder.to_owned(),
         };
         for (i, port) in ports.iter().enumerate() {
             let began = Instant::now();
@@ -54,10 +55,7 @@ impl Cluster {
         command
             .arg(format!("--node-id={name}"))
             .arg(format!("--port={port}"))
-            .arg(format!(
-                "--data-dir={}",
-                self.dir.path().join(&name).display()
-            ))
+            .arg(format!("--data-dir={}", self.folder.join(&name).display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -122,24 +120,20 @@ impl Cluster {
         epochs.windows(2).all(|w| w[0] == w[1])
     }
 
-    pub fn addresses(&self) -> Vec<String> {
-        self.nodes
-            .iter()
-            .map(|(_, port, _)| format!("127.0.0.1:{port}"))
-            .collect()
+    /// Asked evenly at all three.
+    pub fn target(&self) -> Target {
+        let address = |(_, port, _): &(String, u16, Child)| format!("127.0.0.1:{port}");
+        Target {
+            name: "ringd, quorum".into(),
+            addresses: self.nodes.iter().map(address).collect(),
+            dialect: Dialect::Ring,
+            pids: self.nodes.iter().filter_map(|n| n.2.id()).collect(),
+        }
     }
 
-    /// Resident set of each node, from the kernel.
-    pub fn resident_mb(&self) -> Vec<(String, f64)> {
-        let resident = |pid: u32| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-            line.split_whitespace().nth(1)?.parse::<f64>().ok()
-        };
-        self.nodes
-            .iter()
-            .filter_map(|(name, _, child)| Some((name.clone(), resident(child.id()?)? / 1024.0)))
-            .collect()
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        let pid = |(name, _, child): &(String, u16, Child)| Some((name.clone(), child.id()?));
+        self.nodes.iter().filter_map(pid).collect()
     }
 
     /// SIGKILL to the last node; seconds until both others hold it for dead.
@@ -177,8 +171,8 @@ impl Cluster {
     }
 }
 
-fn free_ports() -> anyhow::Result<Vec<u16>> {
-    let held = (0..NODES)
+pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let held = (0..count)
         .map(|_| std::net::TcpListener::bind("127.0.0.1:0"))
         .collect::<Result<Vec<_>, _>>()?;
     held.iter().map(|l| Ok(l.local_addr()?.port())).collect()

@@ -10,6 +10,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+use crate::load::{Dialect, Target};
+
 /// Serves until killed.
 pub async fn serve(port: u16) -> anyhow::Result<()> {
     let hello = get(|| async { Json(json!({"value": "hello"})) })
@@ -29,7 +31,7 @@ pub async fn serve(port: u16) -> anyhow::Result<()> {
 /// The echo as a child process; ends when dropped.
 pub struct Echo {
     port: u16,
-    _child: Child,
+    child: Child,
 }
 
 impl Echo {
@@ -43,10 +45,7 @@ impl Echo {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start")?;
-        let echo = Self {
-            port,
-            _child: child,
-        };
+        let echo = Self { port, child };
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 return Ok(echo);
@@ -56,7 +55,12 @@ impl Echo {
         anyhow::bail!("it does not listen on port {port}")
     }
 
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+    pub fn target(&self) -> Target {
+        Target {
+            name: "bare axum echo".into(),
+            addresses: vec![format!("127.0.0.1:{}", self.port)],
+            dialect: Dialect::Ring,
+            pids: self.child.id().into_iter().collect(),
+        }
     }
 }

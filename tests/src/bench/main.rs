@@ -4,13 +4,17 @@
 //! cargo build --release && cargo run --release -p tests --bin bench
 //! ```
 //!
-//! Starts three `ringd` nodes and a bare axum echo (a process of its own, like the nodes), drives
-//! both with the same generator, and prints requests per second with median and 99th percentile at
-//! each number of connections; then how long the nodes took to agree and to notice a kill, and
-//! their resident memory. It asserts nothing: the machine may be busy, so look at the ratios.
+//! Starts three `ringd` nodes, a bare axum echo (a process of its own, like the nodes) and, when
+//! there is an `etcd` in `PATH` (Debian package `etcd-server`) or one is named, three etcd nodes with
+//! their data in the same folder. Drives all with the same generator, connections and value size, in
+//! turns of which each target begins one, so that nobody has the quiet moment to itself; writes are
+//! on a majority of disks before they are answered, and reads are linearizable, on both sides. Then
+//! prints how long the nodes took to agree and to notice a kill, and the resident memory. It asserts
+//! nothing: the machine may be busy, so look at the ratios, and at the processor time of a request.
 
 mod cluster;
 mod echo;
+mod etcd;
 mod load;
 
 use std::{path::PathBuf, time::Duration};
@@ -19,14 +23,21 @@ use anyhow::Context;
 use clap::Parser;
 
 use cluster::Cluster;
-use load::{Figures, Kind, Load};
+use etcd::Etcd;
+use load::{Figures, Kind, Load, Target};
+
+/// Unmeasured seconds before the turns of each kind.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Benchmark of a three-node local cluster.
 #[derive(Parser)]
 struct Args {
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 4)]
+    /// Seconds of each measurement, all turns together.
+    #[arg(long, default_value_t = 6)]
     seconds: u64,
+    /// Turns into which each measurement is cut.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    turns: u32,
     /// Numbers of connections, comma separated.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     connections: Vec<usize>,
@@ -36,6 +47,15 @@ struct Args {
     /// The daemon's binary; beside this program when absent.
     #[arg(long)]
     ringd: Option<PathBuf>,
+    /// Another daemon's binary, measured in the same turns: before and after a change.
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// The etcd binary; the one in PATH when absent.
+    #[arg(long)]
+    etcd: Option<PathBuf>,
+    /// Leave etcd out.
+    #[arg(long, conflicts_with = "etcd")]
+    no_etcd: bool,
     /// Serve the echo on this port and do nothing else (used by the benchmark itself).
     #[arg(long, hide = true)]
     echo_server: Option<u16>,
@@ -56,59 +76,130 @@ async fn main() -> anyhow::Result<()> {
         "no daemon at {}; build it first: cargo build --release",
         ringd.display()
     );
+    let folder = tempfile::tempdir()?;
     let echo = echo::Echo::start().await.context("the echo server")?;
-    let mut cluster = Cluster::start(&ringd).await?;
+    let mut cluster = Cluster::start(&ringd, folder.path()).await?;
+    let other = match &args.against {
+        Some(path) => Some(Cluster::start(path, &folder.path().join("against")).await?),
+        None => None,
+    };
+    let etcd = start_etcd(&args, folder.path()).await?;
     println!(
         "three nodes agree {:.2} s after the last was started\n",
         cluster.agreed_after_s
     );
 
+    let mut targets = vec![echo.target(), cluster.target()];
+    targets.extend(other.as_ref().map(|other| Target {
+        name: "ringd, the other binary".into(),
+        ..other.target()
+    }));
+    targets.extend(etcd.as_ref().map(Etcd::target));
+    table(&args, &targets).await?;
+
+    let mut processes = cluster.processes();
+    processes.extend(etcd.iter().flat_map(Etcd::processes));
+    for (name, pid) in processes {
+        println!("{name}: {:.0} MB resident", resident_mb(pid).unwrap_or(0.0));
+    }
+    drop(etcd);
+    let noticed = cluster.kill_last_and_wait().await?;
+    println!("killed node is dead for both others after {noticed:.1} s");
+    cluster.stop().await;
+    if let Some(mut other) = other {
+        other.stop().await;
+    }
+    Ok(())
+}
+
+async fn start_etcd(args: &Args, folder: &std::path::Path) -> anyhow::Result<Option<Etcd>> {
+    let found = match &args.etcd {
+        Some(path) => Some(path.clone()),
+        None if args.no_etcd => None,
+        None => etcd::in_path(),
+    };
+    match found {
+        Some(path) => Ok(Some(Etcd::start(&path, folder).await.context("etcd")?)),
+        None => {
+            println!("without etcd: none is in PATH (Debian: apt-get install etcd-server)");
+            Ok(None)
+        }
+    }
+}
+
+/// Measures all targets, and prints one block for each number of connections and kind.
+async fn table(args: &Args, targets: &[Target]) -> anyhow::Result<()> {
     println!(
-        "{:<28} {:>6} {:>10} {:>9} {:>9} {:>8} {:>12}",
-        "", "conns", "per s", "p50 ms", "p99 ms", "failed", "of the echo"
+        "{:<28} {:>5} {:>9} {:>8} {:>8} {:>7} {:>8} {:>8} {:>8}",
+        "", "conns", "per s", "p50 ms", "p99 ms", "failed", "cpu us", "of echo", "of etcd"
     );
     for connections in &args.connections {
         let load = Load {
             connections: *connections,
-            duration: Duration::from_secs(args.seconds),
             value_bytes: args.value_bytes,
         };
         for kind in [Kind::Put, Kind::Get] {
-            let bare = load.run(&[echo.address()], kind).await?;
-            let ours = load.run(&cluster.addresses(), kind).await?;
-            row(
-                &format!("bare axum {}", kind.name()),
-                *connections,
-                &bare,
-                None,
-            );
-            row(
-                &format!("ringd quorum {}", kind.name()),
-                *connections,
-                &ours,
-                Some(&bare),
-            );
+            let all = measure(args, &load, targets, kind).await?;
+            let etcd = targets
+                .iter()
+                .position(|t| t.dialect == load::Dialect::Etcd);
+            for (target, figures) in targets.iter().zip(&all) {
+                let what = format!("{} {}", target.name, kind.name());
+                row(
+                    &what,
+                    *connections,
+                    figures,
+                    &all[0],
+                    etcd.map(|at| &all[at]),
+                );
+            }
         }
+        println!();
     }
-    println!();
-    for (name, mb) in cluster.resident_mb() {
-        println!("{name}: {mb:.0} MB resident");
-    }
-    let noticed = cluster.kill_last_and_wait().await?;
-    println!("killed node is dead for both others after {noticed:.1} s");
-    cluster.stop().await;
     Ok(())
 }
 
-fn row(what: &str, connections: usize, figures: &Figures, beside: Option<&Figures>) {
-    let ratio = beside.map_or_else(String::new, |b| {
-        format!(
-            "{:.2}",
-            figures.per_second / b.per_second.max(f64::MIN_POSITIVE)
-        )
-    });
+async fn measure(
+    args: &Args,
+    load: &Load,
+    targets: &[Target],
+    kind: Kind,
+) -> anyhow::Result<Vec<Figures>> {
+    for target in targets {
+        if kind == Kind::Get {
+            load.fill(target).await?;
+        }
+        load.run(target, kind, WARM_UP).await?;
+    }
+    let turn = Duration::from_secs(args.seconds) / args.turns;
+    let mut all: Vec<Figures> = targets.iter().map(|_| Figures::default()).collect();
+    for first in 0..args.turns as usize {
+        for n in 0..targets.len() {
+            let at = (first + n) % targets.len();
+            all[at].add(load.run(&targets[at], kind, turn).await?);
+        }
+    }
+    Ok(all)
+}
+
+fn row(what: &str, connections: usize, figures: &Figures, echo: &Figures, etcd: Option<&Figures>) {
+    let rate = figures.per_second();
+    let of = |other: &Figures| format!("{:.2}", rate / other.per_second().max(f64::MIN_POSITIVE));
     println!(
-        "{what:<28} {connections:>6} {:>10.0} {:>9.2} {:>9.2} {:>8} {ratio:>12}",
-        figures.per_second, figures.p50_ms, figures.p99_ms, figures.failed
+        "{what:<28} {connections:>5} {rate:>9.0} {:>8.2} {:>8.2} {:>7} {:>8.0} {:>8} {:>8}",
+        figures.percentile_ms(50),
+        figures.percentile_ms(99),
+        figures.failed,
+        figures.cpu_us(),
+        of(echo),
+        etcd.map_or_else(String::new, of),
     );
+}
+
+/// Resident set of a process, from the kernel.
+fn resident_mb(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024.0)
 }

@@ -21,12 +21,12 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
+    client::Client,
     cluster::Report,
     fixture,
     link::{
         LinkState, LinkView,
         driver::{self, LinkHandle},
-        rest::Rest,
     },
     message::Msg,
 };
@@ -218,8 +218,8 @@ struct Told {
 impl Told {
     fn start(endpoints: &[String]) -> Self {
         let (sender, messages) = mpsc::channel(64);
-        let rest = Rest::new().expect("a client");
-        let link = driver::spawn(endpoints, rest, Instant::now(), sender);
+        let client = Client::new().expect("a client");
+        let link = driver::spawn(endpoints, &client, Instant::now(), sender);
         Self {
             messages,
             view: LinkView::default(),

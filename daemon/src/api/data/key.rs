@@ -16,6 +16,11 @@ pub fn empty() -> ApiError {
     bad("the key is missing: a key is 1 to 1024 bytes in the path after /api/v1/data/".to_owned())
 }
 
+/// A key as it stands in a body.
+pub fn parse(text: &str) -> Answer<Key> {
+    Key::new(text).map_err(|e| bad(e.to_string()))
+}
+
 fn decode(segment: &str) -> Answer<Key> {
     if segment.is_empty() {
         return Err(empty());
@@ -28,7 +33,7 @@ fn decode(segment: &str) -> Answer<Key> {
     let text = percent_decode_str(segment)
         .decode_utf8()
         .map_err(|_| bad("the key is not UTF-8 once it is decoded".to_owned()))?;
-    Key::new(&text).map_err(|e| bad(e.to_string()))
+    parse(&text)
 }
 
 fn bad(why: String) -> ApiError {

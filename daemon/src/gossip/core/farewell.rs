@@ -1,4 +1,4 @@
-//! The end of a node that goes down on purpose: everybody reachable is told a few times, by packet
+//! The end of a member, its own or another's. A node that goes down on purpose: everybody reachable is told a few times, by packet
 //! and a couple by exchange, and then there is silence for good.
 
 use ringmaster_shared::{
@@ -7,19 +7,24 @@ use ringmaster_shared::{
 };
 
 use super::{Core, Dest, Output, Phase};
-use crate::gossip::{claim::Now, codec::Body};
+use crate::gossip::{
+    MemberState,
+    claim::{Claim, Now, Via},
+    codec::Body,
+};
 
 /// The farewell is said so often, so far apart.
 const FAREWELL_ROUNDS: u32 = 3;
 const FAREWELL_GAP_MS: u64 = 150;
 
 impl Core {
-    /// This node goes down on purpose: everybody reachable is told, then there is silence.
-    pub fn stop(&mut self, now: Now) {
+    /// This node goes down on purpose, as `last` (stopped, or left for good): everybody reachable
+    /// is told, then there is silence.
+    pub fn stop(&mut self, now: Now, last: MemberStatus) {
         if self.phase != Phase::Running {
             return;
         }
-        self.local.status = MemberStatus::Stopped;
+        self.local.status = last;
         self.local.lifecycle = Lifecycle::Stopped;
         self.local.incarnation += 1;
         self.revision += 1;
@@ -37,6 +42,23 @@ impl Core {
             next_ms: now.ms,
         };
         self.say_farewell(now);
+    }
+
+    /// Says for a member that is down that it left for good.
+    pub fn bury(&mut self, now: Now, id: &NodeId) {
+        let down = self.members.get(id).filter(|m| {
+            let status = m.state.status;
+            matches!(status, MemberStatus::Dead | MemberStatus::Stopped)
+        });
+        let Some(member) = down else {
+            return;
+        };
+        let state = MemberState {
+            status: MemberStatus::Left,
+            ..member.state.clone()
+        };
+        let from = self.local.id.clone();
+        self.apply(now, Claim { state, from }, Via::Own);
     }
 
     pub(super) fn say_farewell(&mut self, now: Now) {

@@ -605,7 +605,7 @@ fn stopping_is_told_to_everybody_and_then_there_is_silence() {
         gossip(&mut core, 0, name, vec![]);
     }
     core.take_outputs();
-    core.stop(at(100));
+    core.stop(at(100), MemberStatus::Stopped);
     let mut outputs = core.take_outputs();
     outputs.extend(run_until(&mut core, 10_000).into_iter().map(|(_, o)| o));
     let mut told: Vec<&str> = Vec::new();
@@ -654,6 +654,30 @@ fn stopped_beats_dead_at_the_same_freshness() {
         vec![state("b", 1, 2, Dead), state("b", 1, 2, Suspected)],
     );
     assert_eq!(status_of(&core, "b"), Some(Stopped));
+}
+
+/// Who is down can be taken off the list for good; who answers cannot, and a later life comes
+/// back as somebody new.
+#[test]
+fn only_who_is_down_can_be_buried() {
+    use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+    for (status, after) in [
+        (Alive, Alive),
+        (Suspected, Suspected),
+        (Dead, Left),
+        (Stopped, Left),
+    ] {
+        let mut core = core_of("a");
+        gossip(&mut core, 0, "x", vec![state("b", 1, 2, status)]);
+        core.bury(at(5), &id("b"));
+        core.bury(at(5), &id("stranger"));
+        assert_eq!(status_of(&core, "b"), Some(after), "{status:?}");
+        gossip(&mut core, 6, "x", vec![state("b", 1, 2, Dead)]);
+        assert_eq!(status_of(&core, "b") == Some(Left), after == Left);
+        gossip(&mut core, 7, "b", vec![]);
+        gossip(&mut core, 8, "x", vec![state("b", 2, 0, Alive)]);
+        assert_eq!(status_of(&core, "b"), Some(Alive));
+    }
 }
 
 /// `hashicorp/memberlist#222`, `consul#7750`: nobody forgets to try the dead, the stopped, the

@@ -1,17 +1,17 @@
 //! Runs the write and read machines: asks replicas, feeds the answers back, follows topology
 //! changes, stamps, and after the answer deals with the replicas that were left behind.
 //!
-//! Each client operation is one task that asks all its replicas at once and never waits for one
-//! that is not needed. The task outlives the answer by a bounded time (the tail): late replicas
-//! are still heard, and those that missed a write are owed a hint.
+//! The machines decide whom to ask; this asks, and tells them when answers are late. What the local
+//! store can answer is answered here at once. An operation outlives its answer by a bounded time
+//! (the tail): late replicas are still heard, and those that missed a write are owed a hint.
+//! No lock is held while anything is awaited, except the key's own, which is there for that.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use jiff::Timestamp;
 use ringmaster_shared::{
     api::data::Consistency,
-    id::{Epoch, NodeId, PartitionId},
+    clock::Hlc,
+    id::{NodeId, PartitionId},
     key::Key,
     topology::{Access, Topology},
     version::Record,
@@ -23,19 +23,17 @@ use tokio::{
 
 use super::{
     Inner, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
+    calls::{Answer, Calls},
+    latency::HEDGE_MAX,
     read::{ReadDone, ReadMachine},
-    round::{Ask, Failure, FailureKind, Said, Step, Unmet, Unreachable},
+    round::{Ask, Failure, FailureKind, Reach, Said, Step, Unmet},
     write::{Needs, WriteIntent, WriteMachine, Written},
 };
-use crate::{
-    replication::{
-        frames::{Request, Response},
-        peers::Class,
-        reach,
-        replica::weight,
-        site::AskError,
-    },
-    time::unix_ms,
+use crate::replication::{
+    frames::{Request, Response},
+    peers::Class,
+    replica::weight,
+    site::AskError,
 };
 
 /// How long late replicas are listened to after the client has its answer.
@@ -46,14 +44,11 @@ const CALL_GRACE: Duration = Duration::from_millis(100);
 /// How often one operation follows a topology change before it gives up.
 const REGROUPS_MAX: u32 = 16;
 
-type Answer = (NodeId, Result<Said, AskError>);
-type Calls = FuturesUnordered<BoxFuture<'static, Answer>>;
-
 /// What one attempt of an operation goes by.
 struct View {
     topology: Arc<Topology>,
     partition: PartitionId,
-    unreachable: Unreachable,
+    reach: Reach,
 }
 
 impl View {
@@ -72,9 +67,13 @@ struct Drive {
     deadline: Instant,
     view: View,
     calls: Calls,
+    /// When to ask further replicas, if the machine has any left.
+    hedge_at: Option<Instant>,
     regroups: u32,
     /// Replicas that refused to store because their disks are nearly full.
     read_only: BTreeSet<NodeId>,
+    /// This node's clock when the operation began: before it read what it may write.
+    issued: Hlc,
 }
 
 /// What the driver does next, after an input that was not simply an answer.
@@ -83,59 +82,91 @@ enum Turn {
     Failed(NodeId, Failure),
     /// A later topology was adopted and `view` renewed.
     Regroup(Option<NodeId>),
+    /// Answers have been waited for long enough to ask somebody else as well.
+    Late,
     Deadline,
 }
 
 impl Drive {
     fn new(inner: Arc<Inner>, key: Key, timeout: Duration) -> Result<Self, ReplicationError> {
         let view = inner.view(&key)?;
+        let issued = inner.site.issued();
         Ok(Self {
+            issued,
             inner,
             key,
             deadline: Instant::now() + timeout,
             view,
-            calls: Calls::new(),
+            calls: Calls::default(),
+            hedge_at: None,
             regroups: 0,
             read_only: BTreeSet::new(),
         })
     }
 
-    fn send(&self, asks: Vec<(NodeId, Ask)>, deadline: Instant) {
+    fn send(&mut self, asks: Vec<(NodeId, Ask)>, deadline: Instant) {
+        let epoch = self.view.topology.epoch;
         for (to, ask) in asks {
-            let inner = self.inner.clone();
-            let key = self.key.clone();
-            let epoch = self.view.topology.epoch;
+            let is_read = matches!(ask, Ask::Version | Ask::Record);
+            let request = request(&self.key, self.issued, ask);
+            if is_read && to == *self.inner.site.me() {
+                let answer = self.inner.site.read_here(epoch, &request);
+                let said = answer.and_then(|response| self.inner.said(&to, response));
+                self.calls.settled(to, said);
+                continue;
+            }
+            let (inner, who) = (self.inner.clone(), to.clone());
             let deadline = deadline + CALL_GRACE;
-            self.calls.push(Box::pin(async move {
-                let said = inner.ask_replica(&to, epoch, key, ask, deadline).await;
-                (to, said)
-            }));
+            let call = async move {
+                let answer = inner.site.ask(&to, Class::Data, epoch, request, deadline);
+                inner.said(&to, answer.await?)
+            };
+            self.calls.add(who, is_read, Box::pin(call));
+        }
+    }
+
+    /// Sets the moment of the next hedge: anew after questions were `sent`, and otherwise when there
+    /// is none yet.
+    fn arm(&mut self, can_hedge: bool, sent: bool) {
+        if !can_hedge {
+            self.hedge_at = None;
+        } else if sent || self.hedge_at.is_none() {
+            let asked: Vec<NodeId> = self.calls.reads().cloned().collect();
+            let patience = if asked.is_empty() {
+                // what a sync takes says nothing about reads, and the other way round
+                HEDGE_MAX
+            } else {
+                self.inner.sight.patience(&asked)
+            };
+            self.hedge_at = Some(Instant::now() + patience);
         }
     }
 
     /// Waits for the next thing to happen.
     async fn turn(&mut self) -> Result<Turn, ReplicationError> {
-        let answer = tokio::select! {
-            biased;
-            Some(answer) = self.calls.next() => answer,
-            () = sleep_until(self.deadline) => return Ok(Turn::Deadline),
+        let (who, outcome) = if let Some(here) = self.calls.take_settled() {
+            here
+        } else {
+            let until = self.hedge_at.unwrap_or(self.deadline).min(self.deadline);
+            tokio::select! {
+                biased;
+                Some(answer) = self.calls.next() => self.heard(answer),
+                () = sleep_until(until) => return Ok(self.time_is_up(until)),
+            }
         };
-        match answer {
-            (who, Ok(said)) => Ok(Turn::Said(who, said)),
-            (who, Err(AskError::Failed(failure))) => {
+        match outcome {
+            Ok(said) => Ok(Turn::Said(who, said)),
+            Err(AskError::Failed(failure)) => {
                 if failure.kind == FailureKind::ReadOnly {
                     self.inner.site.note_read_only(&who);
                     self.read_only.insert(who.clone());
                 }
                 Ok(Turn::Failed(who, failure))
             }
-            (
-                who,
-                Err(AskError::Newer {
-                    topology,
-                    did_nothing,
-                }),
-            ) => {
+            Err(AskError::Newer {
+                topology,
+                did_nothing,
+            }) => {
                 self.regroups += 1;
                 if self.regroups > REGROUPS_MAX {
                     return Ok(Turn::Deadline);
@@ -143,6 +174,7 @@ impl Drive {
                 // Calls under way hold the epoch of the local replica; taking over the next one
                 // waits for them, so they must go first.
                 self.calls.clear();
+                self.hedge_at = None;
                 if let Err(why) = self.inner.site.adopt(*topology, self.deadline).await {
                     tracing::warn!("an operation ends early: {why}");
                     return Ok(Turn::Deadline);
@@ -157,9 +189,35 @@ impl Drive {
     fn avoid_read_only(&mut self) {
         for id in self.inner.site.recently_read_only() {
             let why = "read-only: its disk is nearly full".to_owned();
-            self.view.unreachable.entry(id.clone()).or_insert(why);
+            self.view.reach.off.entry(id.clone()).or_insert(why);
             self.read_only.insert(id);
         }
+    }
+
+    /// Learns from an answer how fast its replica is.
+    fn heard(&self, answer: Answer) -> (NodeId, Result<Said, AskError>) {
+        if answer.is_read {
+            match &answer.outcome {
+                Ok(_) => self
+                    .inner
+                    .sight
+                    .answered(&answer.who, answer.since.elapsed()),
+                Err(AskError::Failed(_)) => self.inner.sight.late(&answer.who),
+                Err(AskError::Newer { .. }) => {}
+            }
+        }
+        (answer.who, answer.outcome)
+    }
+
+    fn time_is_up(&mut self, until: Instant) -> Turn {
+        if until >= self.deadline {
+            return Turn::Deadline;
+        }
+        self.hedge_at = None;
+        for who in self.calls.reads() {
+            self.inner.sight.late(who);
+        }
+        Turn::Late
     }
 
     fn error(&self, unmet: Unmet) -> ReplicationError {
@@ -197,7 +255,11 @@ impl Drive {
                 missing,
                 may_have_written,
             },
-            Unmet::Exists => ReplicationError::Exists,
+            Unmet::Precondition { clock, present } => {
+                ReplicationError::Precondition { clock, present }
+            }
+            Unmet::NotAlone { clock } => ReplicationError::NotAlone { clock },
+            Unmet::Siblings { clock, count } => ReplicationError::Siblings { clock, count },
         }
     }
 
@@ -212,13 +274,15 @@ pub async fn write(
     request: WriteRequest,
     reply: oneshot::Sender<Result<WriteOutcome, ReplicationError>>,
 ) {
-    let deadline = Instant::now() + request.timeout;
+    let began = Instant::now();
+    let deadline = began + request.timeout;
     // a key whose writes queue for longer than anybody waits is too busy, like one with a crowd
     let Ok(Ok(lock)) = timeout_at(deadline, inner.locks.lock(&request.key)).await else {
         let _ = reply.send(Err(ReplicationError::TooBusy));
         return;
     };
-    let left = deadline.saturating_duration_since(Instant::now());
+    let waited = began.elapsed();
+    let left = request.timeout.saturating_sub(waited);
     let mut drive = match Drive::new(inner, request.key.clone(), left) {
         Ok(drive) => drive,
         Err(error) => {
@@ -230,12 +294,11 @@ pub async fn write(
     let intent = WriteIntent {
         value: request.value,
         context: request.context,
-        only_if_absent: request.only_if_absent,
+        condition: request.condition,
         consistency: request.consistency,
         breaks: drive.inner.breaks,
     };
-    let (mut machine, first) =
-        WriteMachine::start(intent, drive.view.needs(), &drive.view.unreachable);
+    let (mut machine, first) = WriteMachine::start(intent, drive.view.needs(), &drive.view.reach);
     let result = drive.run_write(&mut machine, first).await;
     // acknowledged or given up: the next write of the key may issue its dot
     drop(lock);
@@ -246,6 +309,7 @@ pub async fn write(
         failed: written.failed,
         quorum_achieved: written.quorum_achieved,
         record: (*written.record).clone(),
+        waited,
     }));
     drive.write_tail(machine).await;
 }
@@ -258,15 +322,18 @@ impl Drive {
     ) -> Result<Written, ReplicationError> {
         loop {
             match step {
-                Step::Wait => {}
-                Step::Ask(asks) => self.send(asks, self.deadline),
+                Step::Wait => self.arm(machine.can_hedge(), false),
+                Step::Ask(asks) => {
+                    self.send(asks, self.deadline);
+                    self.arm(machine.can_hedge(), true);
+                }
                 Step::Stamp { seen } => {
                     // late answers to the query no longer matter
                     self.calls.clear();
                     let dot = self.inner.site.replica.identity.next_dot();
                     let dot = dot.map_err(|error| ReplicationError::Storage(error.to_string()))?;
-                    let hlc = self.inner.clock.next(seen, unix_ms());
-                    step = machine.stamp(dot, hlc, &self.view.unreachable);
+                    let hlc = self.inner.site.stamp_above(seen);
+                    step = machine.stamp(dot, hlc, &self.view.reach);
                     continue;
                 }
                 Step::Done(written) => return Ok(written),
@@ -278,8 +345,9 @@ impl Drive {
                 Turn::Regroup(refuser) => {
                     self.avoid_read_only();
                     let needs = self.view.needs();
-                    machine.regroup(refuser.as_ref(), needs, &self.view.unreachable)
+                    machine.regroup(refuser.as_ref(), needs, &self.view.reach)
                 }
+                Turn::Late => machine.on_late(),
                 Turn::Deadline => Step::Failed(machine.on_deadline()),
             };
         }
@@ -293,8 +361,9 @@ impl Drive {
         }
         if let Some(_room) = self.inner.tail_room(machine.record()) {
             let until = Instant::now() + TAIL;
-            while let Ok(Some((who, said))) = timeout_at(until, self.calls.next()).await {
-                match said {
+            while let Ok(Some(answer)) = timeout_at(until, self.calls.next()).await {
+                let (who, outcome) = self.heard(answer);
+                match outcome {
                     Ok(said) => drop(machine.on_said(&who, said)),
                     Err(error) => {
                         let failure = Failure {
@@ -317,34 +386,29 @@ impl Drive {
     }
 }
 
-/// Runs one read and answers through `reply`; goes on with the tail afterwards.
+/// Runs one read in the caller's own task; what is left to do afterwards goes on without it.
 pub async fn read(
     inner: Arc<Inner>,
     key: Key,
     consistency: Consistency,
     timeout: Duration,
-    reply: oneshot::Sender<Result<ReadOutcome, ReplicationError>>,
-) {
-    let mut drive = match Drive::new(inner, key, timeout) {
-        Ok(drive) => drive,
-        Err(error) => {
-            let _ = reply.send(Err(error));
-            return;
-        }
-    };
-    let (machine, result) = drive.run_read(consistency).await;
-    let decided = result.is_ok();
-    let _ = reply.send(result.map(|done| ReadOutcome {
+) -> Result<ReadOutcome, ReplicationError> {
+    let mut drive = Drive::new(inner, key, timeout)?;
+    let (mut machine, result) = drive.run_read(consistency).await;
+    let done = result?;
+    let outcome = ReadOutcome {
         partition: drive.view.partition,
         replicas: drive.replicas(),
         responded: done.responded,
         repaired: done.repaired,
         quorum_achieved: done.quorum_achieved,
         record: Arc::unwrap_or_clone(done.record),
-    }));
-    if decided {
-        drive.read_tail(machine).await;
+    };
+    let leftovers = machine.leftovers();
+    if !drive.calls.is_empty() || !leftovers.is_empty() {
+        tokio::spawn(drive.read_tail(machine, leftovers));
     }
+    Ok(outcome)
 }
 
 impl Drive {
@@ -354,12 +418,15 @@ impl Drive {
     ) -> (ReadMachine, Result<ReadDone, ReplicationError>) {
         let breaks = self.inner.breaks;
         let start =
-            |view: &View| ReadMachine::start(consistency, breaks, view.needs(), &view.unreachable);
+            |view: &View| ReadMachine::start(consistency, breaks, view.needs(), &view.reach);
         let (mut machine, mut step) = start(&self.view);
         loop {
             match step {
-                Step::Wait | Step::Stamp { .. } => {}
-                Step::Ask(asks) => self.send(asks, self.deadline),
+                Step::Wait | Step::Stamp { .. } => self.arm(machine.can_hedge(), false),
+                Step::Ask(asks) => {
+                    self.send(asks, self.deadline);
+                    self.arm(machine.can_hedge(), true);
+                }
                 Step::Done(done) => return (machine, Ok(done)),
                 Step::Failed(unmet) => {
                     let error = self.error(unmet);
@@ -375,21 +442,23 @@ impl Drive {
                     machine = fresh;
                     first
                 }
+                Ok(Turn::Late) => machine.on_late(),
                 Ok(Turn::Deadline) => Step::Failed(machine.on_deadline()),
                 Err(error) => return (machine, Err(error)),
             };
         }
     }
 
-    /// Brings up replicas that answer late and are behind, for a bounded time.
-    async fn read_tail(mut self, mut machine: ReadMachine) {
+    /// Brings up replicas that answered less, or answer late and are behind, for a bounded time.
+    async fn read_tail(mut self, mut machine: ReadMachine, leftovers: Vec<(NodeId, Ask)>) {
         let Some(_room) = self.inner.tail_room(Some(machine.record())) else {
             return;
         };
         let until = Instant::now() + TAIL;
-        self.send(machine.leftovers(), until);
-        while let Ok(Some((who, said))) = timeout_at(until, self.calls.next()).await {
-            if let Ok(said) = said
+        self.send(leftovers, until);
+        while let Ok(Some(answer)) = timeout_at(until, self.calls.next()).await {
+            let (who, outcome) = self.heard(answer);
+            if let Ok(said) = outcome
                 && let Step::Ask(asks) = machine.on_said(&who, said)
             {
                 self.send(asks, until);
@@ -403,16 +472,13 @@ impl Inner {
     fn view(&self, key: &Key) -> Result<View, ReplicationError> {
         let topology = self.topology()?;
         let partition = topology.partition_of(key);
-        let unreachable = reach::unreachable(
-            &self.site.network.members(),
-            (self.site.me(), self.site.replica.lifecycle.get()),
-            &topology.all_replicas(partition),
-            Timestamp::now(),
-        );
+        let replicas = topology.all_replicas(partition);
+        let me = (self.site.me(), self.site.replica.lifecycle.get());
+        let reach = self.sight.reach(&self.site.network.members(), me, replicas);
         Ok(View {
             topology,
             partition,
-            unreachable,
+            reach,
         })
     }
 
@@ -423,25 +489,9 @@ impl Inner {
         self.tails.clone().try_acquire_many_owned(kib).ok()
     }
 
-    async fn ask_replica(
-        &self,
-        to: &NodeId,
-        epoch: Epoch,
-        key: Key,
-        ask: Ask,
-        deadline: Instant,
-    ) -> Result<Said, AskError> {
-        let request = match ask {
-            Ask::Version => Request::ReadVersion { key },
-            Ask::Record => Request::ReadRecord { key },
-            Ask::Store(record) => Request::Write {
-                key,
-                issued: record.max_hlc(),
-                record: Arc::unwrap_or_clone(record),
-            },
-        };
-        let response = self.site.ask(to, Class::Data, epoch, request, deadline);
-        let (stamp, said) = match response.await? {
+    /// What an answer of `to` says to the machines.
+    fn said(&self, to: &NodeId, response: Response) -> Result<Said, AskError> {
+        let (stamp, said) = match response {
             Response::Version { version } => {
                 let stamp = version.as_ref().map(|v| v.hlc);
                 (stamp, Said::Version(version))
@@ -465,5 +515,18 @@ impl Inner {
             }));
         }
         Ok(said)
+    }
+}
+
+fn request(key: &Key, issued: Hlc, ask: Ask) -> Request {
+    let key = key.clone();
+    match ask {
+        Ask::Version => Request::ReadVersion { key },
+        Ask::Record => Request::ReadRecord { key },
+        Ask::Store(record) => Request::Write {
+            key,
+            issued,
+            record: Arc::unwrap_or_clone(record),
+        },
     }
 }

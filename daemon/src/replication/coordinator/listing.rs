@@ -24,10 +24,7 @@ use ringmaster_shared::{
     topology::{Access, Topology},
     version::RecordVersion,
 };
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Inner, ReplicationError, drive};
 use crate::{
@@ -176,12 +173,8 @@ impl Inner {
                 return Ok(Some(key));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let (reply, answer) = oneshot::channel();
-            let read = drive::read(self.clone(), key.clone(), Consistency::Quorum, left, reply);
-            tokio::spawn(read);
-            let outcome = answer
-                .await
-                .unwrap_or_else(|_| Err(super::interrupted(false)))?;
+            let read = drive::read(self.clone(), key.clone(), Consistency::Quorum, left);
+            let outcome = read.await?;
             let present = outcome.record.head().is_some_and(|s| s.value.is_some());
             Ok(present.then_some(key))
         });

@@ -1,16 +1,43 @@
-//! One round of questions to replicas: who was asked, who answered, whether that is enough and
-//! whether it still can be. Pure; the counting itself is `Requirement::is_met` in `shared`.
+//! One round of questions to replicas: whom to ask first and whom only when those are late, who
+//! answered, whether that is enough and whether it still can be. Pure; the counting itself is
+//! `Requirement::is_met` in `shared`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ringmaster_shared::{
     id::NodeId,
-    quorum::Requirement,
-    version::{Record, RecordVersion},
+    quorum::{Group, Requirement},
+    version::{Record, RecordVersion, VersionVector},
 };
 
-/// Why replicas are not worth asking; whoever is not listed is.
-pub type Unreachable = BTreeMap<NodeId, String>;
+/// Who is worth asking, as far as this node knows.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// Why replicas are not worth asking; whoever is not listed is.
+    pub off: BTreeMap<NodeId, String>,
+    /// Replicas that are likely to answer soon, the likeliest first; others come after these.
+    pub order: Vec<NodeId>,
+}
+
+impl FromIterator<(NodeId, String)> for Reach {
+    fn from_iter<I: IntoIterator<Item = (NodeId, String)>>(off: I) -> Self {
+        Self {
+            off: off.into_iter().collect(),
+            order: Vec::new(),
+        }
+    }
+}
+
+impl Reach {
+    /// The same replicas, in the order in which to ask them.
+    fn ranked(&self, mut replicas: Vec<NodeId>) -> Vec<NodeId> {
+        if !self.order.is_empty() {
+            let place = |id: &NodeId| self.order.iter().position(|o| o == id);
+            replicas.sort_by_key(|id| place(id).unwrap_or(usize::MAX));
+        }
+        replicas
+    }
+}
 
 /// A question to one replica about the key at hand.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +47,7 @@ pub enum Ask {
     /// The whole record.
     Record,
     /// Join this record and sync it.
-    Store(std::sync::Arc<Record>),
+    Store(Arc<Record>),
 }
 
 /// What a replica answered.
@@ -67,14 +94,23 @@ pub enum Unmet {
         missing: BTreeMap<NodeId, String>,
         may_have_written: bool,
     },
-    /// `only_if_absent`, and there is a value.
-    Exists,
+    /// The condition of the write does not hold; nothing was stored.
+    Precondition {
+        /// What a read quorum knows of the key.
+        clock: VersionVector,
+        /// Whether there is a value.
+        present: bool,
+    },
+    /// A conditional write was stored, but others may have been stored beside it.
+    NotAlone { clock: VersionVector },
+    /// The write would leave more versions side by side than a key may have; nothing was stored.
+    Siblings { clock: VersionVector, count: usize },
 }
 
 /// What a machine wants after an input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step<D> {
-    /// More answers.
+    /// More answers, or to be told that they are late.
     Wait,
     /// These questions asked.
     Ask(Vec<(NodeId, Ask)>),
@@ -93,65 +129,146 @@ pub struct Breaks {
     pub write_back: bool,
     /// Writes do not ask what is there before they stamp.
     pub version_query: bool,
+    /// Conditional writes do not ask whether they are alone.
+    pub last_question: bool,
+    /// Writes are acknowledged when one replica has them.
+    pub early_ack: bool,
+    /// Writes supersede all they found, whatever their context covers.
+    pub ignore_context: bool,
+    /// Writes without context supersede nothing.
+    pub keep_superseded: bool,
 }
 
-/// The state of one round.
+/// The state of one round. Each replica is in one place only: still to be asked if need be
+/// (`reserve`), asked (`waiting`), `answered` or `missing`.
 #[derive(Debug, Clone)]
 pub struct Round {
     need: Requirement,
-    answered: BTreeSet<NodeId>,
-    waiting: BTreeSet<NodeId>,
+    reserve: Vec<NodeId>,
+    waiting: Vec<NodeId>,
+    answered: Vec<NodeId>,
     missing: BTreeMap<NodeId, String>,
 }
 
 impl Round {
-    /// Asks `asked` (a superset of the replicas that count) as far as they are reachable.
-    pub fn open(need: Requirement, asked: &[NodeId], unreachable: &Unreachable) -> Self {
-        let mut round = Self {
-            need,
-            answered: BTreeSet::new(),
-            waiting: BTreeSet::new(),
-            missing: BTreeMap::new(),
-        };
-        for id in asked {
-            match unreachable.get(id) {
-                Some(why) => {
-                    round.missing.insert(id.clone(), why.clone());
-                }
-                None => {
-                    round.waiting.insert(id.clone());
-                }
-            }
-        }
+    /// Asks all of `asked` (a superset of the replicas that count) that are reachable.
+    pub fn open(need: Requirement, asked: &[NodeId], reach: &Reach) -> Self {
+        let mut round = Self::reserved(need, asked.to_vec(), reach);
+        round.waiting = std::mem::take(&mut round.reserve);
         round
     }
 
+    /// Asks only as many replicas as the requirement needs, the likeliest to answer first.
+    pub fn choose(need: Requirement, reach: &Reach) -> Self {
+        let all = need.replicas();
+        let mut round = Self::reserved(need, all, reach);
+        round.ask_for_failed();
+        round
+    }
+
+    /// Asks nobody yet.
+    pub fn reserved(need: Requirement, replicas: Vec<NodeId>, reach: &Reach) -> Self {
+        let mut reserve = reach.ranked(replicas);
+        let mut missing = BTreeMap::new();
+        if !reach.off.is_empty() {
+            reserve.retain(|id| match reach.off.get(id) {
+                Some(why) => {
+                    missing.insert(id.clone(), why.clone());
+                    false
+                }
+                None => true,
+            });
+        }
+        Self {
+            need,
+            waiting: Vec::with_capacity(reserve.len()),
+            answered: Vec::with_capacity(reserve.len()),
+            reserve,
+            missing,
+        }
+    }
+
+    /// Whom to ask besides so that the answers under way can be enough.
+    pub fn ask_for_failed(&mut self) -> Vec<NodeId> {
+        self.take(true)
+    }
+
+    /// Those asked are late: whom to ask besides, as if none of them would answer any more.
+    pub fn ask_for_late(&mut self) -> Vec<NodeId> {
+        self.take(false)
+    }
+
+    fn take(&mut self, count_waiting: bool) -> Vec<NodeId> {
+        let mut taken: Vec<NodeId> = Vec::new();
+        for id in &self.reserve {
+            let has = |m: &NodeId| {
+                self.answered.contains(m)
+                    || taken.contains(m)
+                    || (count_waiting && self.waiting.contains(m))
+            };
+            let helps = |group: &Group| {
+                let have = group.members.iter().filter(|m| has(m)).count();
+                have < group.need && group.members.contains(id)
+            };
+            if self.need.groups.iter().any(helps) {
+                taken.push(id.clone());
+            }
+        }
+        for id in &taken {
+            self.asked(id);
+        }
+        taken
+    }
+
+    /// Somebody was asked on another round's behalf, and the answer counts here as well.
+    pub fn asked(&mut self, who: &NodeId) {
+        if let Some(at) = self.reserve.iter().position(|id| id == who) {
+            self.waiting.push(self.reserve.remove(at));
+        }
+    }
+
     pub fn answered(&mut self, who: &NodeId) {
-        self.waiting.remove(who);
+        self.forget(who);
         self.missing.remove(who);
-        self.answered.insert(who.clone());
+        if !self.answered.contains(who) {
+            self.answered.push(who.clone());
+        }
     }
 
     pub fn failed(&mut self, who: &NodeId, why: String) {
-        self.waiting.remove(who);
+        self.forget(who);
         self.missing.insert(who.clone(), why);
     }
 
+    fn forget(&mut self, who: &NodeId) {
+        self.waiting.retain(|id| id != who);
+        self.reserve.retain(|id| id != who);
+    }
+
     pub fn is_met(&self) -> bool {
-        self.need.is_met(&self.answered)
+        self.need.is_met_by(&self.answered)
     }
 
-    /// Whether those still asked could complete it.
+    /// Whether those asked, and those who could be, could complete it.
     pub fn can_be_met(&self) -> bool {
-        let hoped: BTreeSet<NodeId> = self.answered.union(&self.waiting).cloned().collect();
-        self.need.is_met(&hoped)
+        self.need.is_met_by(&self.hoped())
     }
 
-    pub fn waiting(&self) -> &BTreeSet<NodeId> {
+    fn hoped(&self) -> Vec<NodeId> {
+        let all = [&self.answered, &self.waiting, &self.reserve];
+        all.into_iter().flatten().cloned().collect()
+    }
+
+    /// Whether somebody is left who could be asked when those asked are late.
+    pub fn has_reserve(&self) -> bool {
+        !self.reserve.is_empty()
+    }
+
+    pub fn waiting(&self) -> &[NodeId] {
         &self.waiting
     }
 
-    pub fn who_answered(&self) -> &BTreeSet<NodeId> {
+    pub fn who_answered(&self) -> &[NodeId] {
         &self.answered
     }
 
@@ -161,8 +278,7 @@ impl Round {
 
     /// "Cannot be met": what a client is told when nothing was stored.
     pub fn quorum_unmet(&self) -> Unmet {
-        let hoped: BTreeSet<NodeId> = self.answered.union(&self.waiting).cloned().collect();
-        let (needed, available) = shortfall(&self.need, &hoped);
+        let (needed, available) = shortfall(&self.need, &self.hoped());
         Unmet::Quorum {
             needed,
             available,
@@ -187,14 +303,9 @@ impl Round {
 }
 
 /// Needed and present of the first group that is not satisfied, for messages only.
-fn shortfall(need: &Requirement, have: &BTreeSet<NodeId>) -> (usize, usize) {
-    let unmet = |group: &&ringmaster_shared::quorum::Group| {
-        let alone = Requirement {
-            groups: vec![(*group).clone()],
-        };
-        !alone.is_met(have)
-    };
-    let group = need.groups.iter().find(unmet).or(need.groups.first());
+fn shortfall(need: &Requirement, have: &[NodeId]) -> (usize, usize) {
+    let unmet = need.groups.iter().find(|group| !group.is_met_by(have));
+    let group = unmet.or(need.groups.first());
     group.map_or((0, 0), |g| {
         let present = g.members.iter().filter(|m| have.contains(*m)).count();
         (g.need, present)
@@ -203,8 +314,6 @@ fn shortfall(need: &Requirement, have: &BTreeSet<NodeId>) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_shared::quorum::Group;
-
     use super::*;
 
     fn id(name: &str) -> NodeId {
@@ -238,23 +347,66 @@ mod tests {
             let need = Requirement {
                 groups: vec![Group::majority_of(all.clone())],
             };
-            let off = unreachable
+            let off: Reach = unreachable
                 .iter()
                 .map(|n| (id(n), "dead".to_owned()))
                 .collect();
-            let mut round = Round::open(need, &all, &off);
-            for name in answered {
-                round.answered(&id(name));
+            let rounds = [
+                Round::open(need.clone(), &all, &off),
+                Round::choose(need, &off),
+            ];
+            for mut round in rounds {
+                for name in answered {
+                    round.answered(&id(name));
+                }
+                for name in failed {
+                    round.failed(&id(name), "refused".into());
+                }
+                assert_eq!(
+                    (round.is_met(), round.can_be_met()),
+                    (met, hope),
+                    "case {n}"
+                );
             }
-            for name in failed {
-                round.failed(&id(name), "refused".into());
-            }
-            assert_eq!(
-                (round.is_met(), round.can_be_met()),
-                (met, hope),
-                "case {n}"
-            );
         }
+    }
+
+    #[test]
+    fn a_chosen_round_asks_no_more_than_it_needs_and_then_the_next() {
+        let need = Requirement {
+            groups: vec![Group::majority_of(ids(&["a", "b", "c", "d", "e"]))],
+        };
+        let reach = Reach {
+            off: [(id("b"), "dead".to_owned())].into(),
+            order: ids(&["d", "e", "c"]),
+        };
+        let mut round = Round::choose(need, &reach);
+        assert_eq!(round.waiting(), ids(&["d", "e", "c"]));
+        assert_eq!(round.ask_for_failed(), [], "enough is under way");
+        round.failed(&id("e"), "refused".into());
+        assert_eq!(round.ask_for_failed(), ids(&["a"]));
+        assert!(!round.has_reserve());
+        assert_eq!(round.ask_for_late(), []);
+    }
+
+    #[test]
+    fn late_answers_are_hedged_in_each_group_that_is_short() {
+        let need = Requirement {
+            groups: vec![
+                Group::majority_of(ids(&["a", "b", "c"])),
+                Group::majority_of(ids(&["b", "c", "d"])),
+            ],
+        };
+        let mut round = Round::choose(need, &Reach::default());
+        assert_eq!(round.waiting(), ids(&["a", "b", "c"]));
+        round.answered(&id("a"));
+        round.answered(&id("b"));
+        // the first group is complete; the other waits for c and could have d
+        assert!(!round.is_met());
+        assert_eq!(round.ask_for_late(), ids(&["d"]));
+        assert_eq!(round.waiting(), ids(&["c", "d"]));
+        round.answered(&id("d"));
+        assert!(round.is_met());
     }
 
     #[test]

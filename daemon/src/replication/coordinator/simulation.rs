@@ -1,6 +1,6 @@
 //! A cluster in memory, in virtual time: the real read and write machines against replicas that
-//! lose messages, are slow, have wrong clocks and crash, coordinators included. Same seed, same
-//! run. Every history is checked for linearizability, and that no acknowledged write vanishes
+//! lose messages, are slow, have wrong clocks and crash, coordinators included. Each operation asks
+//! its replicas in an order of its own and hedges at moments of its own. Same seed, same run. Every history is checked for linearizability, and that no acknowledged write vanishes
 //! unless a write that had seen it took its place.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,14 +18,17 @@ use ringmaster_shared::{
 use super::{
     history::{Effect, Operation, is_linearizable},
     read::{ReadDone, ReadMachine},
-    round::{Ask, Breaks, Failure, FailureKind, Said, Step, Unmet, Unreachable},
-    write::{Needs, WriteIntent, WriteMachine, Written},
+    round::{Ask, Breaks, Failure, FailureKind, Reach, Said, Step, Unmet},
+    write::{Condition, Needs, WriteIntent, WriteMachine, Written},
 };
 
 const CLIENTS: usize = 4;
 const OPERATIONS: usize = 8;
 /// How long a coordinator waits, in ticks; a message takes 1 to 30.
 const PATIENCE: u64 = 150;
+/// Latest moment of a hedge, in ticks after the questions before it: also long before a first answer
+/// could be there, and long after the last.
+const HEDGE: u64 = 70;
 
 type OpId = usize;
 
@@ -49,6 +52,9 @@ struct Op {
     covered: VersionVector,
     acknowledged: bool,
     context: Option<VersionVector>,
+    condition: Condition,
+    /// Counts the rounds of questions; answers to an earlier one are not handed in.
+    round: u32,
 }
 
 enum Event {
@@ -57,13 +63,18 @@ enum Event {
     },
     Asked {
         op: OpId,
+        round: u32,
         at: usize,
         ask: Ask,
     },
     Replied {
         op: OpId,
+        round: u32,
         from: usize,
         said: Result<Said, Failure>,
+    },
+    Late {
+        op: OpId,
     },
     Deadline {
         op: OpId,
@@ -97,8 +108,13 @@ struct Counters {
     unknown: usize,
     refused: usize,
     repaired: usize,
+    hedged: usize,
     acknowledged: usize,
     siblings: usize,
+    /// Conditional writes: answered well, stored beside another, refused.
+    exclusive: usize,
+    beside: usize,
+    not_so: usize,
 }
 
 struct Simulation {
@@ -181,8 +197,18 @@ impl Simulation {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Begin { client } => self.begin(client),
-            Event::Asked { op, at, ask } => self.serve(op, at, ask),
-            Event::Replied { op, from, said } => self.reply(op, from, said),
+            Event::Asked { op, round, at, ask } => self.serve((op, round), at, ask),
+            Event::Replied {
+                op,
+                round,
+                from,
+                said,
+            } => {
+                if self.ops[op].round == round {
+                    self.reply(op, from, said);
+                }
+            }
+            Event::Late { op } => self.late(op),
             Event::Deadline { op } => self.deadline(op),
             Event::Crash { node } => self.crash(node),
             Event::Recover { node } => {
@@ -204,7 +230,11 @@ impl Simulation {
         };
         let id = self.ops.len();
         let write = self.random.random_bool(0.5);
-        let with_context = write && self.random.random_bool(0.3);
+        let aware = write && self.random.random_bool(0.5);
+        let with_context = self.contexts[client].clone().filter(|_| aware);
+        let conditional = self.random.random_bool(0.6);
+        let condition = with_context.clone().map(Condition::Exactly);
+        let condition = condition.filter(|_| conditional);
         self.ops.push(Op {
             client,
             home: *home,
@@ -215,7 +245,9 @@ impl Simulation {
             dot: None,
             covered: VersionVector::default(),
             acknowledged: false,
-            context: self.contexts[client].clone().filter(|_| with_context),
+            context: with_context.filter(|_| !conditional),
+            condition: condition.unwrap_or_default(),
+            round: 0,
         });
         self.at(self.now + PATIENCE, Event::Deadline { op: id });
         if !write {
@@ -240,7 +272,7 @@ impl Simulation {
         let intent = WriteIntent {
             value: Some(Value::Json(Bytes::from(op.value.to_string()))),
             context: op.context.clone(),
-            only_if_absent: false,
+            condition: op.condition.clone(),
             consistency: Consistency::Quorum,
             breaks: self.breaks,
         };
@@ -249,15 +281,44 @@ impl Simulation {
         self.write_step(id, step);
     }
 
-    /// What gossip knows: now and then that a crashed node is dead.
-    fn unreachable(&mut self) -> Unreachable {
-        let mut off = Unreachable::new();
+    /// What gossip knows: now and then that a crashed node is dead. And somebody comes first.
+    fn unreachable(&mut self) -> Reach {
+        let mut reach = Reach::default();
         for node in &self.nodes {
             if !node.up && self.random.random_bool(0.5) {
-                off.insert(node.id.clone(), "dead".into());
+                reach.off.insert(node.id.clone(), "dead".into());
             }
         }
-        off
+        for node in &self.nodes[..REPLICAS] {
+            let at = self.random.random_range(0..=reach.order.len());
+            reach.order.insert(at, node.id.clone());
+        }
+        reach
+    }
+
+    /// The driver finds that answers are late.
+    fn late(&mut self, id: OpId) {
+        let op = &mut self.ops[id];
+        if op.decided {
+            return;
+        }
+        match &mut op.machine {
+            Machine::Write(machine) => {
+                let step = machine.on_late();
+                if let Step::Ask(more) = &step {
+                    self.counters.hedged += more.len();
+                }
+                self.write_step(id, step);
+            }
+            Machine::Read(machine) => {
+                let step = machine.on_late();
+                if let Step::Ask(more) = &step {
+                    self.counters.hedged += more.len();
+                }
+                self.read_step(id, step);
+            }
+            Machine::Gone => {}
+        }
     }
 
     fn write_step(&mut self, id: OpId, step: Step<Written>) {
@@ -269,6 +330,8 @@ impl Simulation {
                 self.counters.acknowledged += 1;
                 self.counters.siblings += usize::from(written.record.siblings.len() > 1);
                 self.ops[id].acknowledged = true;
+                let conditional = self.ops[id].condition != Condition::Always;
+                self.counters.exclusive += usize::from(conditional);
                 let client = self.ops[id].client;
                 self.contexts[client] = Some(written.record.clock.clone());
                 self.decide(id, Some(Effect::Write(self.ops[id].value)), true);
@@ -287,7 +350,11 @@ impl Simulation {
         );
         self.counters.unknown += usize::from(unknown);
         self.counters.refused += usize::from(!unknown);
-        let effect = unknown.then_some(Effect::Write(self.ops[id].value));
+        let beside = matches!(unmet, Unmet::NotAlone { .. });
+        self.counters.beside += usize::from(beside);
+        self.counters.not_so += usize::from(matches!(unmet, Unmet::Precondition { .. }));
+        let stored = unknown || beside;
+        let effect = stored.then_some(Effect::Write(self.ops[id].value));
         self.decide(id, effect, false);
     }
 
@@ -305,6 +372,7 @@ impl Simulation {
             counter: node.counter,
         };
         op.dot = Some(dot.clone());
+        op.round += 1;
         let Machine::Write(machine) = &mut op.machine else {
             panic!("only writes stamp");
         };
@@ -359,11 +427,20 @@ impl Simulation {
     fn send(&mut self, op: OpId, asks: Vec<(NodeId, Ask)>) {
         for (to, ask) in asks {
             let at = self.nodes.iter().position(|n| n.id == to).expect("a node");
+            let round = self.ops[op].round;
             if self.lost() {
-                self.maybe_report(op, at);
+                self.maybe_report((op, round), at);
                 continue;
             }
-            self.within(30, Event::Asked { op, at, ask });
+            self.within(30, Event::Asked { op, round, at, ask });
+        }
+        let hedges = match &self.ops[op].machine {
+            Machine::Write(machine) => machine.can_hedge(),
+            Machine::Read(machine) => machine.can_hedge(),
+            Machine::Gone => false,
+        };
+        if hedges {
+            self.within(HEDGE, Event::Late { op });
         }
     }
 
@@ -374,19 +451,25 @@ impl Simulation {
     }
 
     /// A lost message is sometimes noticed as a lost connection, else only by the deadline.
-    fn maybe_report(&mut self, op: OpId, from: usize) {
+    fn maybe_report(&mut self, (op, round): (OpId, u32), from: usize) {
         if self.random.random_bool(0.5) {
             let said = Err(Failure {
                 kind: FailureKind::Unknown,
                 why: "connection lost".into(),
             });
-            self.within(30, Event::Replied { op, from, said });
+            let event = Event::Replied {
+                op,
+                round,
+                from,
+                said,
+            };
+            self.within(30, event);
         }
     }
 
-    fn serve(&mut self, op: OpId, at: usize, ask: Ask) {
+    fn serve(&mut self, (op, round): (OpId, u32), at: usize, ask: Ask) {
         if !self.nodes[at].up {
-            return self.maybe_report(op, at);
+            return self.maybe_report((op, round), at);
         }
         let stored = &mut self.nodes[at].stored;
         let known = !stored.clock.is_empty();
@@ -399,12 +482,13 @@ impl Simulation {
             }
         };
         if self.lost() {
-            return self.maybe_report(op, at);
+            return self.maybe_report((op, round), at);
         }
         self.within(
             30,
             Event::Replied {
                 op,
+                round,
                 from: at,
                 said: Ok(said),
             },
@@ -497,6 +581,20 @@ impl Simulation {
     }
 }
 
+impl Simulation {
+    /// Versions that more than one conditional write was told to have replaced.
+    fn shared_wins(&self) -> usize {
+        let wins: Vec<&Condition> = self
+            .ops
+            .iter()
+            .filter(|op| op.acknowledged && op.condition != Condition::Always)
+            .map(|op| &op.condition)
+            .collect();
+        let twice = |(n, won): (usize, &&Condition)| wins[..n].contains(won);
+        wins.iter().enumerate().filter(|it| twice(*it)).count()
+    }
+}
+
 fn needs(nodes: &[Node]) -> Needs {
     let replicas = nodes[..REPLICAS].iter().map(|n| n.id.clone()).collect();
     let need = Requirement {
@@ -540,11 +638,20 @@ fn reads_and_writes_are_linearizable_under_faults() {
             0,
             "seed {seed}: an acknowledged write vanished"
         );
+        assert_eq!(
+            end.shared_wins(),
+            0,
+            "seed {seed}: two replaced one version"
+        );
+        sum.exclusive += end.counters.exclusive;
+        sum.beside += end.counters.beside;
+        sum.not_so += end.counters.not_so;
         sum.lost += end.counters.lost;
         sum.crashes += end.counters.crashes;
         sum.unknown += end.counters.unknown;
         sum.refused += end.counters.refused;
         sum.repaired += end.counters.repaired;
+        sum.hedged += end.counters.hedged;
         sum.acknowledged += end.counters.acknowledged;
         sum.siblings += end.counters.siblings;
     }
@@ -554,8 +661,12 @@ fn reads_and_writes_are_linearizable_under_faults() {
         ("unknown outcomes", sum.unknown),
         ("refusals", sum.refused),
         ("repairs", sum.repaired),
+        ("hedges", sum.hedged),
         ("acknowledged writes", sum.acknowledged),
         ("writes beside siblings", sum.siblings),
+        ("conditional writes", sum.exclusive),
+        ("conditional writes beside another", sum.beside),
+        ("conditions that did not hold", sum.not_so),
     ] {
         assert!(count > 100, "the simulation must have had {what}: {sum:?}");
     }
@@ -577,6 +688,16 @@ fn the_checker_notices_a_missing_version_query() {
         ..Breaks::default()
     };
     assert!(first_violation(0..1500, breaks).is_some());
+}
+
+#[test]
+fn the_checker_notices_a_missing_last_question() {
+    let breaks = Breaks {
+        last_question: true,
+        ..Breaks::default()
+    };
+    let wins = |seed| Simulation::new(seed, breaks).run().shared_wins();
+    assert!((0..1500).any(|seed| wins(seed) > 0));
 }
 
 #[test]

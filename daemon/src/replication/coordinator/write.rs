@@ -2,9 +2,20 @@
 //! it on a write quorum (the multi-writer register of Attiya, Bar-Noy and Dolev).
 //!
 //! Promises: the record stored supersedes what was seen (without context) or exactly what the
-//! context covers; once a record has been sent it is the only record of this write, also across
+//! context covers, as far as a read quorum knows it (see `VersionVector::limited_to` for why that
+//! makes made-up contexts harmless and costs honest ones nothing); once a record has been sent it is the only record of this write, also across
 //! a change of the topology. A second record with a new dot would make one write take effect
 //! twice: somebody may have read the first one, overwritten it, and would see it come back.
+//!
+//! **Conditional writes** ("exactly what this context says", "absent") store only when the query
+//! finds the condition true, and then ask a read quorum once more. The write is answered well
+//! only when nothing turned up that it had not seen. So of all writes conditioned on the same
+//! version at most one is answered well, through whichever coordinators and whatever fails: take
+//! two, both stored on a write quorum. If the first one's last question began after the second
+//! was stored, it sees the second; if not, the second's last question began after the first was
+//! stored, and sees the first. The other one is stored beside it, kept as a sibling and answered
+//! as that (`Unmet::NotAlone`).
+//!
 //! Leaves dots, stamps, time and sending to the driver.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -14,10 +25,14 @@ use ringmaster_shared::{
     clock::Hlc,
     id::NodeId,
     quorum::Requirement,
-    version::{Dot, Record, Sibling, Value, VersionVector},
+    version::{Dot, Record, RecordVersion, Sibling, Value, VersionVector},
 };
 
-use super::round::{Ask, Breaks, Failure, FailureKind, Round, Said, Step, Unmet, Unreachable};
+mod condition;
+
+use self::condition::too_many;
+pub use self::condition::{Condition, SIBLINGS_MAX, SIBLINGS_WARN};
+use super::round::{Ask, Breaks, Failure, FailureKind, Reach, Round, Said, Step, Unmet};
 
 /// What is to be written; does not change when the topology does.
 #[derive(Debug, Clone)]
@@ -25,7 +40,7 @@ pub struct WriteIntent {
     /// `None` is a tombstone.
     pub value: Option<Value>,
     pub context: Option<VersionVector>,
-    pub only_if_absent: bool,
+    pub condition: Condition,
     pub consistency: Consistency,
     pub breaks: Breaks,
 }
@@ -57,7 +72,16 @@ enum Phase {
         possible: BTreeSet<NodeId>,
         /// Somebody may hold it from before the topology changed.
         earlier: bool,
+        /// Of a conditional write that is stored: who was asked what there is now.
+        check: Option<Check>,
     },
+}
+
+/// The last question of a conditional write.
+#[derive(Debug)]
+struct Check {
+    round: Round,
+    clock: VersionVector,
 }
 
 #[derive(Debug)]
@@ -93,14 +117,10 @@ impl Seen {
 }
 
 impl WriteMachine {
-    pub fn start(
-        intent: WriteIntent,
-        needs: Needs,
-        unreachable: &Unreachable,
-    ) -> (Self, Step<Written>) {
+    pub fn start(intent: WriteIntent, needs: Needs, unreachable: &Reach) -> (Self, Step<Written>) {
         let quorum = needs.write.clone();
-        let needs = needs_at(intent.consistency, needs);
-        let round = Round::open(needs.read.clone(), &needs.read.replicas(), unreachable);
+        let needs = needs_at(&intent, needs);
+        let round = Round::choose(needs.read.clone(), unreachable);
         let mut machine = Self {
             intent,
             needs,
@@ -115,7 +135,7 @@ impl WriteMachine {
     }
 
     /// Starts or restarts the query round.
-    fn query(&mut self, unreachable: &Unreachable) -> Step<Written> {
+    fn query(&mut self, unreachable: &Reach) -> Step<Written> {
         let write = Round::open(
             self.needs.write.clone(),
             &self.needs.write.replicas(),
@@ -127,11 +147,7 @@ impl WriteMachine {
         }
         self.seen = Seen::default();
         self.phase = Phase::Query;
-        self.round = Round::open(
-            self.needs.read.clone(),
-            &self.needs.read.replicas(),
-            unreachable,
-        );
+        self.round = Round::choose(self.needs.read.clone(), unreachable);
         if self.intent.breaks.version_query {
             self.phase = Phase::Stamping;
             return Step::Stamp { seen: Hlc(0) };
@@ -139,19 +155,38 @@ impl WriteMachine {
         if !self.round.can_be_met() {
             return Step::Failed(self.round.quorum_unmet());
         }
+        self.question(self.round.waiting().to_vec())
+    }
+
+    /// The question of the query round to each of `to`.
+    fn question(&self, to: Vec<NodeId>) -> Step<Written> {
+        if to.is_empty() {
+            return Step::Wait;
+        }
         // with a context, siblings that it does not cover must stay, so their values are needed
-        let ask = if self.intent.context.is_some() {
+        let ask = if self.intent.context.is_some() || self.intent.breaks.keep_superseded {
             Ask::Record
         } else {
             Ask::Version
         };
-        Step::Ask(
-            self.round
-                .waiting()
-                .iter()
-                .map(|id| (id.clone(), ask.clone()))
-                .collect(),
-        )
+        Step::Ask(to.into_iter().map(|id| (id, ask.clone())).collect())
+    }
+
+    /// Those asked for the version are late: who else is asked, if anybody is left. Records are
+    /// stored on all replicas at once, so there nobody is left.
+    pub fn on_late(&mut self) -> Step<Written> {
+        match self.phase {
+            Phase::Query => {
+                let more = self.round.ask_for_late();
+                self.question(more)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    /// Whether [`Self::on_late`] could do something.
+    pub fn can_hedge(&self) -> bool {
+        matches!(self.phase, Phase::Query) && self.round.has_reserve()
     }
 
     pub fn on_said(&mut self, who: &NodeId, said: Said) -> Step<Written> {
@@ -168,6 +203,9 @@ impl WriteMachine {
                 self.seen.base = self.seen.base.merge(&record);
             }
             (Phase::Store { .. }, Said::Stored) => {}
+            (Phase::Store { .. }, Said::Version(version)) => {
+                return self.checked(who, &version.unwrap_or_default());
+            }
             // an answer to a question of the round before
             _ => return Step::Wait,
         }
@@ -175,11 +213,33 @@ impl WriteMachine {
         self.judge()
     }
 
-    pub fn on_failure(&mut self, who: &NodeId, failure: Failure) -> Step<Written> {
-        if let Phase::Store { possible, .. } = &mut self.phase
-            && failure.kind != FailureKind::Unknown
+    /// An answer to the last question of a conditional write.
+    fn checked(&mut self, who: &NodeId, version: &RecordVersion) -> Step<Written> {
+        if let Phase::Store {
+            check: Some(check), ..
+        } = &mut self.phase
         {
-            possible.remove(who);
+            check.clock.join(&version.clock);
+            check.round.answered(who);
+        }
+        self.judge()
+    }
+
+    pub fn on_failure(&mut self, who: &NodeId, failure: Failure) -> Step<Written> {
+        if let Phase::Store {
+            possible, check, ..
+        } = &mut self.phase
+        {
+            if let Some(check) = check {
+                // which of the two questions failed is not told; one that holds the record keeps it
+                check.round.failed(who, failure.why.clone());
+                if self.round.who_answered().contains(who) {
+                    return self.judge();
+                }
+            }
+            if failure.kind != FailureKind::Unknown {
+                possible.remove(who);
+            }
         }
         self.read_only |= failure.kind == FailureKind::ReadOnly;
         self.round.failed(who, failure.why);
@@ -188,25 +248,14 @@ impl WriteMachine {
 
     fn judge(&mut self) -> Step<Written> {
         match &self.phase {
-            Phase::Query if self.round.is_met() => {
-                if self.intent.only_if_absent && self.seen.present {
-                    return Step::Failed(Unmet::Exists);
-                }
-                self.phase = Phase::Stamping;
-                Step::Stamp {
-                    seen: self.seen.hlc,
-                }
-            }
+            Phase::Query if self.round.is_met() => self.weigh(),
             Phase::Query if !self.round.can_be_met() => Step::Failed(self.round.quorum_unmet()),
-            Phase::Store { record, .. } if self.round.is_met() => {
-                let answered = self.round.who_answered();
-                Step::Done(Written {
-                    record: record.clone(),
-                    successful: in_order(&self.needs.write, |id| answered.contains(id)),
-                    failed: self.round.missing().keys().cloned().collect(),
-                    quorum_achieved: self.quorum.is_met(answered),
-                })
+            Phase::Query => {
+                let more = self.round.ask_for_failed();
+                self.question(more)
             }
+            Phase::Store { check: Some(_), .. } => self.judge_check(),
+            Phase::Store { .. } if self.round.is_met() => self.stored(),
             // full disks are often full on all replicas: once the last has said so, it is known
             // that nothing was stored
             Phase::Store { .. }
@@ -222,25 +271,113 @@ impl WriteMachine {
         }
     }
 
+    /// The query is complete: whether the write may go on.
+    fn weigh(&mut self) -> Step<Written> {
+        let clock = &self.seen.base.clock;
+        if !self.intent.condition.holds(clock, self.seen.present) {
+            return Step::Failed(Unmet::Precondition {
+                clock: clock.clone(),
+                present: self.seen.present,
+            });
+        }
+        if let Some(context) = &self.intent.context {
+            let covered = context.limited_to(clock);
+            if let Some(count) = too_many(&self.seen.base, &covered) {
+                let clock = clock.clone();
+                return Step::Failed(Unmet::Siblings { clock, count });
+            }
+        }
+        self.phase = Phase::Stamping;
+        Step::Stamp {
+            seen: self.seen.hlc,
+        }
+    }
+
+    /// A write quorum has the record; a conditional write asks whether it is alone.
+    fn stored(&mut self) -> Step<Written> {
+        let Phase::Store { check, .. } = &mut self.phase else {
+            return Step::Wait;
+        };
+        let asks_again = self.intent.condition.excludes_others()
+            && self.intent.consistency != Consistency::One
+            && !self.intent.breaks.last_question;
+        if !asks_again {
+            return self.done();
+        }
+        // who failed the store is not worth asking again
+        let off = Reach {
+            off: self.round.missing().clone(),
+            ..Reach::default()
+        };
+        let round = Round::open(self.needs.read.clone(), &self.needs.read.replicas(), &off);
+        let asks = round.waiting().iter();
+        let asks: Vec<_> = asks.map(|id| (id.clone(), Ask::Version)).collect();
+        let hopeful = round.can_be_met();
+        *check = Some(Check {
+            round,
+            clock: VersionVector::default(),
+        });
+        if hopeful {
+            Step::Ask(asks)
+        } else {
+            Step::Failed(self.lost())
+        }
+    }
+
+    fn judge_check(&mut self) -> Step<Written> {
+        let Phase::Store {
+            record,
+            check: Some(check),
+            ..
+        } = &self.phase
+        else {
+            return Step::Wait;
+        };
+        if !record.clock.dominates(&check.clock) {
+            let mut clock = record.clock.clone();
+            clock.join(&check.clock);
+            return Step::Failed(Unmet::NotAlone { clock });
+        }
+        if check.round.is_met() {
+            self.done()
+        } else if check.round.can_be_met() {
+            Step::Wait
+        } else {
+            Step::Failed(self.lost())
+        }
+    }
+
+    fn done(&self) -> Step<Written> {
+        let Phase::Store { record, .. } = &self.phase else {
+            return Step::Wait;
+        };
+        let answered = self.round.who_answered();
+        Step::Done(Written {
+            record: record.clone(),
+            successful: in_order(&self.needs.write, |id| answered.contains(id)),
+            failed: self.round.missing().keys().cloned().collect(),
+            quorum_achieved: self.quorum.is_met_by(answered),
+        })
+    }
+
     /// The answer to `Step::Stamp`.
-    pub fn stamp(&mut self, dot: Dot, hlc: Hlc, unreachable: &Unreachable) -> Step<Written> {
+    pub fn stamp(&mut self, dot: Dot, hlc: Hlc, unreachable: &Reach) -> Step<Written> {
         let sibling = Sibling {
             dot,
             hlc,
             value: self.intent.value.clone(),
         };
         let base = std::mem::take(&mut self.seen.base);
-        let covered = self.intent.context.as_ref().unwrap_or(&base.clock);
-        let record = Arc::new(Record::written(&base, covered, sibling));
+        let covered = match &self.intent.context {
+            Some(context) if !self.intent.breaks.ignore_context => context.limited_to(&base.clock),
+            None if self.intent.breaks.keep_superseded => VersionVector::default(),
+            _ => base.clock.clone(),
+        };
+        let record = Arc::new(Record::written(&base, &covered, sibling));
         self.store(record, false, unreachable)
     }
 
-    fn store(
-        &mut self,
-        record: Arc<Record>,
-        earlier: bool,
-        unreachable: &Unreachable,
-    ) -> Step<Written> {
+    fn store(&mut self, record: Arc<Record>, earlier: bool, unreachable: &Reach) -> Step<Written> {
         self.round = Round::open(
             self.needs.write.clone(),
             &self.needs.write.replicas(),
@@ -248,7 +385,7 @@ impl WriteMachine {
         );
         let hopeful = self.round.can_be_met();
         let possible = if hopeful {
-            self.round.waiting().clone()
+            self.round.waiting().iter().cloned().collect()
         } else {
             BTreeSet::new()
         };
@@ -260,6 +397,7 @@ impl WriteMachine {
             record,
             possible,
             earlier,
+            check: None,
         };
         if hopeful {
             Step::Ask(asks)
@@ -274,16 +412,17 @@ impl WriteMachine {
         &mut self,
         refuser: Option<&NodeId>,
         needs: Needs,
-        unreachable: &Unreachable,
+        unreachable: &Reach,
     ) -> Step<Written> {
         self.quorum = needs.write.clone();
-        self.needs = needs_at(self.intent.consistency, needs);
+        self.needs = needs_at(&self.intent, needs);
         match &mut self.phase {
             Phase::Query | Phase::Stamping => self.query(unreachable),
             Phase::Store {
                 record,
                 possible,
                 earlier,
+                ..
             } => {
                 if let Some(refuser) = refuser {
                     possible.remove(refuser);
@@ -296,7 +435,13 @@ impl WriteMachine {
     }
 
     pub fn on_deadline(&self) -> Unmet {
-        self.round.unanswered(self.may_have_written())
+        let round = match &self.phase {
+            Phase::Store {
+                check: Some(check), ..
+            } => &check.round,
+            _ => &self.round,
+        };
+        round.unanswered(self.may_have_written())
     }
 
     fn may_have_written(&self) -> bool {
@@ -310,7 +455,7 @@ impl WriteMachine {
 
     fn lost(&self) -> Unmet {
         if self.may_have_written() {
-            self.round.unanswered(true)
+            self.on_deadline()
         } else {
             self.round.quorum_unmet()
         }
@@ -339,8 +484,12 @@ impl WriteMachine {
     }
 }
 
-fn needs_at(consistency: Consistency, needs: Needs) -> Needs {
-    match consistency {
+fn needs_at(intent: &WriteIntent, needs: Needs) -> Needs {
+    match intent.consistency {
+        Consistency::Quorum if intent.breaks.early_ack => Needs {
+            write: needs.write.one(),
+            ..needs
+        },
         Consistency::One => Needs {
             read: needs.read.one(),
             write: needs.write.one(),

@@ -1,7 +1,7 @@
 //! One pipelined connection, seen from the side that asks.
 //!
-//! A writer task sends what is queued in batches, a reader task hands each answer to the caller
-//! that waits for its id. Promises: a call ends by its deadline; a connection that fails fails
+//! A writer task sends all that waits at once, a reader task hands each answer to the caller that
+//! waits for its id. Promises: a call ends by its deadline; a connection that fails fails
 //! all its callers at once; a peer that falls silent while callers wait is given up after
 //! [`Limits::silence`]. Reconnecting is left to the pool.
 
@@ -10,34 +10,33 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
+use ringmaster_shared::id::Epoch;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Limits, RemotePeer};
 use crate::replication::{
-    codec::{self, WRITE_BATCH_FRAMES},
-    frames::{Request, RequestFrame, Response, ResponseFrame},
+    codec::{self, CodecError},
+    frames::{LentFrame, Request, Response, ResponseFrame},
+    outbox::{self, Outbox, PushError},
 };
 
 /// Id of the keep-alive; callers count from 1.
 const PING_ID: u64 = 0;
-/// Frames that may wait for the writer.
-const QUEUE_FRAMES: usize = 1024;
 
 /// Why a call over this connection has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The connection was closed before the request was queued; nothing was sent.
     Closed,
@@ -47,6 +46,8 @@ pub enum Fault {
     Full,
     /// No answer by the deadline.
     Timeout,
+    /// The request cannot be put into a frame; nothing was sent.
+    Frame(CodecError),
 }
 
 /// Cheap handle; the connection closes when the last one is dropped.
@@ -60,9 +61,7 @@ struct Shared {
     address: String,
     peer: RemotePeer,
     limits: Limits,
-    queue: mpsc::Sender<Bytes>,
-    /// Bytes queued and not yet handed to the socket.
-    queued_bytes: AtomicUsize,
+    outbox: Outbox,
     waiters: Mutex<Waiters>,
     closed: CancellationToken,
     opened: Instant,
@@ -88,15 +87,13 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
         let closed = CancellationToken::new();
         let now = Instant::now();
         let shared = Arc::new(Shared {
             address,
             peer,
             limits,
-            queue,
-            queued_bytes: AtomicUsize::new(0),
+            outbox: Outbox::new(limits.bytes_in_flight),
             waiters: Mutex::new(Waiters {
                 open: true,
                 answered: false,
@@ -109,7 +106,7 @@ impl Connection {
             heard_ms: AtomicU64::new(0),
         });
         let (read_half, write_half) = tokio::io::split(stream);
-        tokio::spawn(write_frames(Arc::clone(&shared), write_half, queued));
+        tokio::spawn(write_frames(Arc::clone(&shared), write_half));
         tokio::spawn(read_frames(Arc::clone(&shared), read_half));
         Self {
             shared,
@@ -140,63 +137,61 @@ impl Connection {
         self.shared.give_up();
     }
 
-    /// Sends one encoded frame and waits for the answer with its id. The id must be new.
-    pub async fn exchange(
+    /// Sends one request under an id that must be new. The answer is awaited through what is
+    /// returned, which sets no deadline of its own.
+    pub fn send(
         &self,
         id: u64,
-        frame: Bytes,
-        deadline: Instant,
-    ) -> Result<Response, Fault> {
-        let shared = &self.shared;
-        let (waiter, answer) = shared.wait_for(id)?;
-        let _reserved = Reserved::take(shared, frame.len()).ok_or(Fault::Full)?;
-        match timeout_at(deadline, shared.queue.send(frame)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(Fault::Lost),
-            Err(_) => return Err(Fault::Timeout),
-        }
-        let result = timeout_at(deadline, answer).await;
-        drop(waiter);
-        match result {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(_)) => Err(Fault::Lost),
-            Err(_) => Err(Fault::Timeout),
+        epoch: Epoch,
+        deadline_ms: u32,
+        request: &Request,
+    ) -> Result<Pending, Fault> {
+        let answer = self.shared.wait_for(id)?;
+        let pending = Pending {
+            connection: self.clone(),
+            id,
+            answer,
+        };
+        let frame = LentFrame {
+            id,
+            epoch,
+            deadline_ms,
+            request,
+        };
+        match self.shared.outbox.push(&frame) {
+            Ok(()) => Ok(pending),
+            Err(PushError::Closed) => Err(Fault::Closed),
+            Err(PushError::Full) => Err(Fault::Full),
+            Err(PushError::Frame(error)) => Err(Fault::Frame(error)),
         }
     }
 }
 
-/// Forgets the waiter when the call ends, however it ends.
-struct Waiting<'a> {
-    shared: &'a Shared,
+/// An answer that is on its way. Forgets the waiter when dropped, so however a call ends.
+pub struct Pending {
+    connection: Connection,
     id: u64,
+    answer: oneshot::Receiver<Response>,
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shared.waiters().by_id.remove(&self.id);
+impl Pending {
+    pub fn address(&self) -> &str {
+        self.connection.address()
     }
 }
 
-/// Bytes of a request that are held in memory while its call lasts.
-struct Reserved<'a> {
-    shared: &'a Shared,
-    bytes: usize,
-}
+impl Future for Pending {
+    type Output = Result<Response, Fault>;
 
-impl<'a> Reserved<'a> {
-    fn take(shared: &'a Shared, bytes: usize) -> Option<Self> {
-        let before = shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let reserved = Self { shared, bytes };
-        // one frame always fits, however large
-        (before == 0 || before + bytes <= shared.limits.bytes_in_flight).then_some(reserved)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = Pin::new(&mut self.answer).poll(cx);
+        polled.map(|answer| answer.map_err(|_| Fault::Lost))
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.shared
-            .queued_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
+        self.connection.shared.forget(self.id);
     }
 }
 
@@ -217,7 +212,7 @@ impl Shared {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for(&self, id: u64) -> Result<(Waiting<'_>, oneshot::Receiver<Response>), Fault> {
+    fn wait_for(&self, id: u64) -> Result<oneshot::Receiver<Response>, Fault> {
         let (sender, receiver) = oneshot::channel();
         let now = Instant::now();
         let mut waiters = self.waiters();
@@ -230,7 +225,11 @@ impl Shared {
         waiters.by_id.insert(id, sender);
         waiters.last_used = now;
         waiters.unanswered_since.get_or_insert(now);
-        Ok((Waiting { shared: self, id }, receiver))
+        Ok(receiver)
+    }
+
+    fn forget(&self, id: u64) {
+        self.waiters().by_id.remove(&id);
     }
 
     fn deliver(&self, frame: ResponseFrame) {
@@ -253,6 +252,7 @@ impl Shared {
             waiters.open = false;
             std::mem::take(&mut waiters.by_id)
         };
+        self.outbox.close();
         self.closed.cancel();
         // dropping the senders wakes every caller with `Lost`
         drop(waiters);
@@ -288,18 +288,15 @@ impl Shared {
     }
 }
 
-async fn write_frames<W>(shared: Arc<Shared>, io: W, mut queued: mpsc::Receiver<Bytes>)
+async fn write_frames<W>(shared: Arc<Shared>, mut io: W)
 where
     W: AsyncWrite + Unpin,
 {
-    let mut out = codec::writer(io);
-    let mut batch = Vec::with_capacity(WRITE_BATCH_FRAMES);
     let send_all = async {
-        while queued.recv_many(&mut batch, WRITE_BATCH_FRAMES).await > 0 {
-            for frame in batch.drain(..) {
-                out.feed(frame).await?;
-            }
-            out.flush().await?;
+        let mut batch = Vec::new();
+        while let Some(next) = shared.outbox.take(batch).await {
+            outbox::write(&mut io, &next).await?;
+            batch = next;
         }
         Ok::<(), std::io::Error>(())
     };
@@ -324,9 +321,11 @@ where
     });
     let mut clock = interval(shared.limits.silence / 10);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let closed = shared.closed.cancelled();
+    tokio::pin!(closed);
     loop {
         tokio::select! {
-            () = shared.closed.cancelled() => break,
+            () = &mut closed => break,
             frame = frames.next() => {
                 let Some(Ok(body)) = frame else { break };
                 match codec::decode::<ResponseFrame>(&body) {
@@ -352,16 +351,14 @@ where
 }
 
 fn ask_for_a_sign(shared: &Shared) {
-    let ping = RequestFrame {
+    let ping = LentFrame {
         id: PING_ID,
         epoch: 0,
         deadline_ms: u32::try_from(shared.limits.silence.as_millis()).unwrap_or(u32::MAX),
-        request: Request::Ping,
+        request: &Request::Ping,
     };
-    if let Ok(frame) = codec::encode(&ping) {
-        // a full queue means that the peer does not read; the clock will notice
-        let _ = shared.queue.try_send(frame);
-    }
+    // a full outbox means that the peer does not read; the clock will notice
+    let _ = shared.outbox.push(&ping);
 }
 
 /// Notes when bytes arrive, so that a large answer on its way counts as life.

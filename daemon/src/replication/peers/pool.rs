@@ -66,6 +66,15 @@ impl Slot {
         }
     }
 
+    /// The connection that is open now, whatever its address, if there is one.
+    pub fn ready(&self) -> Option<Connection> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Ready(connection) if connection.is_open() => Some(connection.clone()),
+            _ => None,
+        }
+    }
+
     fn look<F>(
         self: &Arc<Self>,
         address: &str,

@@ -31,6 +31,7 @@ impl Dispatch {
             store: node.store.clone(),
             topology: node.topology.clone(),
             lifecycle: node.lifecycle.clone(),
+            clock: node.clock.clone(),
         };
         Self { node, replica }
     }
@@ -58,6 +59,19 @@ impl Handler for Dispatch {
             }
             request => self.replica.serve(epoch, request).await,
         }
+    }
+
+    fn at_once(&self, caller: &Caller, epoch: Epoch, request: &Request) -> Option<Response> {
+        if !matches!(
+            request,
+            Request::ReadVersion { .. } | Request::ReadRecord { .. }
+        ) {
+            return None;
+        }
+        let ours = self.node.identity.cluster_id();
+        let lifecycle = self.node.lifecycle.get();
+        refusal(lifecycle, ours.as_ref(), caller, request)
+            .or_else(|| self.replica.read_now(epoch, request))
     }
 }
 

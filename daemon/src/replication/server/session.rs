@@ -1,7 +1,7 @@
 //! One connection, seen from the side that answers.
 //!
-//! Requests are carried out concurrently and answered in whatever order they end, each exactly
-//! once. Past the bounds they are refused at once rather than queued, so a slow disk never stops
+//! Requests that need no waiting (reads) are answered where they are read; the others are carried
+//! out concurrently and answered in whatever order they end. Each is answered exactly once. Past the bounds they are refused at once rather than queued, so a slow disk never stops
 //! the answers to probes. A frame that makes no sense ends the connection.
 
 use std::{
@@ -13,20 +13,20 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use ringmaster_shared::id::Epoch;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Semaphore, SemaphorePermit, mpsc},
+    sync::{Semaphore, SemaphorePermit},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Caller;
 use crate::replication::{
-    codec::{self, WRITE_BATCH_FRAMES},
+    codec,
     frames::{RefusalCode, Request, RequestFrame, Response, ResponseFrame},
+    outbox::{self, Outbox, PushError},
 };
 
 /// Requests under way on one connection.
@@ -35,8 +35,9 @@ const IN_FLIGHT_MAX: usize = 4096;
 static IN_FLIGHT: Semaphore = Semaphore::const_new(16_384);
 /// Memory of requests under way on all connections of this process, KiB.
 static IN_FLIGHT_KIB: Semaphore = Semaphore::const_new(512 * 1024);
-/// Answers that may wait for the writer; past that, handlers wait.
-const QUEUE_FRAMES: usize = 1024;
+/// Bytes of answers that may wait for the writer; past that, handlers wait, and so does the next
+/// request.
+const ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// How long the first frame may take.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// A connection without requests is closed after this; more than the caller's own patience.
@@ -54,6 +55,11 @@ pub trait Handler: Send + Sync + 'static {
         epoch: Epoch,
         request: Request,
     ) -> impl Future<Output = Response> + Send;
+
+    /// The answer, when it can be had without waiting for anything but a lookup.
+    fn at_once(&self, _caller: &Caller, _epoch: Epoch, _request: &Request) -> Option<Response> {
+        None
+    }
 }
 
 /// Serves frames until the caller leaves, misbehaves or falls silent, or until `stop`.
@@ -63,9 +69,10 @@ where
     H: Handler,
 {
     let (read_half, write_half) = tokio::io::split(stream);
-    let (answers, queued) = mpsc::channel(QUEUE_FRAMES);
+    let answers = Arc::new(Outbox::new(ANSWER_BYTES));
     let broken = CancellationToken::new();
-    let writer = tokio::spawn(write_answers(write_half, queued, broken.clone()));
+    let writer = write_answers(write_half, Arc::clone(&answers), broken.clone());
+    let writer = tokio::spawn(writer);
     let session = Arc::new(Session {
         caller,
         handler,
@@ -85,10 +92,16 @@ where
     }
 }
 
+impl<H> Drop for Session<H> {
+    fn drop(&mut self) {
+        self.answers.finish();
+    }
+}
+
 struct Session<H> {
     caller: Caller,
     handler: Arc<H>,
-    answers: mpsc::Sender<Bytes>,
+    answers: Arc<Outbox>,
     pending: AtomicUsize,
 }
 
@@ -121,6 +134,13 @@ impl<H: Handler> Session<H> {
                 Ok(frame) => frame,
                 Err(error) => return self.complain(&error.to_string()),
             };
+            let at_once = self
+                .handler
+                .at_once(&self.caller, frame.epoch, &frame.request);
+            if let Some(response) = at_once {
+                self.send(frame.id, response).await;
+                continue;
+            }
             let (session, size) = (Arc::clone(self), body.len());
             if self.has_room(size) {
                 tokio::spawn(async move { session.answer(frame, size).await });
@@ -160,16 +180,15 @@ impl<H: Handler> Session<H> {
     }
 
     async fn send(&self, id: u64, response: Response) {
-        let body = codec::encode(&ResponseFrame { id, response }).or_else(|error| {
+        let frame = ResponseFrame { id, response };
+        if let Err(PushError::Frame(error)) = self.answers.push_patiently(&frame).await {
             let response = Response::Refused {
                 code: RefusalCode::BadRequest,
                 reason: format!("the answer cannot be sent: {error}"),
             };
-            codec::encode(&ResponseFrame { id, response })
-        });
-        if let Ok(body) = body {
+            let frame = ResponseFrame { id, response };
             // without a writer the connection is over
-            let _ = self.answers.send(body).await;
+            let _ = self.answers.push_patiently(&frame).await;
         }
     }
 
@@ -185,28 +204,26 @@ fn too_busy() -> Response {
     }
 }
 
-async fn write_answers<W>(io: W, mut queued: mpsc::Receiver<Bytes>, broken: CancellationToken)
+async fn write_answers<W>(mut io: W, answers: Arc<Outbox>, broken: CancellationToken)
 where
     W: AsyncWrite + Unpin,
 {
-    let mut out = codec::writer(io);
-    let mut batch = Vec::with_capacity(WRITE_BATCH_FRAMES);
     let write = async {
-        while queued.recv_many(&mut batch, WRITE_BATCH_FRAMES).await > 0 {
-            let whole = async {
-                for body in batch.drain(..) {
-                    out.feed(body).await?;
-                }
-                out.flush().await
-            };
-            if !matches!(timeout(WRITE, whole).await, Ok(Ok(()))) {
+        let mut batch = Vec::new();
+        while let Some(next) = answers.take(batch).await {
+            if !matches!(
+                timeout(WRITE, outbox::write(&mut io, &next)).await,
+                Ok(Ok(()))
+            ) {
                 return;
             }
+            batch = next;
         }
     };
     tokio::select! {
         () = write => {}
         () = broken.cancelled() => {}
     }
+    answers.close();
     broken.cancel();
 }

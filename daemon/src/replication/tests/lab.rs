@@ -8,7 +8,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::data::Consistency,
@@ -28,11 +27,15 @@ use crate::{
     identity::IdentityStore,
     lifecycle::LifecycleHandle,
     replication::{
-        coordinator::{Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest},
+        clock::HybridClock,
+        coordinator::{
+            Condition, Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
+        },
         frames::{Request, Response},
-        network::Network,
+        network::{Call, Network},
         peers::{Class, PeerError},
         replica::ReplicaContext,
+        settings::RepairSettings,
     },
     storage::{Store, StoreConfig},
     topology::TopologyHandle,
@@ -143,14 +146,16 @@ impl Network for LabNetwork {
 
     fn call(
         &self,
-        node: NodeId,
+        node: &NodeId,
         _class: Class,
         epoch: Epoch,
-        request: Request,
+        request: &Request,
         timeout: Duration,
-    ) -> BoxFuture<'static, Result<Response, PeerError>> {
-        let wires = self.0.clone();
-        Box::pin(async move { wires.carry(node, epoch, request, timeout).await })
+    ) -> Call {
+        let (wires, node, request) = (self.0.clone(), node.clone(), request.clone());
+        Call::Boxed(Box::pin(async move {
+            wires.carry(node, epoch, request, timeout).await
+        }))
     }
 }
 
@@ -240,6 +245,7 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
         identity,
         store,
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
+        clock: HybridClock::default(),
     };
     (replica, events)
 }
@@ -247,6 +253,11 @@ fn open_replica(folder: &Path, name: &str, topology: &Topology) -> (ReplicaConte
 impl Lab {
     /// Nodes that all go by `topology`; further ones (joiners) may be named.
     pub fn start(topology: &Topology, names: &[&str]) -> Self {
+        Self::start_with(topology, names, RepairSettings::default())
+    }
+
+    /// The same with other times for repair.
+    pub fn start_with(topology: &Topology, names: &[&str], settings: RepairSettings) -> Self {
         let folder = tempfile::tempdir().expect("temp dir");
         let members: Vec<MemberView> = names
             .iter()
@@ -268,8 +279,13 @@ impl Lab {
                 .expect("sound")
                 .insert(id(name), attached);
             let network = Arc::new(LabNetwork(wires.clone()));
-            let coordinator =
-                Coordinator::over(replica.clone(), network, events.clone(), stop.clone());
+            let coordinator = Coordinator::over(
+                replica.clone(),
+                network,
+                events.clone(),
+                settings,
+                stop.clone(),
+            );
             nodes.insert(
                 id(name),
                 LabNode {
@@ -332,7 +348,7 @@ impl Lab {
             key: key(k),
             value,
             context,
-            only_if_absent: false,
+            condition: Condition::Always,
             consistency: Consistency::Quorum,
             timeout: Duration::from_secs(10),
         };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::lab::{Lab, Wire, head, id, key, number, settled};
 use crate::replication::coordinator::{
-    ReplicationError, WriteRequest,
+    Condition, ReplicationError, WriteRequest,
     history::{Effect, Operation, is_linearizable},
 };
 
@@ -117,7 +117,7 @@ async fn a_deadline_says_whether_the_write_may_have_taken_place() {
             key: key("k"),
             value: Some(number(1)),
             context: None,
-            only_if_absent: false,
+            condition: Condition::Always,
             consistency: Consistency::Quorum,
             timeout: Duration::from_millis(800),
         };
@@ -142,14 +142,17 @@ async fn creating_what_exists_is_refused() {
         key: key("k"),
         value: Some(number(n)),
         context: None,
-        only_if_absent: true,
+        condition: Condition::Absent,
         consistency: Consistency::Quorum,
         timeout: Duration::from_secs(10),
     };
     let at = |name| &lab.node(name).coordinator;
     at("a").write(create(1)).await.expect("created");
     let again = at("b").write(create(2)).await;
-    assert!(matches!(again, Err(ReplicationError::Exists)));
+    assert!(matches!(
+        again,
+        Err(ReplicationError::Precondition { present: true, .. })
+    ));
     lab.write("c", "k", None, None).await.expect("deleted");
     at("b").write(create(3)).await.expect("created again");
 }

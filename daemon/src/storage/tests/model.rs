@@ -124,7 +124,7 @@ fn check_digests(store: &Store, records: &BTreeMap<Key, Record>) {
         fresh.change(p, key.hash(), None, Some(record.fingerprint()));
     }
     for p in 0..PARTITIONS {
-        assert_eq!(store.digest_leaves(p), fresh.leaves(p));
+        assert_eq!(store.digest_branches(p), fresh.branches(p));
         assert_eq!(store.digest_root(p), fresh.root(p));
     }
 }

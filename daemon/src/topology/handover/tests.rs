@@ -298,7 +298,7 @@ fn a_new_address_is_written_down() {
     case.see("b").since = ADDRESS_QUIET / 2;
     assert_eq!(case.decide(), Decision::Later(ADDRESS_QUIET / 2));
     case.see("b").since = LONG;
-    let next = case.proposed(Purpose::NewAddress);
+    let next = case.proposed(Purpose::NewDescription);
     assert_eq!(
         next.member(&id("b")).expect("member").address,
         "elsewhere:9"

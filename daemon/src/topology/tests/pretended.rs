@@ -209,6 +209,7 @@ impl Cluster {
             let members: Vec<MemberView> = world
                 .gossip
                 .values()
+                .filter(|state| state.status != MemberStatus::Left)
                 .map(|state| {
                     let mut state = state.clone();
                     let blind = world.blind.contains(viewer) && world.blind.contains(&state.id);
@@ -391,6 +392,22 @@ impl Around for Seat {
     fn publish(&self, ring: RingStamp) {
         self.cluster
             .edit(self.me.as_str(), |state| state.ring = ring);
+    }
+
+    fn bury(&self, node: &NodeId) {
+        let mut world = self.cluster.lock();
+        let held = world.gossip.get_mut(node);
+        let changed = held.is_some_and(|state| {
+            let down = matches!(state.status, MemberStatus::Dead | MemberStatus::Stopped);
+            if down {
+                state.status = MemberStatus::Left;
+            }
+            down
+        });
+        drop(world);
+        if changed {
+            self.cluster.spread();
+        }
     }
 
     async fn call(

@@ -35,7 +35,7 @@ fn filling() -> Needs {
     }
 }
 
-fn off(names: &[&str]) -> Unreachable {
+fn off(names: &[&str]) -> Reach {
     names.iter().map(|n| (id(n), "dead".to_owned())).collect()
 }
 
@@ -66,7 +66,9 @@ fn stores(step: &Step<ReadDone>) -> Vec<NodeId> {
     match step {
         Step::Ask(asks) => {
             assert!(asks.iter().all(|(_, ask)| matches!(ask, Ask::Store(_))));
-            asks.iter().map(|(id, _)| id.clone()).collect()
+            let mut ids: Vec<NodeId> = asks.iter().map(|(id, _)| id.clone()).collect();
+            ids.sort();
+            ids
         }
         other => panic!("a write-back was expected, not {other:?}"),
     }
@@ -195,4 +197,107 @@ fn late_and_failing_replicas_are_dealt_with() {
     read.on_said(&id("b"), said(6));
     let step = read.on_failure(&id("b"), refused(FailureKind::Unknown));
     assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}
+
+/// Who is asked for the record.
+fn asked(step: &Step<ReadDone>) -> Vec<NodeId> {
+    match step {
+        Step::Wait => Vec::new(),
+        Step::Ask(asks) => {
+            assert!(asks.iter().all(|(_, ask)| *ask == Ask::Record));
+            asks.iter().map(|(id, _)| id.clone()).collect()
+        }
+        other => panic!("a question was expected, not {other:?}"),
+    }
+}
+
+fn first_asked(
+    consistency: Consistency,
+    needs: Needs,
+    off: &[&str],
+    order: &[&str],
+) -> Vec<NodeId> {
+    let mut reach: Reach = off.iter().map(|n| (id(n), "dead".to_owned())).collect();
+    reach.order = order.iter().map(|n| id(n)).collect();
+    asked(&ReadMachine::start(consistency, Breaks::default(), needs, &reach).1)
+}
+
+#[test]
+fn no_more_are_asked_than_are_needed_and_the_likeliest_first() {
+    let quorum = Consistency::Quorum;
+    assert_eq!(
+        first_asked(quorum, settled(), &[], &["c", "b"]),
+        [id("c"), id("b")]
+    );
+    assert_eq!(
+        first_asked(quorum, settled(), &["c"], &["c", "b"]),
+        [id("b"), id("a")]
+    );
+    assert_eq!(
+        first_asked(Consistency::One, settled(), &[], &["b"]),
+        [id("b")]
+    );
+    assert_eq!(first_asked(Consistency::All, settled(), &[], &[]).len(), 3);
+    // a and b of the old would do for the read; c and d make a write-back needless
+    let all = first_asked(quorum, filling(), &[], &[]);
+    assert_eq!(all, [id("a"), id("b"), id("c"), id("d")]);
+}
+
+#[test]
+fn late_and_failed_replicas_are_replaced_by_the_next() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    assert!(read.can_hedge());
+    assert_eq!(read.on_said(&id("a"), said(7)), Step::Wait);
+    assert_eq!(asked(&read.on_late()), [id("c")]);
+    assert!(!read.can_hedge());
+    assert_eq!(read.on_late(), Step::Wait, "nobody is left");
+    let step = read.on_said(&id("c"), said(7));
+    assert!(matches!(step, Step::Done(done) if done.responded == [id("a"), id("c")]));
+    // b was only slow, and is behind
+    assert_eq!(stores(&read.on_said(&id("b"), said(5))), [id("b")]);
+
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    let step = read.on_failure(&id("b"), refused(FailureKind::NotDone));
+    assert_eq!(asked(&step), [id("c")], "at once");
+    let step = read.on_failure(&id("c"), refused(FailureKind::NotDone));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}
+
+#[test]
+fn a_write_back_that_is_late_goes_to_those_never_asked() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    assert_eq!(stores(&read.on_said(&id("b"), said(6))), [id("b")]);
+    assert!(read.can_hedge());
+    assert_eq!(stores(&read.on_late()), [id("c")]);
+    let step = read.on_said(&id("c"), Said::Stored);
+    assert!(matches!(step, Step::Done(done) if done.repaired == [id("c")]));
+
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_said(&id("a"), said(7));
+    read.on_said(&id("b"), said(6));
+    let step = read.on_failure(&id("b"), refused(FailureKind::Unknown));
+    assert_eq!(stores(&step), [id("c")], "at once");
+}
+
+#[test]
+fn who_agrees_follows_every_merge() {
+    // b is newer than a, then c agrees with b: the first answer does not count any more
+    let three = Requirement {
+        groups: vec![Group {
+            members: vec![id("a"), id("b"), id("c")],
+            need: 3,
+        }],
+    };
+    let needs = Needs {
+        read: three,
+        write: settled().write,
+    };
+    let mut read = start(Consistency::Quorum, needs, &[]);
+    read.on_said(&id("a"), said(3));
+    read.on_said(&id("b"), said(7));
+    let step = read.on_said(&id("c"), said(7));
+    assert!(matches!(step, Step::Done(done) if *done.record == record(7)));
+    let behind: Vec<NodeId> = read.leftovers().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(behind, [id("a")]);
 }

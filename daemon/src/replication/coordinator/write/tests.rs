@@ -23,7 +23,7 @@ fn needs() -> Needs {
     }
 }
 
-fn off(names: &[&str]) -> Unreachable {
+fn off(names: &[&str]) -> Reach {
     names.iter().map(|n| (id(n), "dead".to_owned())).collect()
 }
 
@@ -31,7 +31,7 @@ fn intent() -> WriteIntent {
     WriteIntent {
         value: Some(Value::Json(Bytes::from_static(b"1"))),
         context: None,
-        only_if_absent: false,
+        condition: Condition::Always,
         consistency: Consistency::Quorum,
         breaks: Breaks::default(),
     }
@@ -212,13 +212,14 @@ fn only_if_absent_looks_at_the_winning_version() {
     ];
     for (n, (a, b, exists)) in cases.into_iter().enumerate() {
         let create = WriteIntent {
-            only_if_absent: true,
+            condition: Condition::Absent,
             ..intent()
         };
         let (mut machine, _) = WriteMachine::start(create, needs(), &off(&[]));
         machine.on_said(&id("a"), a);
         let step = machine.on_said(&id("b"), b);
-        assert_eq!(step == Step::Failed(Unmet::Exists), exists, "case {n}");
+        let refused = matches!(step, Step::Failed(Unmet::Precondition { .. }));
+        assert_eq!(refused, exists, "case {n}");
     }
 }
 
@@ -271,7 +272,7 @@ fn a_new_topology_restarts_the_query() {
     let Step::Ask(asks) = machine.regroup(Some(&id("b")), needs(), &off(&[])) else {
         panic!("asked again");
     };
-    assert!(asks.len() == 3 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
+    assert!(asks.len() == 2 && asks.iter().all(|(_, ask)| *ask == Ask::Version));
     assert_eq!(machine.on_said(&id("a"), Said::Version(None)), Step::Wait);
 }
 
@@ -313,4 +314,177 @@ fn full_disks_everywhere_are_no_unknown_outcome() {
     };
     let step = machine.on_said(&id("c"), Said::Stored);
     assert_eq!(step, Step::Failed(unknown), "somebody has it");
+}
+
+fn versions(pairs: &[(&str, u64)]) -> VersionVector {
+    let mut seen = VersionVector::default();
+    for (node, n) in pairs {
+        seen.add(&dot(node, *n));
+    }
+    seen
+}
+
+fn exactly(pairs: &[(&str, u64)]) -> WriteIntent {
+    WriteIntent {
+        condition: Condition::Exactly(versions(pairs)),
+        ..intent()
+    }
+}
+
+/// A conditional write of which `a` and `b` have said that they stored it; what it asks then.
+fn stored_where(condition: WriteIntent) -> (WriteMachine, Step<Written>) {
+    let mut machine = storing(condition);
+    assert_eq!(machine.on_said(&id("a"), Said::Stored), Step::Wait);
+    let step = machine.on_said(&id("b"), Said::Stored);
+    (machine, step)
+}
+
+/// What a replica holds that took this write over `z`'s, and perhaps another beside it.
+fn now(others: &[(&str, u64)]) -> Said {
+    let mut version = record("me", 1, 71).version();
+    version.clock.join(&versions(&[("z", 4)]));
+    version.clock.join(&versions(others));
+    Said::Version(Some(version))
+}
+
+#[test]
+fn a_condition_holds_only_for_exactly_this_version() {
+    for wrong in [
+        &[][..],
+        &[("z", 3)],
+        &[("z", 5)],
+        &[("z", 4), ("y", 1)],
+        &[("y", 1)],
+    ] {
+        let (mut machine, _) = WriteMachine::start(exactly(wrong), needs(), &off(&["c"]));
+        machine.on_said(&id("a"), Said::Version(None));
+        let step = machine.on_said(&id("b"), version("z", 4, 70));
+        let clock = versions(&[("z", 4)]);
+        let present = true;
+        let refused = Step::Failed(Unmet::Precondition { clock, present });
+        assert_eq!(step, refused, "{wrong:?}");
+        assert!(machine.owed().is_none() && machine.record().is_none());
+    }
+}
+
+#[test]
+fn a_conditional_write_asks_at_last_whether_it_is_alone() {
+    let (mut machine, step) = stored_where(exactly(&[("z", 4)]));
+    let Step::Ask(asks) = step else {
+        panic!("it asks again: {step:?}");
+    };
+    let asked: Vec<_> = asks.iter().map(|(id, ask)| (id.as_str(), ask)).collect();
+    assert_eq!(asked, [("a", &Ask::Version), ("b", &Ask::Version)]);
+    assert_eq!(machine.on_said(&id("a"), now(&[])), Step::Wait);
+    let step = machine.on_said(&id("b"), now(&[]));
+    assert!(matches!(step, Step::Done(w) if w.successful == [id("a"), id("b")]));
+
+    let (mut machine, _) = stored_where(exactly(&[("z", 4)]));
+    machine.on_said(&id("a"), now(&[]));
+    let step = machine.on_said(&id("b"), now(&[("y", 8)]));
+    let clock = versions(&[("z", 4), ("me", 1), ("y", 8)]);
+    assert_eq!(step, Step::Failed(Unmet::NotAlone { clock }));
+    assert!(
+        machine.owed().is_some(),
+        "it is stored: the others are owed it"
+    );
+
+    // nobody left who could tell
+    let (mut machine, _) = stored_where(exactly(&[("z", 4)]));
+    let step = machine.on_failure(&id("a"), fails(FailureKind::NotDone));
+    let unknown = |step: &Step<Written>| {
+        matches!(
+            step,
+            Step::Failed(Unmet::Unanswered {
+                may_have_written: true,
+                ..
+            })
+        )
+    };
+    assert!(unknown(&step), "{step:?}");
+
+    // a new ring: stored there first, then asked there
+    let (mut machine, _) = stored_where(exactly(&[("z", 4)]));
+    let step = machine.regroup(None, needs(), &off(&[]));
+    assert!(matches!(step, Step::Ask(asks) if asks.len() == 3));
+    machine.on_said(&id("a"), Said::Stored);
+    let step = machine.on_said(&id("c"), Said::Stored);
+    assert!(matches!(step, Step::Ask(asks) if asks.iter().all(|(_, a)| *a == Ask::Version)));
+}
+
+#[test]
+fn other_writes_do_not_ask_again() {
+    for condition in [Condition::Always, Condition::Present] {
+        let (_, step) = stored_where(WriteIntent {
+            condition,
+            ..intent()
+        });
+        assert!(matches!(step, Step::Done(_)));
+    }
+}
+
+#[test]
+fn a_made_up_context_supersedes_nothing_unknown() {
+    let forged = WriteIntent {
+        context: Some(versions(&[("z", 4), ("y", u64::MAX), ("ghost", 7)])),
+        ..intent()
+    };
+    let (mut machine, _) = WriteMachine::start(forged, needs(), &off(&[]));
+    machine.on_said(&id("a"), Said::Record(Some(record("z", 4, 70))));
+    machine.on_said(&id("b"), Said::Record(Some(record("y", 2, 60))));
+    machine.stamp(dot("me", 1), Hlc(71), &off(&[]));
+    let stored = machine.record().expect("stored").clone();
+    assert_eq!(stored.clock, versions(&[("z", 4), ("y", 2), ("me", 1)]));
+    let later = record("y", 3, 80);
+    assert_eq!(stored.merge(&later).siblings.len(), 2, "not swallowed");
+}
+
+#[test]
+fn too_many_siblings_are_refused_unless_they_are_settled() {
+    let crowd = (1..=SIBLINGS_MAX as u64).fold(Record::default(), |all, n| {
+        all.merge(&record(&format!("n{n}"), 1, n))
+    });
+    let answer = |context: Option<VersionVector>| {
+        let with = WriteIntent {
+            context,
+            ..intent()
+        };
+        let (mut machine, _) = WriteMachine::start(with, needs(), &off(&[]));
+        machine.on_said(&id("a"), Said::Record(Some(crowd.clone())));
+        machine.on_said(&id("b"), Said::Record(None))
+    };
+    let step = answer(Some(versions(&[])));
+    let count = SIBLINGS_MAX;
+    let clock = crowd.clock.clone();
+    assert_eq!(step, Step::Failed(Unmet::Siblings { clock, count }));
+    let step = answer(Some(versions(&[("n1", 1)])));
+    assert!(matches!(step, Step::Stamp { .. }), "one fewer fits");
+    let step = answer(Some(crowd.clock.clone()));
+    assert!(matches!(step, Step::Stamp { .. }), "it settles them");
+}
+
+#[test]
+fn the_version_query_asks_a_quorum_and_hedges() {
+    let reach = Reach {
+        order: ["c", "a"].map(id).to_vec(),
+        ..Reach::default()
+    };
+    let (mut machine, step) = WriteMachine::start(intent(), needs(), &reach);
+    let asked = |step: &Step<Written>| match step {
+        Step::Ask(asks) => asks.iter().map(|(id, _)| id.clone()).collect(),
+        _ => Vec::new(),
+    };
+    assert_eq!(asked(&step), [id("c"), id("a")]);
+    assert_eq!(machine.on_said(&id("a"), version("z", 1, 5)), Step::Wait);
+    assert_eq!(asked(&machine.on_late()), [id("b")]);
+    assert!(!machine.can_hedge());
+    let step = machine.on_said(&id("b"), version("z", 2, 9));
+    assert_eq!(step, Step::Stamp { seen: Hlc(9) });
+    let step = machine.stamp(dot("a", 1), Hlc(10), &reach);
+    assert_eq!(asked(&step).len(), 3, "the record goes to all");
+    assert!(!machine.can_hedge());
+
+    let (mut machine, _) = WriteMachine::start(intent(), needs(), &reach);
+    let step = machine.on_failure(&id("c"), fails(FailureKind::NotDone));
+    assert_eq!(asked(&step), [id("b")], "at once");
 }

@@ -1,0 +1,541 @@
+//! Carrying everything this node holds into another cluster, record by record.
+//!
+//! Promises: returns only when a write quorum of the other cluster's replicas has synced every
+//! record and every hint that lay here, each under the epoch that cluster went by at that
+//! moment, so that no change of its ring can pass a record by. Bounded in memory: a page of
+//! records at a time. Never gives up: whoever is in the way is named, and asked again.
+//!
+//! The records go as they are. Versions merge there: what both clusters wrote shows as siblings,
+//! and what arrives twice changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use ringmaster_shared::{
+    clock::Hlc,
+    event::EventCode,
+    id::NodeId,
+    key::Key,
+    topology::{Access, Topology},
+    version::Record,
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, sleep},
+};
+
+use super::{
+    plan::{Seen, Verdict},
+    scout::{Scout, local},
+    verdict,
+};
+use crate::{
+    cli::Failure,
+    identity::Route,
+    node::{
+        SharedNode,
+        seeds::{Told, pause},
+        start::on_disk,
+    },
+    replication::{
+        frames::{RefusalCode, Request, Response},
+        peers::{AddressBook, Class, PeerError, Peers},
+        replica::weight,
+    },
+    storage::{StorageError, Store},
+    time::unix_ms,
+};
+
+/// Bytes of records in hand at once; a single larger record still goes through.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// Hints in hand at once.
+const PAGE_HINTS: usize = 128;
+/// Records under way at once.
+const UNDER_WAY: usize = 32;
+/// Between pages, so that clients of the other cluster come first.
+const PAGE_PAUSE: Duration = Duration::from_millis(5);
+/// How long one replica has to store one record.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The ring is asked for anew after so many failures of one record.
+const REFRESH_AFTER: u32 = 3;
+/// Kibibytes of records on their way; a replica that does not answer holds its share until it
+/// is given up.
+const BUDGET_KIB: usize = 32 * 1024;
+/// Epochs one record follows before it counts as trouble.
+const MOVES_MAX: u32 = 16;
+const SHOW_EVERY: Duration = Duration::from_millis(250);
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Pushes all of it; returns where members of the other cluster were seen last.
+pub async fn everything(
+    node: &SharedNode,
+    store: &Store,
+    route: Route,
+) -> Result<Vec<String>, Failure> {
+    let (route, seen) = find(node, route).await?;
+    let stats = store.stats();
+    let hints: u64 = store.hints_owed().values().sum();
+    let carrier = Carrier::new(node, &route, seen, stats.keys + stats.tombstones + hints);
+    tracing::info!(
+        "pushing about {} records into cluster {}",
+        thousands(carrier.total),
+        route.into
+    );
+    for partition in 0..route.partition_count {
+        let mut after: Option<Key> = None;
+        loop {
+            let from = after.take();
+            let page = read(store, move |store| {
+                store.scan_partition(partition, from.as_ref(), PAGE_BYTES)
+            })
+            .await?;
+            carrier.push(node, page.entries).await;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+    }
+    hints_too(node, store, &carrier).await?;
+    let message = format!(
+        "pushed {} records into cluster {}",
+        thousands(carrier.pushed()),
+        route.into
+    );
+    node.events
+        .info(EventCode::ClusterAdopted, Some(&node.facts.id), message);
+    Ok(carrier.addresses())
+}
+
+/// What is owed to others is data: nobody else may have it.
+async fn hints_too(node: &SharedNode, store: &Store, carrier: &Carrier) -> Result<(), Failure> {
+    for target in store.hints_owed().into_keys() {
+        loop {
+            let owed = target.clone();
+            let batch = read(store, move |store| store.hints_for(&owed, PAGE_HINTS)).await?;
+            if batch.is_empty() {
+                break;
+            }
+            let done = batch.iter().map(|(k, r)| (k.clone(), r.fingerprint()));
+            let done = done.collect();
+            carrier.push(node, batch).await;
+            let removed = store.hints_done(&target, done).await;
+            removed.map_err(|e| Failure::Failed(e.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+async fn read<T: Send + 'static>(
+    store: &Store,
+    look: impl FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, Failure> {
+    let store = store.clone();
+    let found = tokio::task::spawn_blocking(move || look(&store)).await;
+    found
+        .map_err(|e| Failure::Failed(format!("reading the store failed: {e}")))?
+        .map_err(|e| Failure::Failed(e.to_string()))
+}
+
+/// The ring to push into: that of the route, or, when the operator names other seeds with
+/// `--adopt`, theirs.
+async fn find(node: &SharedNode, mut route: Route) -> Result<(Route, Seen), Failure> {
+    let scout = Scout::new(node);
+    let mut addresses = Vec::new();
+    if node.config.adopt {
+        addresses.extend(node.config.other_seeds());
+    }
+    addresses.extend(route.through.iter().cloned());
+    let mut told = Told::default();
+    for attempt in 0_u32.. {
+        let mut whys = Vec::new();
+        for address in &addresses {
+            let seen = match scout.look(address).await {
+                Ok(seen) => seen,
+                Err(why) => {
+                    whys.push(why);
+                    continue;
+                }
+            };
+            let found = &seen.topology.cluster_id;
+            if *found == route.into {
+                return Ok((route, seen));
+            }
+            match verdict(node, &seen) {
+                Verdict::Go(other) if node.config.adopt => {
+                    tracing::warn!("pushing into cluster {found} now, as ordered");
+                    let durable = other.clone();
+                    on_disk(node, move |identity| identity.push_elsewhere(durable)).await?;
+                    route = other;
+                    return Ok((route, seen));
+                }
+                Verdict::Wait(why) | Verdict::Refuse(why) if node.config.adopt => whys.push(why),
+                _ => whys.push(format!(
+                    "{address}: belongs to cluster {found}, not to {}",
+                    route.into
+                )),
+            }
+        }
+        told.tell(node, &whys.join("; "));
+        sleep(pause(attempt, rand::random())).await;
+    }
+    Err(Failure::Failed("a bug: the search was given up".into()))
+}
+
+/// Where the members of the other cluster are.
+#[derive(Default)]
+struct Book(RwLock<BTreeMap<NodeId, String>>);
+
+impl AddressBook for Book {
+    fn address_of(&self, node: &NodeId) -> Option<String> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(node).cloned()
+    }
+}
+
+impl Book {
+    /// What members say of themselves beats what the ring remembers of them.
+    fn learn(&self, seen: &Seen) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for member in &seen.topology.members {
+            known.insert(member.id.clone(), member.address.clone());
+        }
+        for member in &seen.members {
+            known.insert(member.id.clone(), member.address.clone());
+        }
+    }
+}
+
+/// Why a record did not get through at once.
+enum Setback {
+    /// The other cluster goes by a later epoch, which is known now.
+    Moved,
+    Trouble(String),
+}
+
+struct Carrier {
+    me: NodeId,
+    route: Route,
+    scout: Scout,
+    peers: Peers,
+    book: Arc<Book>,
+    topology: Mutex<Arc<Topology>>,
+    budget: Arc<Semaphore>,
+    total: u64,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    pushed: u64,
+    trouble: Option<String>,
+    shown: Option<Instant>,
+    logged: Instant,
+}
+
+impl Carrier {
+    fn new(node: &SharedNode, route: &Route, seen: Seen, total: u64) -> Self {
+        let peers = Peers::new(local(node));
+        peers.set_cluster(route.into.clone());
+        let book = Arc::new(Book::default());
+        book.learn(&seen);
+        peers.set_address_book(book.clone());
+        Self {
+            me: node.facts.id.clone(),
+            route: route.clone(),
+            scout: Scout::new(node),
+            peers,
+            book,
+            topology: Mutex::new(Arc::new(seen.topology)),
+            budget: Arc::new(Semaphore::new(BUDGET_KIB)),
+            total,
+            progress: Mutex::new(Progress {
+                pushed: 0,
+                trouble: None,
+                shown: None,
+                logged: Instant::now(),
+            }),
+        }
+    }
+
+    /// Returns when all of them are on a write quorum.
+    async fn push(&self, node: &SharedNode, entries: Vec<(Key, Record)>) {
+        self.show(node);
+        let mut under_way = stream::iter(entries)
+            .map(|(key, record)| self.carry(node, key, record))
+            .buffer_unordered(UNDER_WAY);
+        while under_way.next().await.is_some() {
+            self.progress().pushed += 1;
+            self.show(node);
+        }
+        sleep(PAGE_PAUSE).await;
+    }
+
+    /// One record, for as long as it takes.
+    async fn carry(&self, node: &SharedNode, key: Key, record: Record) {
+        let mut moves = 0;
+        let mut attempt = 0;
+        loop {
+            let why = match self.offer(&key, &record).await {
+                Ok(()) => {
+                    self.progress().trouble = None;
+                    return;
+                }
+                Err(Setback::Moved) if moves < MOVES_MAX => {
+                    moves += 1;
+                    continue;
+                }
+                Err(Setback::Moved) => "the ring changes too often".to_owned(),
+                Err(Setback::Trouble(why)) => why,
+            };
+            self.progress().trouble = Some(why);
+            self.show(node);
+            moves = 0;
+            attempt += 1;
+            if u32::is_multiple_of(attempt, REFRESH_AFTER) {
+                self.refresh().await;
+            }
+            sleep(pause(attempt, rand::random())).await;
+        }
+    }
+
+    /// Asks all replicas to store the record; content with a write quorum. What is still under
+    /// way then ends by itself.
+    async fn offer(&self, key: &Key, record: &Record) -> Result<(), Setback> {
+        let topology = self.topology();
+        let need = topology.requirement(topology.partition_of(key), Access::Write);
+        let others: Vec<NodeId> = need
+            .replicas()
+            .into_iter()
+            .filter(|id| *id != self.me)
+            .collect();
+        let (answers, mut answered) = mpsc::channel(others.len().max(1));
+        let kib = (weight(record) / 1024 + 1).min(BUDGET_KIB) as u32;
+        for id in others {
+            let Ok(room) = self.budget.clone().acquire_many_owned(kib).await else {
+                return Err(Setback::Trouble("this node is stopping".into()));
+            };
+            let request = Request::Write {
+                key: key.clone(),
+                record: record.clone(),
+                issued: self.issued(record),
+            };
+            let (peers, answers, epoch) = (self.peers.clone(), answers.clone(), topology.epoch);
+            tokio::spawn(async move {
+                let call = peers.call(&id, Class::Bulk, epoch, request, CALL_TIMEOUT);
+                let answer = call.await;
+                drop(room);
+                // nobody listens once enough have answered
+                let _ = answers.send((id, answer)).await;
+            });
+        }
+        drop(answers);
+        let mut stored = BTreeSet::new();
+        let mut whys = Vec::new();
+        while let Some((id, answer)) = answered.recv().await {
+            match self.judge(&topology, &id, answer).await {
+                Ok(()) => drop(stored.insert(id)),
+                Err(Setback::Moved) => return Err(Setback::Moved),
+                Err(Setback::Trouble(why)) => whys.push(why),
+            }
+            if need.is_met(&stored) {
+                return Ok(());
+            }
+        }
+        whys.sort();
+        if whys.is_empty() {
+            whys.push("too few replicas are there".into());
+        }
+        Err(Setback::Trouble(whys.join("; ")))
+    }
+
+    async fn judge(
+        &self,
+        under: &Topology,
+        id: &NodeId,
+        answer: Result<Response, PeerError>,
+    ) -> Result<(), Setback> {
+        let trouble = |why: String| Err(Setback::Trouble(why));
+        match answer {
+            Ok(Response::Done | Response::Merged { .. }) => Ok(()),
+            Ok(Response::EpochBehind { topology }) => {
+                if self.take_over(topology) {
+                    Err(Setback::Moved)
+                } else {
+                    trouble(format!("{id}: goes by another ring"))
+                }
+            }
+            Ok(Response::EpochAhead { epoch }) => {
+                self.teach(under, id).await;
+                trouble(format!("{id}: still at epoch {epoch}"))
+            }
+            // every replica had agreed to forget what covered it
+            Ok(Response::Refused {
+                code: RefusalCode::Stale,
+                ..
+            }) if self.comes_back() => Ok(()),
+            Ok(Response::Refused { reason, .. }) => trouble(format!("{id}: {reason}")),
+            Ok(_) => trouble(format!("{id}: gave an answer that makes no sense")),
+            Err(error) => trouble(error.to_string()),
+        }
+    }
+
+    fn comes_back(&self) -> bool {
+        self.route.from == self.route.into
+    }
+
+    /// What another cluster never saw cannot have been deleted there: it is as new as this push.
+    /// Of its own former member a cluster may have deleted, and forgotten, what that one still
+    /// holds; every acknowledged write of it was handed over when it was removed.
+    fn issued(&self, record: &Record) -> Hlc {
+        if self.comes_back() {
+            return record.max_hlc();
+        }
+        Hlc::default().next(record.max_hlc(), unix_ms())
+    }
+
+    async fn teach(&self, topology: &Topology, id: &NodeId) {
+        let request = Request::PushTopology {
+            topology: topology.clone(),
+        };
+        // a replica that did not learn it is asked again with the next attempt
+        let call = self
+            .peers
+            .call(id, Class::Control, 0, request, CALL_TIMEOUT);
+        let _ = call.await;
+    }
+
+    /// Asks all known members how the ring is now.
+    async fn refresh(&self) {
+        for address in self.addresses() {
+            let Ok(seen) = self.scout.look(&address).await else {
+                continue;
+            };
+            if seen.topology.cluster_id == self.route.into {
+                self.book.learn(&seen);
+                self.take_over(seen.topology);
+            }
+        }
+    }
+
+    /// Whether it is later than what is known.
+    fn take_over(&self, topology: Topology) -> bool {
+        let mut known = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = topology.cluster_id == self.route.into
+            && topology.is_well_formed()
+            && topology.partition_count() == self.route.partition_count;
+        // another record may have brought it already; then it is tried again with that
+        let later = ours && topology.epoch >= known.epoch;
+        if later {
+            *known = Arc::new(topology);
+        }
+        ours
+    }
+
+    fn topology(&self) -> Arc<Topology> {
+        let known = self.topology.lock();
+        known.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Members of the ring first.
+    fn addresses(&self) -> Vec<String> {
+        let topology = self.topology();
+        let members = topology.members.iter().filter(|m| m.id != self.me);
+        let mut all: Vec<String> = Vec::new();
+        let known = members.map(|m| {
+            let heard = self.book.address_of(&m.id);
+            heard.unwrap_or_else(|| m.address.clone())
+        });
+        for address in known.chain(self.route.through.iter().cloned()) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+
+    fn pushed(&self) -> u64 {
+        self.progress().pushed
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        let progress = self.progress.lock();
+        progress.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how far it is, now and then.
+    fn show(&self, node: &SharedNode) {
+        let mut progress = self.progress();
+        if progress.shown.is_some_and(|at| at.elapsed() < SHOW_EVERY) {
+            return;
+        }
+        progress.shown = Some(Instant::now());
+        let text = told(progress.pushed, self.total, progress.trouble.as_deref());
+        let due = progress.logged.elapsed() >= LOG_EVERY;
+        if due {
+            progress.logged = Instant::now();
+        }
+        drop(progress);
+        if due {
+            tracing::info!("{text}");
+        }
+        node.control.update(|facts| facts.waiting_for = Some(text));
+    }
+}
+
+/// `pushing: 12,300 of about 40,000 records`.
+fn told(pushed: u64, total: u64, trouble: Option<&str>) -> String {
+    let total = total.max(pushed);
+    let how_far = format!(
+        "pushing: {} of about {} records",
+        thousands(pushed),
+        thousands(total)
+    );
+    match trouble {
+        None => how_far,
+        Some(why) => format!("{how_far}, held up by {why}"),
+    }
+}
+
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_for_people() {
+        let cases = [
+            (0, 0, None, "pushing: 0 of about 0 records"),
+            (
+                12_300,
+                40_000,
+                None,
+                "pushing: 12,300 of about 40,000 records",
+            ),
+            (7, 5, None, "pushing: 7 of about 7 records"),
+            (
+                999,
+                1_000_000,
+                Some("a: no answer"),
+                "pushing: 999 of about 1,000,000 records, held up by a: no answer",
+            ),
+        ];
+        for (pushed, total, trouble, wants) in cases {
+            assert_eq!(told(pushed, total, trouble), wants);
+        }
+    }
+}
