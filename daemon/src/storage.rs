@@ -19,6 +19,7 @@ mod scan;
 mod space;
 mod summary;
 mod table;
+mod threads;
 
 #[cfg(test)]
 mod testing;
@@ -29,7 +30,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -52,13 +52,9 @@ use self::{
         CommitLog,
         disk::{FileDisk, LogDisk},
     },
-    committer::{
-        Committer, Parts, Reply, Request, Ticket,
-        applier::Applier,
-        checkpointer::{Checkpointer, SPARES_MAX},
-    },
+    committer::{Reply, Request, Ticket, checkpointer::SPARES_MAX},
     core::Core,
-    space::guard::{Change, Guard},
+    space::guard::Guard,
     table::TableError,
 };
 
@@ -221,98 +217,6 @@ impl From<TableError> for StorageError {
     }
 }
 
-/// The engine at work: one thread that commits and ends the others when it ends, one that
-/// applies, one for checkpoints, one that watches the disk.
-fn start_threads(
-    config: &StoreConfig,
-    core: &Arc<Core>,
-    guard: &Arc<Guard>,
-    log: CommitLog,
-    applied: u64,
-    queue: mpsc::Receiver<Ticket>,
-) -> io::Result<Vec<thread::JoinHandle<()>>> {
-    let applier = Arc::new(Applier::new(Arc::clone(core), applied));
-    let checkpointer = Arc::new(Checkpointer::new(
-        Arc::clone(core),
-        Arc::clone(guard),
-        log.files(),
-        Arc::clone(&applier),
-        &config.dir,
-        config.segment_bytes,
-    ));
-    core.log_bytes.store(log.files().bytes(), Ordering::Relaxed);
-    let committer = Committer::new(Parts {
-        core: Arc::clone(core),
-        guard: Arc::clone(guard),
-        log,
-        applier: Arc::clone(&applier),
-        checkpointer: Arc::clone(&checkpointer),
-        queue,
-        dir: config.dir.clone(),
-    });
-    let (a, c, g) = (&applier, &checkpointer, guard);
-    let (applying, checkpointing) = (Arc::clone(a), Arc::clone(c));
-    let (watching, tidying) = (Arc::clone(g), Arc::clone(c));
-    let (end_a, end_c, end_g) = (Arc::clone(a), Arc::clone(c), Arc::clone(g));
-    let (dead_a, dead_c) = (Arc::clone(a), Arc::clone(c));
-    Ok(vec![
-        fenced(
-            "storage",
-            core,
-            move || committer.run(),
-            move || {
-                end_a.end();
-                end_c.end();
-                end_g.stop();
-            },
-        )?,
-        fenced(
-            "storage-apply",
-            core,
-            move || applying.run(),
-            move || {
-                dead_a.end();
-            },
-        )?,
-        fenced(
-            "storage-checkpoint",
-            core,
-            move || checkpointing.run(),
-            move || {
-                dead_c.end();
-            },
-        )?,
-        fenced(
-            "storage-space",
-            core,
-            move || {
-                watching.watch(|change| {
-                    if change == Change::BecameReadOnly {
-                        tidying.ask();
-                    }
-                });
-            },
-            || {},
-        )?,
-    ])
-}
-
-/// A thread whose panic stops the engine, and after which `last` is done in any case.
-fn fenced(
-    name: &str,
-    core: &Arc<Core>,
-    work: impl FnOnce() + Send + 'static,
-    last: impl FnOnce() + Send + 'static,
-) -> io::Result<thread::JoinHandle<()>> {
-    let core = Arc::clone(core);
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            core.poison("one of its threads panicked; the log has the details");
-        }
-        last();
-    })
-}
-
 /// Roughly what a record costs in memory and on its way to disk, bytes.
 fn weight(key: &Key, record: &Record) -> usize {
     let values = record.siblings.iter();
@@ -352,14 +256,14 @@ impl Store {
         let core = Arc::new(recovered.core);
         let guard = Arc::new(recovered.guard);
         let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
-        let threads = start_threads(config, &core, &guard, log, applied, requests);
+        let started = threads::start(config, &core, &guard, log, applied, requests);
         let inner = Inner {
             core,
             queue: Some(queue),
             budget: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
             closed: AtomicBool::new(false),
             guard,
-            threads: Mutex::new(threads.map_err(failed)?),
+            threads: Mutex::new(started.map_err(failed)?),
             _lock: recovered.lock,
         };
         let inner = Arc::new(inner);

@@ -212,15 +212,12 @@ fn spawn_space(node: &SharedNode) {
         }
         told = read_only.is_some();
         let id = Some(&watched.facts.id);
-        match read_only {
-            Some(why) => {
-                let message = format!("no writes are stored here: {why}");
-                watched.events.error(EventCode::DiskNearlyFull, id, message);
-            }
-            None => {
-                let message = "the disk has space again; writes are stored".to_owned();
-                watched.events.info(EventCode::DiskWritable, id, message);
-            }
+        if let Some(why) = read_only {
+            let message = format!("no writes are stored here: {why}");
+            watched.events.error(EventCode::DiskNearlyFull, id, message);
+        } else {
+            let message = "the disk has space again; writes are stored".to_owned();
+            watched.events.info(EventCode::DiskWritable, id, message);
         }
     });
 }

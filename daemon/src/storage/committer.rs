@@ -346,7 +346,7 @@ impl Committer {
         &mut self,
         mut batch: Batch,
         permits: Vec<OwnedSemaphorePermit>,
-    ) -> Result<(), (Batch, Trouble)> {
+    ) -> Result<(), (Box<Batch>, Trouble)> {
         let sealed = batch.seal();
         if sealed.ops.is_empty() {
             // what its waiters saw may be in the batch before
@@ -360,7 +360,7 @@ impl Committer {
         }
         let first = match self.append(&sealed.ops) {
             Ok(first) => first,
-            Err(trouble) => return Err((batch, trouble)),
+            Err(trouble) => return Err((Box::new(batch), trouble)),
         };
         let sealed = Arc::new(sealed);
         self.before = Some(Arc::clone(&sealed));

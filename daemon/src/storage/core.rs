@@ -221,17 +221,6 @@ impl Core {
         }
     }
 
-    /// Takes over what the table keeps beside the records: floors, and partitions to be compared.
-    pub fn recall(&self) -> Result<(), TableError> {
-        self.dirty.clear();
-        self.table.notes.visit(|name, value| {
-            if !self.floors.remember(name, value)? {
-                self.dirty.remember(name);
-            }
-            Ok(())
-        })
-    }
-
     /// Derives all figures anew from the table, and clears what a kill left half done.
     pub fn recount(&self) -> Result<(), TableError> {
         self.digests.clear();
@@ -242,6 +231,7 @@ impl Core {
         for count in &self.tombstones_in {
             count.store(0, Ordering::Relaxed);
         }
+        self.read_notes()?;
         let mut bodies = HashSet::new();
         for row in self.table.records.range(Bound::Unbounded, &[]) {
             let row = row?;
@@ -275,33 +265,42 @@ impl Core {
             partition_count: self.partition_count,
             keys: self.keys.load(Ordering::Relaxed),
             tombstones: self.tombstones.load(Ordering::Relaxed),
-            tombstones_in: self
-                .tombstones_in
-                .iter()
-                .map(|count| count.load(Ordering::Relaxed))
+            tombstones_in: (0..self.partition_count)
+                .map(|p| self.tombstones_in(p))
                 .collect(),
             leaves: self.digests.all(),
             owed: self.ledger.all(),
         }
     }
 
-    /// Takes over the figures of a clean close at `lsn`; `false` when they are not those.
-    pub fn restore(&self, summary: Summary, lsn: u64) -> bool {
+    /// Takes over the figures of a clean close at `lsn`, and reads the notes; `false` when they are
+    /// not those.
+    pub fn restore(&self, summary: Summary, lsn: u64) -> Result<bool, TableError> {
         let fits = summary.lsn == lsn
             && summary.partition_count == self.partition_count
             && summary.tombstones_in.len() == self.tombstones_in.len();
         if !fits || !self.digests.restore(&summary.leaves) {
-            return false;
+            return Ok(false);
+        }
+        self.read_notes()?;
+        for (count, value) in self.tombstones_in.iter().zip(&summary.tombstones_in) {
+            count.store(*value, Ordering::Relaxed);
         }
         self.keys.store(summary.keys, Ordering::Relaxed);
         self.tombstones.store(summary.tombstones, Ordering::Relaxed);
-        for (count, was) in self.tombstones_in.iter().zip(summary.tombstones_in) {
-            count.store(was, Ordering::Relaxed);
-        }
-        // replaying the tail, of which all is in the table already, may have counted
-        self.forgotten.store(0, Ordering::Relaxed);
         self.ledger.restore(summary.owed);
-        true
+        Ok(true)
+    }
+
+    /// Floors and dirty partitions, which lie in the table, into memory.
+    fn read_notes(&self) -> Result<(), TableError> {
+        self.dirty.clear();
+        self.table.notes.visit(|name, value| {
+            if !self.floors.remember(name, value)? {
+                self.dirty.remember(name);
+            }
+            Ok(())
+        })
     }
 
     /// Stops the engine for good; the first reason stays.

@@ -281,8 +281,10 @@ fn attempt_unfenced(config: &StoreConfig, layout: &Layout) -> Result<Attempt, Tr
     let end = replay.log.next_lsn - 1;
     let clean = checkpoint == Some(end) && replay.torn_bytes == 0;
     let summary = summary::read(&layout.dir).filter(|_| clean);
-    let counted = !summary.is_some_and(|summary| core.restore(summary, end));
-    core.recall()?;
+    let counted = match summary {
+        Some(summary) => !core.restore(summary, end)?,
+        None => true,
+    };
     if counted {
         core.recount()?;
     }

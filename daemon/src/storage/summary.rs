@@ -30,7 +30,7 @@ pub(super) struct Summary {
     pub partition_count: u16,
     pub keys: u64,
     pub tombstones: u64,
-    /// Upper bounds of the tombstones in each partition.
+    /// By partition.
     pub tombstones_in: Vec<u32>,
     /// Leaves of all partitions, in order.
     pub leaves: Vec<u64>,

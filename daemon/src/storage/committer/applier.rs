@@ -16,19 +16,22 @@ use std::{
 use ringmaster_shared::{key::Key, version::Record};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batch::Batch;
+use super::batch::{Batch, Place};
 use crate::storage::{commit_log::LogOp, core::Core};
 
 /// The entries of a batch, and where in them the record of a key is.
 pub(super) struct Sealed {
     pub ops: Vec<LogOp>,
-    pub records: HashMap<Key, usize>,
+    pub records: HashMap<Key, Place>,
 }
 
 impl Sealed {
     /// What the batch makes of this key.
     pub fn record(&self, key: &Key) -> Option<&Record> {
-        match self.ops.get(*self.records.get(key)?) {
+        let Place::Put(at) = self.records.get(key)? else {
+            return None; // hidden, see below
+        };
+        match self.ops.get(*at) {
             Some(LogOp::Put { record, .. }) => Some(record),
             _ => None,
         }

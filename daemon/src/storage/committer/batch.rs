@@ -32,7 +32,7 @@ enum Staged<'a> {
 
 /// What a batch makes of a record so far.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// Its entry in the batch.
     Put(usize),
     /// An entry of the batch forgets it; a later write starts from nothing, in a new entry.
@@ -86,13 +86,7 @@ impl Batch {
         self.before = None;
         Sealed {
             ops: std::mem::take(&mut self.ops),
-            records: std::mem::take(&mut self.records)
-                .into_iter()
-                .filter_map(|(key, place)| match place {
-                    Place::Put(at) => Some((key, at)),
-                    Place::Forgotten => None,
-                })
-                .collect(),
+            records: std::mem::take(&mut self.records),
         }
     }
 

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use ringmaster_shared::clock::Hlc;
+
 use super::{config, copy_dir, key_in, only_segment, open, reopen, used};
 use crate::storage::{
     StorageError, Store,
@@ -358,4 +360,43 @@ async fn an_unwritable_place_is_an_error_in_words() {
         panic!("opened on a file");
     };
     assert!(path.ends_with("store") && !why.is_empty());
+}
+
+/// Floors and dirty partitions lie in the table; a start that does not count has to know them too.
+#[tokio::test]
+async fn a_clean_close_keeps_floors_dirty_partitions_and_tombstone_counts() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    let partition = key("gone").partition(super::PARTITIONS);
+    let gone = tombstone("a", 2, 5);
+    store.merge(key("gone"), gone).await.expect("stored");
+    store
+        .raise_floors(vec![(3, Hlc(77)), (4, Hlc(5))])
+        .await
+        .expect("raised");
+    let hint = record("a", 1, 1, 10);
+    let fingerprint = hint.fingerprint();
+    store
+        .hint_add(&node("n"), key("h"), hint)
+        .await
+        .expect("kept");
+    store
+        .hints_given_up(&node("n"), vec![(key("h"), fingerprint)])
+        .await
+        .expect("given up");
+    let look = |store: &Store| {
+        let floors: Vec<Hlc> = (0..super::PARTITIONS).map(|p| store.floor(p)).collect();
+        (floors, store.dirty(), store.tombstones_in(partition))
+    };
+    let before = look(&store);
+    assert_eq!((before.0[3], before.1.len(), before.2), (Hlc(77), 1, 1));
+    store.close().await.expect("closed");
+    drop(store);
+    let (store, report) = reopen(dir.path());
+    assert!(!report.counted);
+    assert_eq!(look(&store), before);
+    drop(store);
+    let (store, report) = reopen(dir.path());
+    assert!(report.counted);
+    assert_eq!(look(&store), before);
 }
