@@ -131,7 +131,11 @@ impl World {
     fn new(seed: u64, broken: Broken) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let loses = random.random_bool(0.4);
-        let most = if loses { GRACE_MS as i64 / 8 } else { 6000 };
+        let most = if loses {
+            (GRACE_MS / 8).cast_signed()
+        } else {
+            6000
+        };
         let mut book = Book::new(GRACE_MS);
         book.enter(1);
         Self {
