@@ -111,8 +111,7 @@ fn micros(seconds: &str) -> Option<u64> {
 
 /// The result and the length of `...) = 80 <0.000027>`.
 fn end(rest: &str) -> Option<(i64, u64)> {
-    let (_, end) = rest.rsplit_once(") ")?;
-    let end = end.trim_start().strip_prefix("= ")?;
+    let (_, end) = rest.rsplit_once(" = ")?;
     let (result, length) = end.rsplit_once('<')?;
     let result = result.split(' ').next()?.parse().ok()?;
     Some((result, micros(length.strip_suffix('>')?)?))

@@ -40,11 +40,13 @@ impl Written<'_> {
         if self.write.id == other.write.id {
             return false;
         }
+        // whatever its answer says: what was settled it had to find
+        let was_settled = other.settled.is_some_and(|at| at < self.op.called);
         match (&self.write.sent, &self.write.returned, other.dot()) {
             (Some(sent), _, Some(dot)) => sent.clock.covers(dot),
             (Some(sent), _, None) => sent.shown.contains(&other.write.id),
-            (None, Some(returned), Some(dot)) => returned.clock.covers(dot),
-            (None, _, _) => other.settled.is_some_and(|at| at < self.op.called),
+            (None, Some(returned), Some(dot)) => was_settled || returned.clock.covers(dot),
+            (None, _, _) => was_settled,
         }
     }
 

@@ -56,6 +56,8 @@ mod tests {
         assert!(!red([one.clone(), beside, both.clone()]), "concurrent");
         let later = put(2, 8, 9, "b", 1, &[("a", 1)]);
         assert!(red([one.clone(), later, both.clone()]), "it saw it");
+        let missed = put(2, 8, 9, "b", 1, &[]);
+        assert!(red([one.clone(), missed, both.clone()]), "it had to see it");
         let unanswered = unknown(2, 8);
         assert!(
             red([one.clone(), unanswered, both.clone()]),
