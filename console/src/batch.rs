@@ -60,7 +60,14 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
         BatchVerb::Check(o) => (Verb::Check, o.output),
         BatchVerb::Ring(args) => match args.verb {
             None => (Verb::Ring { key: args.key }, args.output.output),
-            Some(verb) => return ring(&client, endpoints, verb).await,
+            Some(_) if args.key.is_some() => {
+                eprintln!("ringmaster: a key is not used with ring plan and ring apply");
+                return Ok(exit::USAGE);
+            }
+            Some(verb) => {
+                let output = args.output.output;
+                return ring(&client, endpoints, verb, output).await;
+            }
         },
         BatchVerb::Get(args) => match single_get(args)? {
             Single::One(verb, output) => (verb, output),
@@ -128,15 +135,28 @@ fn changes_something(verb: &BatchVerb) -> bool {
     }
 }
 
-async fn ring(client: &Client, endpoints: &[String], verb: RingVerb) -> anyhow::Result<Exit> {
+/// `output` is what was said before the verb; said after it, it counts as well.
+async fn ring(
+    client: &Client,
+    endpoints: &[String],
+    verb: RingVerb,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let said = |after: Output| {
+        if output == Output::Json {
+            output
+        } else {
+            after
+        }
+    };
     match verb {
         RingVerb::Plan(args) => {
             let (change, output) = args.change.into_parts();
-            change::plan(client, endpoints, &change, output.output).await
+            change::plan(client, endpoints, &change, said(output.output)).await
         }
         RingVerb::Apply(args) => {
             let wait = args.wait.then(|| Duration::from_secs(args.timeout));
-            let output = args.output.output;
+            let output = said(args.output.output);
             change::apply(client, endpoints, &args.plan_id, wait, output).await
         }
     }

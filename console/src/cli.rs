@@ -195,7 +195,6 @@ pub struct OutputArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct RingArgs {
     /// Show where this key lives; after -- it may be any word
     pub key: Option<String>,

@@ -328,9 +328,9 @@ fn back(app: &mut App) {
         app.members.filter.clear();
     } else if app.screen == ScreenId::Events && !app.events.filter.is_empty() {
         app.events.filter.clear();
-    } else if procedures && app.procedures.preview.take().is_some() {
-        app.procedures.scroll = Scroll::default();
-    } else if procedures && app.procedures.change.back() {
+    } else if procedures
+        && (app.procedures.preview.take().is_some() || app.procedures.change.back())
+    {
         app.procedures.scroll = Scroll::default();
     } else if procedures && app.procedures.show_log {
         app.procedures.show_log = false;

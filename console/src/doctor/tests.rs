@@ -243,7 +243,7 @@ fn one_change_one_finding() {
         ("RING_FORK", |app| happened(app, EventCode::RingFork)),
         ("DISK_NEARLY_FULL", |app| {
             says(app, "node-2", |s| {
-                s.storage.disk_free_bytes = Some(400_000_000)
+                s.storage.disk_free_bytes = Some(400_000_000);
             });
         }),
         ("PARTITIONS_DIRTY", |app| {
@@ -258,7 +258,7 @@ fn one_change_one_finding() {
             });
         }),
         ("SIBLINGS_MANY", |app| {
-            happened(app, EventCode::SiblingsMany)
+            happened(app, EventCode::SiblingsMany);
         }),
         ("OVERLOADED", |app| happened(app, EventCode::Overloaded)),
         ("RING_CHANGE_STALLED", |app| {

@@ -104,7 +104,7 @@ fn facts(view: &View, change: &Change) -> String {
         if let Some(zone) = info.map(|i| &i.zone).or(place.map(|p| &p.zone)) {
             words.push(format!("zone {zone}"));
         }
-        facts.push_str(&format!("   {id}: {}", words.join(", ")));
+        facts = format!("{facts}   {id}: {}", words.join(", "));
     }
     facts
 }

@@ -104,8 +104,7 @@ fn answers_and_overlays() {
     for (name, app) in fixture::changes::all() {
         use ScreenId::{Doctor, Events, Members, Ring};
         let screens: &[ScreenId] = match name {
-            "change_running" => &[Members, Ring],
-            "joining" => &[Members, Ring],
+            "change_running" | "joining" => &[Members, Ring],
             "read_only_node" => &[Members, Events, Doctor],
             "two_clusters" | "change_menu" => &[Doctor],
             _ => &[],

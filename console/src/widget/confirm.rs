@@ -40,20 +40,18 @@ impl Confirm<'_> {
             let why = format::wrap(&why, inside, 2, 4).into_iter();
             lines.extend(why.map(|l| Line::styled(l, theme.style(Tone::Bad))));
             lines.push(Line::styled("Esc goes back", theme.quiet()));
+        } else if self.word.is_empty() {
+            lines.push(Line::raw("Enter goes on; Esc goes back."));
         } else {
-            if self.word.is_empty() {
-                lines.push(Line::raw("Enter goes on; Esc goes back."));
-            } else {
-                lines.push(Line::from(vec![
-                    Span::raw("Type "),
-                    Span::styled(self.word.to_owned(), theme.bold()),
-                    Span::raw(" and press Enter to go on; Esc goes back."),
-                ]));
-                lines.push(Line::from(vec![
-                    Span::styled("> ", theme.quiet()),
-                    Span::styled(self.typed.to_owned(), theme.bold()),
-                ]));
-            }
+            lines.push(Line::from(vec![
+                Span::raw("Type "),
+                Span::styled(self.word.to_owned(), theme.bold()),
+                Span::raw(" and press Enter to go on; Esc goes back."),
+            ]));
+            lines.push(Line::from(vec![
+                Span::styled("> ", theme.quiet()),
+                Span::styled(self.typed.to_owned(), theme.bold()),
+            ]));
         }
         let height = lines.len() as u16 + 2;
         let place = widget::centered(area, width, height);

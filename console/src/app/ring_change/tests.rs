@@ -8,6 +8,8 @@ use ringmaster_shared::{
 };
 use serde_json::Value;
 
+use StepState::{Done, Pending, Running};
+
 use super::*;
 use crate::{
     app::{screens::Entry, update},
@@ -51,8 +53,8 @@ fn plan_now(app: &App) -> PlanResponse {
 }
 
 /// The order that was given, and its number.
-fn only(effects: Vec<Effect>) -> (u64, ChangeOrder) {
-    match effects.as_slice() {
+fn only(effects: &[Effect]) -> (u64, ChangeOrder) {
+    match effects {
         [Effect::Change { id, order, .. }] => (*id, order.clone()),
         other => panic!("one order, not {other:?}"),
     }
@@ -62,7 +64,7 @@ fn answer(app: &mut App, id: u64, result: Result<ChangeOutcome, DataFailure>) ->
     update(app, Msg::Changed(Box::new(ChangeAnswer { id, result })))
 }
 
-fn planned_now(app: &mut App, effects: Vec<Effect>) {
+fn planned_now(app: &mut App, effects: &[Effect]) {
     let (id, order) = only(effects);
     assert_eq!(order, ChangeOrder::Plan(remove()));
     let plan = Box::new(plan_now(app));
@@ -87,9 +89,9 @@ fn ring_arrives(app: &mut App) {
 /// To the moment when the order to apply has gone out.
 fn ordered(app: &mut App) -> u64 {
     let effects = typed(app, ":remove node-3\n");
-    planned_now(app, effects);
+    planned_now(app, &effects);
     assert!(typed(app, "\n").is_empty(), "it asks first");
-    let (id, order) = only(typed(app, "node-3\n"));
+    let (id, order) = only(&typed(app, "node-3\n"));
     assert!(matches!(order, ChangeOrder::Apply { .. }), "{order:?}");
     id
 }
@@ -107,7 +109,7 @@ fn from_the_menu_to_the_end() {
     }
     assert!(typed(&mut app, "\n").is_empty(), "a list to choose from");
     let effects = typed(&mut app, "\n");
-    planned_now(&mut app, effects);
+    planned_now(&mut app, &effects);
     typed(&mut app, "\n");
     let confirm = app.confirm.as_ref().expect("asked");
     assert_eq!(confirm.expected, "node-3");
@@ -115,7 +117,7 @@ fn from_the_menu_to_the_end() {
     for _ in 0..6 {
         press(&mut app, KeyCode::Backspace);
     }
-    let (id, order) = only(typed(&mut app, "node-3\n"));
+    let (id, order) = only(&typed(&mut app, "node-3\n"));
     let ChangeOrder::Apply { plan_id, .. } = order else {
         panic!("an order, not {order:?}");
     };
@@ -131,7 +133,6 @@ fn from_the_menu_to_the_end() {
         let run = app.procedures.change.run.as_ref().expect("a run");
         run.steps.iter().map(|s| s.state).collect()
     };
-    use StepState::{Done, Pending, Running};
     assert_eq!(states(&app), [Done, Pending, Pending, Pending]);
 
     begin(
@@ -188,7 +189,7 @@ fn a_conflict_says_so_and_plans_anew() {
     assert_eq!(text, "the ring is at epoch 6 by now; planning anew");
     app.cluster.topology.as_mut().expect("a ring").epoch = 6;
     ring_arrives(&mut app);
-    planned_now(&mut app, again);
+    planned_now(&mut app, &again);
     let planned = app.procedures.change.plan.as_ref().expect("a plan");
     let note = planned.note.as_deref().expect("it says why");
     assert!(note.contains("from epoch 5 to 6"), "{note}");
@@ -198,20 +199,21 @@ fn a_conflict_says_so_and_plans_anew() {
 fn a_plan_of_an_older_ring_is_never_applied() {
     let mut app = hurt();
     let effects = typed(&mut app, ":remove node-3\n");
-    planned_now(&mut app, effects);
+    planned_now(&mut app, &effects);
     typed(&mut app, "\n");
     assert!(app.confirm.is_some());
     // the ring moves on while the name is being typed
     app.cluster.topology.as_mut().expect("a ring").epoch = 6;
     ring_arrives(&mut app);
-    let (_, order) = only(typed(&mut app, "node-3\n"));
+    let (_, order) = only(&typed(&mut app, "node-3\n"));
     assert_eq!(order, ChangeOrder::Plan(remove()), "planned, not applied");
     assert!(app.confirm.is_none());
 }
 
 #[test]
 fn nothing_is_ordered_from_a_stale_frozen_or_read_only_picture() {
-    let cases: [(&str, fn(&mut App)); 3] = [
+    type Spoil = fn(&mut App);
+    let cases: [(&str, Spoil); 3] = [
         ("old", |a| a.set_time(a.now_ms + 60_000, a.utc)),
         ("frozen", |a| a.toggle_freeze()),
         ("read-only", |a| a.read_only = true),
@@ -219,7 +221,7 @@ fn nothing_is_ordered_from_a_stale_frozen_or_read_only_picture() {
     for (why, spoil) in cases {
         let mut app = hurt();
         let effects = typed(&mut app, ":remove node-3\n");
-        planned_now(&mut app, effects);
+        planned_now(&mut app, &effects);
         typed(&mut app, "\n");
         spoil(&mut app);
         assert!(typed(&mut app, "node-3\n").is_empty(), "{why}");
@@ -232,13 +234,13 @@ fn nothing_is_ordered_from_a_stale_frozen_or_read_only_picture() {
 #[test]
 fn an_obstacle_is_said_and_looked_at_again() {
     let mut app = hurt();
-    let (id, _) = only(typed(&mut app, ":remove node-3\n"));
+    let (id, _) = only(&typed(&mut app, ":remove node-3\n"));
     let plan = PlanResponse {
         obstacles: vec!["node-3 is alive".to_owned()],
         ..plan_now(&app)
     };
     answer(&mut app, id, Ok(ChangeOutcome::Planned(Box::new(plan))));
-    let (_, order) = only(typed(&mut app, "\n"));
+    let (_, order) = only(&typed(&mut app, "\n"));
     assert_eq!(order, ChangeOrder::Plan(remove()));
     assert!(app.confirm.is_none());
 }
@@ -246,7 +248,7 @@ fn an_obstacle_is_said_and_looked_at_again() {
 #[test]
 fn a_refused_plan_is_shown_with_its_reason() {
     let mut app = hurt();
-    let (id, _) = only(typed(&mut app, ":leave node-9\n"));
+    let (id, _) = only(&typed(&mut app, ":leave node-9\n"));
     let failure = refusal(ErrorCode::BadRequest, "node-9 is no member");
     assert!(answer(&mut app, id, Err(failure)).is_empty());
     let planned = app.procedures.change.plan.as_ref().expect("shown");
@@ -261,7 +263,7 @@ fn a_change_that_others_began_is_followed_and_can_be_given_up() {
     let run = app.procedures.change.run.as_ref().expect("seen");
     assert!(run.is_running() && !run.ours);
     assert_eq!(run.change(), &Change::Leave { node: id("node-5") });
-    let (id, order) = only(typed(&mut app, "7c"));
+    let (id, order) = only(&typed(&mut app, "7c"));
     assert_eq!(order, ChangeOrder::Plan(Change::Cancel {}));
     let topology = app.cluster.topology.clone().expect("a ring");
     let plan = PlanResponse {
@@ -272,7 +274,7 @@ fn a_change_that_others_began_is_followed_and_can_be_given_up() {
     typed(&mut app, "\n");
     let confirm = app.confirm.as_ref().expect("asked");
     assert_eq!(confirm.expected, "", "Enter is enough");
-    let (id, _) = only(typed(&mut app, "\n"));
+    let (id, _) = only(&typed(&mut app, "\n"));
     let applied = ApplyResponse {
         epoch: 7,
         change: Change::Cancel {},

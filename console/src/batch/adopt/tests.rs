@@ -16,10 +16,10 @@ fn sides(losing: &[&str]) -> Sides {
         members.cluster_members = losing
             .iter()
             .map(|n| {
-                let mut info = into.cluster_members[&id("node-1")].clone();
-                info.node_id = id(n);
-                info.address = format!("{n}:1");
-                (id(n), info)
+                let mut member = into.cluster_members[&id("node-1")].clone();
+                member.node_id = id(n);
+                member.address = format!("{n}:1");
+                (id(n), member)
             })
             .collect();
         (format!("{name}:1"), status, members)
