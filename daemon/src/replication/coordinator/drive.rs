@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use ringmaster_shared::{
     api::data::Consistency,
+    clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
     topology::{Access, Topology},
@@ -72,6 +73,9 @@ struct Drive {
     /// When to ask further replicas, if the machine has any left.
     hedge_at: Option<Instant>,
     regroups: u32,
+    /// What its write-backs are issued at, for a read: this node's clock when it began. A write is
+    /// issued at the stamp of its record.
+    issued: Option<Hlc>,
 }
 
 /// What the driver does next, after an input that was not simply an answer.
@@ -96,6 +100,7 @@ impl Drive {
             calls: Calls::default(),
             hedge_at: None,
             regroups: 0,
+            issued: None,
         })
     }
 
@@ -103,7 +108,7 @@ impl Drive {
         let epoch = self.view.topology.epoch;
         for (to, ask) in asks {
             let is_read = matches!(ask, Ask::Version | Ask::Record);
-            let request = request(&self.key, ask);
+            let request = request(&self.key, ask, self.issued);
             if is_read && to == *self.inner.site.me() {
                 let answer = self.inner.site.read_here(epoch, &request);
                 let said = answer.and_then(|response| self.inner.said(&to, response));
@@ -353,6 +358,7 @@ pub async fn read(
     timeout: Duration,
 ) -> Result<ReadOutcome, ReplicationError> {
     let mut drive = Drive::new(inner, key, timeout)?;
+    drive.issued = Some(drive.inner.clock.next(Hlc::default(), unix_ms()));
     let (mut machine, result) = drive.run_read(consistency).await;
     let done = result?;
     let outcome = ReadOutcome {
@@ -477,14 +483,14 @@ impl Inner {
     }
 }
 
-fn request(key: &Key, ask: Ask) -> Request {
+fn request(key: &Key, ask: Ask, issued: Option<Hlc>) -> Request {
     let key = key.clone();
     match ask {
         Ask::Version => Request::ReadVersion { key },
         Ask::Record => Request::ReadRecord { key },
         Ask::Store(record) => Request::Write {
             key,
-            issued: record.max_hlc(),
+            issued: issued.unwrap_or_else(|| record.max_hlc()),
             record: Arc::unwrap_or_clone(record),
         },
     }
