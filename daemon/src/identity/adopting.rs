@@ -121,9 +121,13 @@ impl IdentityStore {
     /// The store is gone; this is a new node on its way into the other cluster.
     pub fn emptied(&self, mut remembered: Vec<RememberedMember>) -> anyhow::Result<()> {
         remembered.truncate(REMEMBERED_MAX);
+        let Some(Adopting::Emptying(route)) = self.adopting() else {
+            return Ok(());
+        };
+        // entering it as any new node does; cut off here, the store is emptied once more
+        self.set_cluster(route.into)?;
         self.update(|state| {
             if let Some(Adopting::Emptying(route)) = state.adopting.clone() {
-                state.cluster_id = Some(route.into.clone());
                 state.remembered = remembered;
                 state.had_store = false;
                 state.needs_refill = false;

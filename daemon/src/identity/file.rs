@@ -110,11 +110,8 @@ impl Persisted {
                 ));
             }
         }
-        let given_up = matches!(
-            self.adopting,
-            Some(Adopting::Pushing(_) | Adopting::Emptying(_))
-        );
-        if given_up && self.cluster_id.is_some() {
+        let pushing = matches!(self.adopting, Some(Adopting::Pushing(_)));
+        if pushing && self.cluster_id.is_some() {
             return Some("it gave its cluster up and names one".into());
         }
         if self.remembered.len() > REMEMBERED_MAX {

@@ -57,7 +57,10 @@ pub async fn begin(node: &SharedNode, seeds: Vec<String>) -> Result<Course, Fail
         node.config.adopt,
         &seeds,
         identity.cluster_id().is_some(),
-        identity.topology().is_some(),
+        // one that its ring did without would not serve anyway
+        identity
+            .topology()
+            .is_some_and(|t| t.contains(&node.facts.id)),
     );
     match task {
         Task::Usual => Ok(Course::On { seeds }),

@@ -53,7 +53,7 @@ pub fn task(
     asked: bool,
     seeds: &[String],
     has_cluster: bool,
-    has_topology: bool,
+    could_serve: bool,
 ) -> Task {
     match state {
         Some(Adopting::Ordered { seeds }) => Task::Look {
@@ -68,7 +68,7 @@ pub fn task(
         },
         None if asked && has_cluster && !seeds.is_empty() => Task::Look {
             seeds: seeds.to_vec(),
-            patience: has_topology.then_some(LOOK_BEFORE_SERVING),
+            patience: could_serve.then_some(LOOK_BEFORE_SERVING),
             ordered: false,
         },
         None => Task::Usual,
@@ -272,7 +272,7 @@ mod tests {
             seeds: through.clone(),
         };
         let cases = [
-            // state, asked, has cluster, has topology
+            // state, asked, has cluster, could serve
             (None, false, true, true, Task::Usual),
             (None, true, false, false, Task::Usual),
             (
@@ -320,8 +320,8 @@ mod tests {
                 Task::Join { seeds: through },
             ),
         ];
-        for (state, asked, has_cluster, has_topology, wants) in cases {
-            let found = task(state.clone(), asked, &seeds, has_cluster, has_topology);
+        for (state, asked, has_cluster, could_serve, wants) in cases {
+            let found = task(state.clone(), asked, &seeds, has_cluster, could_serve);
             assert_eq!(found, wants, "{state:?} {asked} {has_cluster}");
         }
         assert_eq!(task(None, true, &[], true, true), Task::Usual, "no seeds");
