@@ -24,7 +24,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
@@ -120,8 +120,18 @@ struct Inner {
     acceptor: Arc<Mutex<Option<AcceptorState>>>,
     /// Held by whoever proposes from this node: one at a time, so that ballots are used once.
     proposing: Mutex<()>,
-    /// How this node proposes, once it runs.
-    proposer: OnceLock<Proposing<driver::Live>>,
+    /// How this node proposes, while its driver runs. It leads back here, so that it must go with
+    /// the driver, or this would never be freed.
+    proposer: std::sync::Mutex<Option<Proposing<driver::Live>>>,
+}
+
+/// Ends a node's proposing when its driver ends, however that is.
+struct Withdraw(TopologyHandle);
+
+impl Drop for Withdraw {
+    fn drop(&mut self) {
+        self.0.set_proposer(None);
+    }
 }
 
 impl TopologyHandle {
@@ -144,7 +154,7 @@ impl TopologyHandle {
             before_gaining: OnceLock::new(),
             acceptor: Arc::new(Mutex::new(acceptor)),
             proposing: Mutex::new(()),
-            proposer: OnceLock::new(),
+            proposer: std::sync::Mutex::default(),
             identity,
             events,
         };
@@ -242,8 +252,23 @@ impl TopologyHandle {
             around: around.clone(),
             stop: parts.stop.clone(),
         };
-        let _ = self.inner.proposer.set(proposing);
-        tokio::spawn(driver::Driver::new(self.clone(), around, parts.stop).run());
+        self.set_proposer(Some(proposing));
+        let withdraw = Withdraw(self.clone());
+        let driver = driver::Driver::new(self.clone(), around, parts.stop);
+        tokio::spawn(async move {
+            let _withdraw = withdraw;
+            driver.run().await;
+        });
+    }
+
+    fn set_proposer(&self, proposing: Option<Proposing<driver::Live>>) {
+        let proposer = self.inner.proposer.lock();
+        *proposer.unwrap_or_else(PoisonError::into_inner) = proposing;
+    }
+
+    fn proposer(&self) -> Option<Proposing<driver::Live>> {
+        let proposer = self.inner.proposer.lock();
+        proposer.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn epoch(&self) -> Epoch {

@@ -138,6 +138,8 @@ async fn full_disks_stop_writes_and_nothing_else() {
     }
     for api in &apis {
         sees_read_only(api, true).await;
+    }
+    for api in &apis {
         let reply = api.put("k1", &json!("no")).await.expect("answered");
         let error = reply.error();
         assert_eq!(error.code, ErrorCode::ReadOnly, "{error:?}");

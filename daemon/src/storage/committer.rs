@@ -363,13 +363,19 @@ impl Committer {
             Err(trouble) => return Err((Box::new(batch), trouble)),
         };
         let sealed = Arc::new(sealed);
-        self.before = Some(Arc::clone(&sealed));
-        self.parts.applier.hand_over(Work {
-            sealed,
+        let work = Work {
+            sealed: Arc::clone(&sealed),
             first,
             batch: Some(batch),
             _permits: permits,
-        });
+        };
+        if self.parts.queue.is_empty() {
+            self.parts.applier.apply_here(work);
+            self.before = None;
+        } else {
+            self.before = Some(sealed);
+            self.parts.applier.hand_over(work);
+        }
         Ok(())
     }
 

@@ -29,7 +29,7 @@ pub enum ChangeError {
 impl TopologyHandle {
     /// Makes `next` the successor of `base`, or says why not.
     pub async fn change(&self, base: &Topology, next: &Topology) -> Result<Epoch, ChangeError> {
-        let proposing = self.inner.proposer.get().ok_or(ChangeError::NotRunning)?;
+        let proposing = self.proposer().ok_or(ChangeError::NotRunning)?;
         for _ in 0..TRIES {
             match proposing.decide(base, next).await {
                 Outcome::Decided(decided) if *decided == *next => return Ok(next.epoch),
