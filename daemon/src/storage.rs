@@ -172,7 +172,7 @@ pub struct ScanPage {
 const QUEUE_REQUESTS: usize = 4096;
 /// Kibibytes of records that may wait for the committer.
 const QUEUE_KIB: u32 = 64 * 1024;
-/// [`Store::merge_many`] cuts longer lists into requests of about this many bytes.
+/// [`Store::merge_many_issued`] cuts longer lists into requests of about this many bytes.
 const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Cheap handle of the engine. When the last one goes without [`Store::close`], the engine

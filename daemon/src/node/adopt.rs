@@ -6,7 +6,7 @@
 //! read) until it is a member of the other; nothing is removed here before a write quorum there
 //! has it synced; cut anywhere, the next start goes on.
 //!
-//! [`plan`] decides, [`scout`] looks, [`push`] carries; the steps stand in `identity::adopting`.
+//! [`plan`] decides, [`scout`] looks, [`mod@push`] carries; the steps stand in `identity::adopting`.
 
 pub mod plan;
 mod push;
