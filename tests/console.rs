@@ -1,6 +1,7 @@
 //! The console against real nodes: in a pseudo terminal as a person sees it, and as a script
 //! calls it.
 
+mod changes;
 mod connection;
 mod data;
 mod demo;
