@@ -144,11 +144,14 @@ fn badges(view: &View, narrow: bool) -> Line<'static> {
     line
 }
 
-/// The screens by their keys, the open one reversed, the doctor with the number of findings.
+/// The screens by their keys, the open one reversed, the doctor with the number of findings and the gravest one's sign.
 pub fn tabs(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
-    let findings = view.findings.iter();
-    let count = findings.filter(|f| f.severity > Severity::Info).count();
+    let told = || {
+        let findings = view.findings.iter().map(|f| f.severity);
+        findings.filter(|severity| *severity > Severity::Info)
+    };
+    let (count, gravest) = (told().count(), told().max());
     let width = usize::from(area.width);
     // full names with air, without air, or only the open one by name
     let layouts = [(true, "  "), (true, " "), (false, " ")];
@@ -168,9 +171,13 @@ pub fn tabs(view: &View, buf: &mut Buffer, area: Rect) {
             };
             line.push_span(Span::styled(text, style));
             if id == ScreenId::Doctor && count > 0 {
+                let (glyph, tone) = match gravest {
+                    Some(Severity::Error) => (theme.glyphs.bad, Tone::Bad),
+                    _ => (theme.glyphs.warn, Tone::Warn),
+                };
                 line.push_span(Span::styled(
-                    format!(" {}{count}", theme.glyphs.warn),
-                    theme.style(Tone::Warn).add_modifier(Modifier::BOLD),
+                    format!(" {glyph}{count}"),
+                    theme.style(tone).add_modifier(Modifier::BOLD),
                 ));
             }
             line.push_span(Span::raw(gap));
