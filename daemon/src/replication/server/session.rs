@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -125,7 +126,14 @@ impl<H: Handler> Session<H> {
         loop {
             let body = match timeout(patience, frames.next()).await {
                 Ok(Some(Ok(body))) => body,
-                Ok(Some(Err(error))) => return self.complain(&error.to_string()),
+                // too long a frame, and not a connection that broke because its node died
+                Ok(Some(Err(error))) if error.kind() == ErrorKind::InvalidData => {
+                    return self.complain(&error.to_string());
+                }
+                Ok(Some(Err(error))) => {
+                    tracing::debug!(node = %self.caller.node_id, %error, "a connection ended");
+                    return;
+                }
                 Err(_) if self.pending.load(Ordering::Relaxed) > 0 => continue,
                 Ok(None) | Err(_) => return,
             };
