@@ -12,7 +12,7 @@ const WORDS: [&str; 11] = [
     "version-query",
     // conditional writes do not ask whether they are alone
     "last-question",
-    // late answers are waited for, whatever it takes
+    // late answers are waited for, whatever it takes, and nobody is avoided for being slow
     "hedging",
     // writes are acknowledged when one replica has them
     "early-ack",

@@ -17,7 +17,7 @@ use ringmaster_shared::{
 use tokio::time::Instant;
 
 use super::{latency::Latencies, round::Reach};
-use crate::{gossip::Members, replication::reach};
+use crate::{breaks::broken, gossip::Members, replication::reach};
 
 pub struct Sight {
     standings: ArcSwapOption<Standings>,
@@ -121,12 +121,18 @@ impl Sight {
 
     /// A read was answered.
     pub fn answered(&self, who: &NodeId, took: Duration) {
+        if broken("hedging") {
+            return;
+        }
         let now_ms = self.now_ms();
         self.latencies().answered(who, took, now_ms);
     }
 
     /// A read was not answered in time, or refused.
     pub fn late(&self, who: &NodeId) {
+        if broken("hedging") {
+            return;
+        }
         let now_ms = self.now_ms();
         self.latencies().late(who, now_ms);
     }
