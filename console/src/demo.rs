@@ -133,7 +133,7 @@ impl DemoCluster {
         };
         let mut attempt = 1;
         loop {
-            let ports = free_ports(args.nodes, attempt == 1)?;
+            let ports = free_ports(FIRST_PORT, args.nodes, attempt == 1)?;
             let launched = cluster.launch(&ringd, &ports).await;
             if matches!(launched, Ok(None)) {
                 return Ok(cluster);
@@ -294,9 +294,12 @@ fn spawn(
     })
 }
 
-/// The guide's ports when they are wanted and all free, otherwise whatever the system gives.
-fn free_ports(count: u8, guides: bool) -> anyhow::Result<Vec<u16>> {
-    let guide: Vec<u16> = (0..u16::from(count)).map(|i| FIRST_PORT + i).collect();
+/// The guide's ports, from `first` on, when they are wanted and all free, otherwise whatever the
+/// system gives.
+fn free_ports(first: u16, count: u8, guides: bool) -> anyhow::Result<Vec<u16>> {
+    let guide: Vec<u16> = (0..u16::from(count))
+        .map(|i| first.saturating_add(i))
+        .collect();
     // a node needs its number for TCP and for UDP
     let free = |port: &u16| {
         let place = (Ipv4Addr::LOCALHOST, *port);
@@ -345,13 +348,11 @@ mod tests {
 
     #[test]
     fn a_taken_port_moves_all_of_them() {
-        let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, FIRST_PORT));
-        let ports = free_ports(3, true).expect("ports");
+        let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let taken = held.local_addr().expect("bound").port();
+        let ports = free_ports(taken, 3, true).expect("ports");
         assert_eq!(ports.len(), 3);
-        assert!(
-            !ports.contains(&FIRST_PORT),
-            "8081 is held by this test or by another program"
-        );
+        assert!(!ports.contains(&taken), "this test holds it");
         assert!(ports[0] != ports[1] && ports[1] != ports[2]);
     }
 
