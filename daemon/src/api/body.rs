@@ -98,11 +98,7 @@ impl BodyLimits {
         };
         let bytes = usize::try_from(length).unwrap_or(usize::MAX);
         if let Err(refusal) = admission.look(bytes) {
-            return Err(if discard(body, length).await {
-                refusal
-            } else {
-                refusal.close()
-            });
+            return Err(refused(body, length, refusal).await);
         }
         Ok(body)
     }
@@ -111,8 +107,7 @@ impl BodyLimits {
     pub async fn read(&self, headers: &HeaderMap, body: Body, most: usize) -> Answer<Held> {
         let announced = announced(headers);
         if let Some(length) = announced.filter(|n| *n > most as u64) {
-            discard(body, length).await;
-            return Err(too_large(most));
+            return Err(refused(body, length, too_large(most)).await);
         }
         // without a length, the most it may become
         let share = announced.unwrap_or(most as u64).div_ceil(1024).max(1) as u32;
@@ -257,6 +252,15 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
         .ok()?
         .parse()
         .ok()
+}
+
+/// A refusal, after which the connection can be used again only if the body was read to its end.
+async fn refused(body: Body, length: u64, refusal: ApiError) -> ApiError {
+    if discard(body, length).await {
+        refusal
+    } else {
+        refusal.close()
+    }
 }
 
 /// Reads what is left of a body; whether it came to its end.
