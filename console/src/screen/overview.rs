@@ -177,12 +177,15 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
         let series = totals.series(read).into_iter();
         series.map(|v| v.map_or(f64::NAN, |v| v as f64)).collect()
     };
+    // where nothing was asked there is no time to show
+    let times = numbers(|l| l.p99_us.into()).into_iter();
+    let times = times.map(|v| if v > 0.0 { v } else { f64::NAN }).collect();
     let whole: fn(f64) -> String = |v| format::count(format::whole(v));
     let millis: fn(f64) -> String = |v| format::ms_from_us(format::whole(v) as u32);
     let series = [
         ("writes/s", numbers(|l| l.puts_per_s.into()), whole),
         ("reads/s", numbers(|l| l.gets_per_s.into()), whole),
-        ("p99 ms", numbers(|l| l.p99_us.into()), millis),
+        ("p99 ms", times, millis),
         ("hints", numbers(|l| l.hints.into()), whole),
     ];
     // label, gap, number and gap take 21 cells; as many as fit with a line worth looking at

@@ -321,6 +321,27 @@ mod tests {
         assert_eq!(read(&none, broken).await, Err(ErrorCode::BadBody));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_body_is_thrown_away_only_within_bounds() {
+        let silent = || stream::pending::<Result<Bytes, std::io::Error>>();
+        let over = (DISCARD_MAX + 1).to_string();
+        let cases = [
+            ("11", Body::from("0123456789x"), false),
+            ("11", Body::from_stream(silent()), true),
+            (over.as_str(), Body::from_stream(silent()), true),
+        ];
+        for (length, body, closes) in cases {
+            let announced = headers(&[("content-length", length)]);
+            let began = tokio::time::Instant::now();
+            let refusal = limits().read(&announced, body, 10).await;
+            assert!(began.elapsed() <= DISCARD_TIME, "{length}");
+            let answer = refusal.expect_err("too large").render("id");
+            assert_eq!(answer.status(), 413);
+            let close = answer.headers().contains_key(header::CONNECTION);
+            assert_eq!(close, closes, "{length}");
+        }
+    }
+
     #[tokio::test]
     async fn the_sum_of_bodies_is_bounded() {
         let limits = limits();
