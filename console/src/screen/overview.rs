@@ -122,7 +122,8 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
             (format!("{} partitions: ", c.total), "at quorum")
         };
         add(format!(
-            "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} lost",
+            // not "lost": they are closed, and what they hold is still there
+            "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} below",
             c.unavailable
         ));
     }
@@ -134,17 +135,17 @@ fn epoch_words(view: &View, narrow: bool) -> String {
         return String::new();
     };
     let epoch = topology.epoch;
-    let behind = view
+    let members = view
         .cluster
         .members
         .iter()
         .flat_map(|m| m.value.cluster_members.values());
-    let behind = behind
-        .filter(|m| m.status == MemberStatus::Alive && m.ring_epoch != epoch)
-        .count();
+    let (alive, silent): (Vec<_>, Vec<_>) = members.partition(|m| m.status == MemberStatus::Alive);
+    let behind = alive.iter().filter(|m| m.ring_epoch != epoch).count();
     let agreed = match (behind, narrow) {
         (0, true) => String::new(),
-        (0, false) => " agreed by all".to_owned(),
+        (0, false) if silent.is_empty() => " agreed by all".to_owned(),
+        (0, false) => format!(" agreed by {} alive", alive.len()),
         (n, _) => format!(", {n} differ"),
     };
     let moving = match transition(view.cluster) {
