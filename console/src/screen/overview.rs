@@ -110,10 +110,10 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
         if waiting > 0 {
             add(format!(", {}", format::plural(waiting, "candidate")));
         }
-        if width >= 100 || !stale {
-            add(format!("{gap}{}", epoch_words(view, narrow)));
-        }
     }
+    let known = view.cluster.members.is_some() && (width >= 100 || !stale);
+    let epoch = known.then(|| format!("{gap}{}", epoch_words(view, narrow)));
+    let mut places = None;
     if let Some(c) = counts {
         let (dot, all, quorum) = (theme.glyphs.dot, c.all_replicas, c.quorum - c.all_replicas);
         let (of, at) = if narrow {
@@ -121,12 +121,19 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
         } else {
             (format!("{} partitions: ", c.total), "at quorum")
         };
-        add(format!(
-            // not "lost": they are closed, and what they hold is still there
+        // not "lost": they are closed, and what they hold is still there
+        places = Some(format!(
             "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} below",
             c.unavailable
         ));
     }
+    // what is cut off for want of room is the epoch, never how many are below quorum
+    let parts = if narrow {
+        [places, epoch]
+    } else {
+        [epoch, places]
+    };
+    parts.into_iter().flatten().for_each(add);
     line
 }
 
