@@ -166,7 +166,7 @@ fn a_console_without_its_feed() {
     assert_eq!(found[0].code, "CONSOLE_FALLBACK");
     assert_eq!(found[0].fix[0], "$ curl -i http://localhost:8081/ws");
     assert_eq!(found[0].evidence.len(), 3);
-    assert!(found[0].evidence[0].contains("/ws refused, REST answers"));
+    assert!(found[0].evidence[0].contains("/ws fails, REST answers"));
 
     let found = findings(&fixture::disconnected());
     assert_eq!(found[0].code, "CONSOLE_DISCONNECTED");
