@@ -280,7 +280,7 @@ fn the_first_step_leaves_the_row_that_was_marked() {
         let mut app = app();
         assert!(app.members.selected.is_none());
         press(&mut app, key);
-        let selected = app.members.selected.as_ref().map(|id| id.as_str());
+        let selected = app.members.selected.as_ref().map(NodeId::as_str);
         assert_eq!(selected, Some(want), "{key:?}");
     }
 }
