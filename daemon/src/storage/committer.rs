@@ -6,7 +6,8 @@
 //! those whose request changed nothing, because what they saw may be a write of the same batch,
 //! or of the one before. Any failed write or sync poisons the engine: after a failed fsync the
 //! kernel may have dropped the very pages it could not write, so trying again proves nothing. Only
-//! an append that found no space is undone and refused.
+//! an append that found no space is undone and refused. What would change nothing is granted also
+//! then, and while the store is read-only: that is judged where the join is made, in [`batch`].
 //!
 //! What a request is joined with is the state after all batches before its own: the table, and
 //! over it the one batch that may not be applied yet. Requests that need to know more of that
@@ -185,10 +186,13 @@ impl Committer {
     /// One batch, one step of a partition drop, and a checkpoint when it is due.
     fn turn(&mut self, first: Option<Ticket>) -> Result<Option<Reply<()>>, String> {
         let closing = self.batch(first)?;
-        self.drop_step()?;
+        if let Err(why) = self.drop_step() {
+            // first, so that whoever is closing hears about it
+            self.parts.core.poison(&why);
+        }
         self.parts.checkpointer.when_due();
         match self.parts.core.poisoned() {
-            // somebody else found out
+            // perhaps somebody else found out
             Some(why) => {
                 if let Some(reply) = closing {
                     drop(reply.send(Err(self.parts.core.poison_error())));
@@ -395,7 +399,8 @@ impl Committer {
                 )));
             }
         };
-        self.parts.guard.set_dirty(true);
+        let last = first + ops.len() as u64 - 1;
+        self.parts.guard.table_takes(last);
         let core = &self.parts.core;
         core.log_syncs.fetch_add(1, Ordering::Relaxed);
         core.log_records

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use ringmaster_shared::clock::Hlc;
-
 use super::{config, reopen};
 use crate::storage::{
     StorageError, Store,
@@ -18,22 +16,22 @@ use crate::storage::{
 };
 
 #[derive(Default)]
-struct Diary {
+pub(super) struct Diary {
     appended: Vec<u8>,
     /// How much of `appended` was synced.
     synced: usize,
-    steps: Vec<&'static str>,
-    stalled: bool,
-    waiting: bool,
+    pub steps: Vec<&'static str>,
+    pub stalled: bool,
+    pub waiting: bool,
     fail_append: bool,
     /// Appends find no space.
-    full: bool,
+    pub full: bool,
     fail_cut: bool,
     fail_sync: bool,
 }
 
 #[derive(Clone, Default)]
-struct Watched(Arc<(Mutex<Diary>, Condvar)>);
+pub(super) struct Watched(Arc<(Mutex<Diary>, Condvar)>);
 
 struct WatchedFile {
     file: Box<dyn LogFile>,
@@ -41,13 +39,13 @@ struct WatchedFile {
 }
 
 impl Watched {
-    fn with<T>(&self, f: impl FnOnce(&mut Diary) -> T) -> T {
+    pub fn with<T>(&self, f: impl FnOnce(&mut Diary) -> T) -> T {
         let result = f(&mut self.0.0.lock().expect("not poisoned"));
         self.0.1.notify_all();
         result
     }
 
-    fn wait_until(&self, condition: impl Fn(&Diary) -> bool) {
+    pub fn wait_until(&self, condition: impl Fn(&Diary) -> bool) {
         let diary = self.0.0.lock().expect("not poisoned");
         let patience = Duration::from_secs(60);
         let (_diary, timeout) = self
@@ -148,7 +146,7 @@ fn files() -> FileDisk {
     FileDisk::new(1 << 20)
 }
 
-fn open_watched(dir: &Path) -> (Store, Watched) {
+pub(super) fn open_watched(dir: &Path) -> (Store, Watched) {
     let watched = Watched::default();
     let (store, _) = Store::open_on(&config(dir), Box::new(watched.clone())).expect("opens");
     (store, watched)
@@ -363,22 +361,4 @@ async fn an_append_that_cannot_be_undone_stops_the_engine() {
     let (store, report) = reopen(dir.path());
     assert!(report.torn_bytes > 0);
     assert_eq!(store.get(&key("k")), Ok(None));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_floor_that_found_no_space_is_not_taken_for_raised() {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let (store, watched) = open_watched(dir.path());
-    watched.with(|d| d.full = true);
-    let raise = || store.raise_floors(vec![(3, Hlc(70))]);
-    let answer = raise().await;
-    assert!(
-        matches!(answer, Err(StorageError::ReadOnly(_))),
-        "{answer:?}"
-    );
-    watched.with(|d| d.full = false);
-    raise().await.expect("raised");
-    drop(store);
-    let (store, _) = reopen(dir.path());
-    assert_eq!(store.floor(3), Hlc(70), "it was said to be durable");
 }
