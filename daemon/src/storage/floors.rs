@@ -30,7 +30,8 @@ pub(super) fn from_note(name: &[u8]) -> Option<PartitionId> {
 }
 
 pub(super) struct Floors {
-    floors: Vec<AtomicU64>,
+    /// What is refused by.
+    counting: Vec<AtomicU64>,
     /// Those that a crash would leave.
     kept: Vec<AtomicU64>,
     highest: AtomicU64,
@@ -40,7 +41,7 @@ impl Floors {
     pub fn new(partition_count: u16) -> Self {
         let zeros = || (0..partition_count).map(|_| AtomicU64::new(0)).collect();
         Self {
-            floors: zeros(),
+            counting: zeros(),
             kept: zeros(),
             highest: AtomicU64::new(0),
         }
@@ -48,7 +49,7 @@ impl Floors {
 
     /// 0 where nothing was ever forgotten.
     pub fn get(&self, partition: PartitionId) -> Hlc {
-        let floor = self.floors.get(usize::from(partition));
+        let floor = self.counting.get(usize::from(partition));
         Hlc(floor.map_or(0, |f| f.load(Ordering::Acquire)))
     }
 
@@ -63,7 +64,7 @@ impl Floors {
     }
 
     pub fn raise(&self, partition: PartitionId, to: Hlc) {
-        if let Some(floor) = self.floors.get(usize::from(partition)) {
+        if let Some(floor) = self.counting.get(usize::from(partition)) {
             floor.fetch_max(to.0, Ordering::AcqRel);
             self.highest.fetch_max(to.0, Ordering::AcqRel);
         }
@@ -82,7 +83,7 @@ impl Floors {
         let Some(partition) = from_note(name) else {
             return Ok(false);
         };
-        if usize::from(partition) >= self.floors.len() {
+        if usize::from(partition) >= self.counting.len() {
             let why = "a floor of a partition that does not exist";
             return Err(TableError::Damaged(why.to_owned()));
         }

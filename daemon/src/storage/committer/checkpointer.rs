@@ -225,12 +225,12 @@ mod tests {
     use super::*;
     use crate::storage::{StoreConfig, recovery};
 
-    fn checkpointer(config: &StoreConfig, applied: u64) -> Checkpointer {
+    fn checkpointer(config: &StoreConfig, lsn: u64) -> Checkpointer {
         let (recovered, _) = recovery::recover(config).expect("opens");
         let log = recovery::log_dir(&config.dir);
         let files = LogFiles::new(&log, Vec::new(), 1, SPARES_MAX).expect("readable");
         let core = Arc::new(recovered.core);
-        let applier = Arc::new(Applier::new(Arc::clone(&core), applied));
+        let applier = Arc::new(Applier::new(Arc::clone(&core), lsn));
         let guard = Arc::new(recovered.guard);
         Checkpointer::new(
             core,
