@@ -368,7 +368,8 @@ async fn scan(
             None => break,
         }
     }
-    if highest > site.replica.store.floor(partition) {
+    if highest > Hlc::default() {
+        // also when it counts here already: it may not be on disk
         let raised = site.replica.store.raise_floors(vec![(partition, highest)]);
         raised.await.map_err(|error| error.to_string())?;
     }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     StoreConfig,
     commit_log::CommitLog,
-    committer::{Committer, Parts, Ticket, applier::Applier, checkpointer::Checkpointer},
+    committer::{Committer, Parts, applier::Applier, checkpointer::Checkpointer, request::Ticket},
     core::Core,
     space::guard::{Change, Guard},
 };
