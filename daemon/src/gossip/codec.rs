@@ -42,6 +42,8 @@ pub enum Body {
     PingRequest { seq: u32, target: NodeId },
     /// "`target` answered me", to who asked with `seq`.
     RelayedAck { seq: u32, target: NodeId },
+    /// "`target` did not answer me in time", to who asked with `seq`: this node at least is well.
+    Nack { seq: u32, target: NodeId },
     /// Nothing but claims.
     Gossip,
     /// Your packet was not taken. Never answered.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{Rng, seq::index};
 use ringmaster_shared::{id::NodeId, member::MemberStatus};
 
-use super::{MemberState, claim::Now};
+use super::{MemberState, claim::Now, core::suspicion::Suspicion};
 
 /// Accusers kept for a suspicion; enough for a sentence and for confirmations.
 const ACCUSERS_MAX: usize = 8;
@@ -35,7 +35,7 @@ pub struct Member {
     pub udp_blocked: bool,
     /// Whether the probe rotation holds it.
     pub in_rotation: bool,
-    suspicion_ends_ms: Option<u64>,
+    suspicion: Option<Suspicion>,
     place: Place,
 }
 
@@ -53,7 +53,7 @@ impl Member {
             told_ms: None,
             udp_blocked: false,
             in_rotation: false,
-            suspicion_ends_ms: None,
+            suspicion: None,
             place: Place::Nowhere,
         }
     }
@@ -70,10 +70,17 @@ impl Member {
             .saturating_sub(self.heard_ms.unwrap_or(self.known_since_ms))
     }
 
-    pub fn accuse(&mut self, by: &NodeId) {
-        if self.accusers.len() < ACCUSERS_MAX && !self.accusers.contains(by) {
+    pub fn suspicion(&self) -> Option<&Suspicion> {
+        self.suspicion.as_ref()
+    }
+
+    /// True when `by` is a new accuser.
+    pub fn accuse(&mut self, by: &NodeId) -> bool {
+        let new = self.accusers.len() < ACCUSERS_MAX && !self.accusers.contains(by);
+        if new {
             self.accusers.push(by.clone());
         }
+        new
     }
 }
 
@@ -123,8 +130,8 @@ impl MemberList {
         &self.gone
     }
 
-    /// Stores the claim that won. `suspicion_ends_ms` is for a suspected member.
-    pub fn put(&mut self, state: MemberState, now: Now, suspicion_ends_ms: Option<u64>) {
+    /// Stores the claim that won. `suspicion` is for a suspected member.
+    pub fn put(&mut self, state: MemberState, now: Now, suspicion: Option<Suspicion>) {
         let id = state.id.clone();
         self.unplace(&id);
         let status = state.status;
@@ -148,9 +155,9 @@ impl MemberList {
             *member = Member::new(state, now);
             member.in_rotation = in_rotation;
         }
-        member.suspicion_ends_ms = suspicion_ends_ms;
-        if let Some(ends) = suspicion_ends_ms {
-            self.suspicions.insert((ends, id.clone()));
+        member.suspicion = suspicion;
+        if let Some(suspicion) = suspicion {
+            self.suspicions.insert((suspicion.ends_ms(), id.clone()));
         }
         let (set, place): (_, fn(usize) -> Place) = match status {
             MemberStatus::Alive | MemberStatus::Suspected => {
@@ -174,8 +181,8 @@ impl MemberList {
         let Some(member) = self.members.get_mut(id) else {
             return;
         };
-        if let Some(ends) = member.suspicion_ends_ms.take() {
-            self.suspicions.remove(&(ends, id.clone()));
+        if let Some(suspicion) = member.suspicion.take() {
+            self.suspicions.remove(&(suspicion.ends_ms(), id.clone()));
         }
         let place = std::mem::replace(&mut member.place, Place::Nowhere);
         let (set, at) = match place {
@@ -219,15 +226,41 @@ impl MemberList {
         (*ends <= now.ms).then(|| self.members.get(id)).flatten()
     }
 
-    /// Gives every suspected member `ms` more.
-    pub fn extend_suspicions(&mut self, ms: u64) {
-        let all = std::mem::take(&mut self.suspicions);
-        for (ends, id) in all {
-            let later = ends.saturating_add(ms);
-            if let Some(member) = self.members.get_mut(&id) {
-                member.suspicion_ends_ms = Some(later);
+    /// Suspected members, the next to end first.
+    pub fn suspected(&self) -> impl Iterator<Item = &Member> {
+        let ids = self.suspicions.iter().map(|(_, id)| id);
+        ids.filter_map(|id| self.members.get(id))
+    }
+
+    /// `by` found the same as who first suspected the member. True when that is new and shortens
+    /// the suspicion.
+    pub fn confirm(&mut self, id: &NodeId, by: &NodeId) -> bool {
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
+        };
+        let first = member.accusers.is_empty();
+        if !member.accuse(by) || first {
+            return false;
+        }
+        let Some(suspicion) = member.suspicion.as_mut() else {
+            return false;
+        };
+        let before = suspicion.ends_ms();
+        let counts = suspicion.confirm();
+        let ends = suspicion.ends_ms();
+        self.suspicions.remove(&(before, id.clone()));
+        self.suspicions.insert((ends, id.clone()));
+        counts
+    }
+
+    /// This node stood still for `ms`: every suspected member gets as much more.
+    pub fn excuse_suspected(&mut self, ms: u64) {
+        for (_, id) in std::mem::take(&mut self.suspicions) {
+            let member = self.members.get_mut(&id);
+            if let Some(suspicion) = member.and_then(|m| m.suspicion.as_mut()) {
+                suspicion.excuse(ms);
+                self.suspicions.insert((suspicion.ends_ms(), id));
             }
-            self.suspicions.insert((later, id));
         }
     }
 
@@ -242,7 +275,10 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::{
-        super::testing::{id, member},
+        super::{
+            GossipConfig,
+            testing::{id, member},
+        },
         *,
     };
 
@@ -273,7 +309,7 @@ mod tests {
                 .iter()
                 .filter(|(_, i)| *i == m.state.id)
                 .count();
-            prop_assert_eq!(listed, usize::from(m.suspicion_ends_ms.is_some()));
+            prop_assert_eq!(listed, usize::from(m.suspicion.is_some()));
         }
         Ok(())
     }
@@ -295,10 +331,16 @@ mod tests {
                 let mut state = member(&name);
                 state.status = *status;
                 state.generation = generation;
-                let ends = (*status == Suspected).then_some(n as u64 + 10);
-                list.put(state, at(n as u64), ends);
-                if what == 0 {
-                    list.extend_suspicions(3);
+                let now = at(n as u64);
+                let begun = Suspicion::begin(&GossipConfig::default(), 10, now);
+                list.put(state, now, (*status == Suspected).then_some(begun));
+                match what {
+                    0 => list.excuse_suspected(3),
+                    1 => {
+                        list.confirm(&id(&name), &id("x"));
+                        list.confirm(&id(&name), &id("y"));
+                    }
+                    _ => {}
                 }
                 check(&list)?;
             }

@@ -5,7 +5,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Core, Happening, MEMBERS_MAX, Phase};
+use super::{Core, Happening, MEMBERS_MAX, Phase, Strain};
 use crate::gossip::{
     MemberState,
     claim::{self, Claim, Now, Via},
@@ -74,22 +74,27 @@ impl Core {
             }
         }
         for state in others {
-            let from = from.clone();
+            // who lists somebody as suspected need not have found it out itself, and must not
+            // count as one accuser more
+            let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
     }
 
     /// Takes a claim in, if it wins.
-    pub(super) fn apply(&mut self, now: Now, mut claim: Claim, via: Via) {
+    pub(super) fn apply(&mut self, now: Now, mut claim: Claim, mut via: Via) {
         if !claim::is_acceptable(&claim.state, now.unix_ms) {
             return self.count_rejected();
         }
         if claim.state.id == self.local.id {
-            return self.apply_to_self(&claim);
+            return self.apply_to_self(now, &claim);
         }
         let held = self.members.get(&claim.state.id).map(|m| &m.state);
         if via == Via::Exchange {
-            claim.state.status = claim::status_from_exchange(&claim.state, held);
+            let status = claim::status_from_exchange(&claim.state, held);
+            let softened = status != claim.state.status;
+            claim.state.status = status;
+            via = if softened { Via::HeldDead } else { via };
         }
         match held {
             // for somebody unknown a tombstone has nothing to protect, and taking it in would
@@ -99,13 +104,21 @@ impl Core {
             None => self.accept(now, claim, via),
             Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
             Some(held) => {
-                let confirms = held.status == MemberStatus::Suspected
+                let same = held.status == MemberStatus::Suspected
                     && claim.state.status == MemberStatus::Suspected
                     && claim::freshness(held) == claim::freshness(&claim.state);
-                if let Some(member) = self.members.get_mut(&claim.state.id).filter(|_| confirms) {
-                    member.accuse(&claim.from);
+                if same && claim.from != claim.state.id {
+                    self.confirm(claim);
                 }
             }
+        }
+    }
+
+    /// Somebody suspects a member that is suspected already. Who found it out for itself counts,
+    /// and the first few that do are spread on like any news.
+    fn confirm(&mut self, claim: Claim) {
+        if self.members.confirm(&claim.state.id, &claim.from) {
+            self.rumors.enqueue(claim);
         }
     }
 
@@ -120,9 +133,12 @@ impl Core {
             status_since_ms: m.status_since_ms,
             silent_ms: m.silent_ms(now),
         });
-        let wait_ms = self.suspicion_ms();
-        let ends = (status == MemberStatus::Suspected).then_some(now.ms + wait_ms);
-        self.members.put(claim.state.clone(), now, ends);
+        let suspicion = (status == MemberStatus::Suspected).then(|| match via {
+            Via::HeldDead => self.suspicion(now).without_confirmations(),
+            _ => self.suspicion(now),
+        });
+        let wait_ms = suspicion.map_or(0, |s| s.ends_ms().saturating_sub(now.ms));
+        self.members.put(claim.state.clone(), now, suspicion);
         self.revision += 1;
         if let Some(member) = self.members.get_mut(&id) {
             let accused =
@@ -195,7 +211,7 @@ impl Core {
     /// What others say of this node. Bad news in this life is refuted by a higher incarnation;
     /// news of an earlier life is outdated, and the present one is told again; news of a later
     /// life means that another process has taken this node's name.
-    fn apply_to_self(&mut self, claim: &Claim) {
+    fn apply_to_self(&mut self, now: Now, claim: &Claim) {
         let theirs = &claim.state;
         if theirs.generation > self.local.generation {
             return self.superseded(&theirs.address, theirs.generation);
@@ -212,6 +228,9 @@ impl Core {
             self.local.incarnation = theirs.incarnation + 1;
             self.spread_self();
             if accused {
+                if matches!(theirs.status, MemberStatus::Suspected | MemberStatus::Dead) {
+                    self.health.strained(now, Strain::RefutedItself, 1);
+                }
                 self.happened(Happening::SelfRefuted {
                     by: claim.from.clone(),
                     claimed: theirs.status,

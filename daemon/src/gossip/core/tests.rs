@@ -4,6 +4,7 @@ mod bounds;
 mod exchange;
 mod farewell;
 mod hearsay;
+mod lifeguard;
 mod oneself;
 mod probing;
 mod strangers;
@@ -11,7 +12,10 @@ mod strangers;
 use rand::SeedableRng;
 
 use super::{
-    super::testing::{cluster, id, member},
+    super::{
+        SuspicionView,
+        testing::{cluster, id, member},
+    },
     *,
 };
 
