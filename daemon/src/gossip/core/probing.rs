@@ -174,7 +174,7 @@ impl Core {
         if end != End::OnlyTcp {
             return self.suspect(now, target);
         }
-        if !std::mem::replace(&mut member.udp_blocked, true) {
+        if !std::mem::replace(&mut member.dealings_mut().udp_blocked, true) {
             let (id, address) = (target.clone(), member.state.address.clone());
             self.happened(Happening::UdpBlocked { id, address });
         }
@@ -193,8 +193,8 @@ impl Core {
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
         if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
-            if let Some(member) = self.members.get_mut(from) {
-                member.udp_blocked = false;
+            if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
+                member.dealings_mut().udp_blocked = false;
             }
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);

@@ -56,17 +56,26 @@ fn state(name: &str, generation: u64, incarnation: u64, status: MemberStatus) ->
     }
 }
 
-fn packet(from: MemberState, to: &str, body: Body, claims: Vec<MemberState>) -> Packet {
+/// Of a sender that says all of itself.
+fn packet(
+    from: impl Into<Arc<MemberState>>,
+    to: &str,
+    body: Body,
+    claims: Vec<MemberState>,
+) -> Packet {
+    let from = from.into();
     let accuser = from.id.clone();
     Packet {
         cluster: cluster(),
         to: id(to),
-        from,
+        from: Brief::of(&from),
+        intro: Some(from),
+        ask: false,
         body,
         claims: claims
             .into_iter()
             .map(|state| Claim {
-                state,
+                state: state.into(),
                 from: accuser.clone(),
             })
             .collect(),

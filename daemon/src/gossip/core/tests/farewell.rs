@@ -15,7 +15,10 @@ fn stopping_is_told_to_everybody_and_then_there_is_silence() {
     let mut told: Vec<&str> = Vec::new();
     for output in &outputs {
         if let Output::Send { packet, .. } = output {
-            assert_eq!(packet.from.status, MemberStatus::Stopped);
+            assert_eq!(
+                packet.intro.as_ref().map(|i| i.status),
+                Some(MemberStatus::Stopped)
+            );
             assert_eq!(packet.from.incarnation, 1);
             told.push(packet.to.as_str());
         }

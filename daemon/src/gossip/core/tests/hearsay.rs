@@ -15,7 +15,10 @@ fn a_fresher_death_of_the_dead_is_remembered() {
     core.merge(
         at(3),
         &id("x"),
-        vec![state("b", 1, 12, Dead), state("b", 1, 11, Alive)],
+        vec![
+            state("b", 1, 12, Dead).into(),
+            state("b", 1, 11, Alive).into(),
+        ],
     );
     assert_eq!(status_of(&core, "b"), Some(Dead), "by exchange as well");
     assert_eq!(freshness_of(&core, "b"), (1, 12));
@@ -71,7 +74,10 @@ fn a_restart_nobody_noticed_is_reported() {
         source(),
         packet(b.clone(), "a", Body::Gossip, vec![]),
     );
-    assert_eq!(core.members.get(&id("b")).map(|m| m.heartbeat_seq), Some(1));
+    assert_eq!(
+        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
+        Some(1)
+    );
     core.take_outputs();
     b.generation = 2;
     b.address = "b:2".into();
@@ -89,7 +95,7 @@ fn a_restart_nobody_noticed_is_reported() {
     ));
     assert_eq!(told.len(), 2);
     assert_eq!(
-        core.members.get(&id("b")).map(|m| m.heartbeat_seq),
+        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
         Some(1),
         "counted anew"
     );

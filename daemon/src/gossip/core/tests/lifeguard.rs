@@ -24,6 +24,10 @@ fn suspected(name: &str) -> MemberState {
     state(name, 1, 0, MemberStatus::Suspected)
 }
 
+fn listed(states: Vec<MemberState>) -> Vec<Arc<MemberState>> {
+    states.into_iter().map(Arc::new).collect()
+}
+
 /// Hands `core` the word of `by` that `about` does not answer it.
 fn accuse(core: &mut Core, now: u64, by: &str, about: &str) {
     gossip(core, now, by, vec![suspected(about)]);
@@ -224,11 +228,11 @@ fn each_accuser_that_found_it_out_shortens_the_suspicion_and_is_spread() {
     assert_eq!(view(&core), expected(&["c"], 23_500, 0));
     // the same word again, the subject's own name, a list that shows it: nobody new
     accuse(&mut core, 1001, "c", "b");
-    core.merge(at(1002), &id("d"), vec![suspected("b")]);
+    core.merge(at(1002), &id("d"), listed(vec![suspected("b")]));
     core.merge(
         at(1002),
         &id("e"),
-        vec![state("b", 1, 0, MemberStatus::Dead)],
+        listed(vec![state("b", 1, 0, MemberStatus::Dead)]),
     );
     assert_eq!(view(&core), expected(&["c"], 23_500, 0));
     let spread = |core: &Core| {
@@ -290,7 +294,7 @@ fn a_death_heard_in_an_exchange_gets_the_least_time_and_a_suspicion_the_most() {
     core.merge(
         at(0),
         &id("x"),
-        vec![state("b", 1, 0, MemberStatus::Dead), suspected("c")],
+        listed(vec![state("b", 1, 0, MemberStatus::Dead), suspected("c")]),
     );
     let ends = |core: &Core, name| {
         let view = view_of(core, 0, name).expect("suspected");

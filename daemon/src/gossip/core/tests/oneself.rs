@@ -35,7 +35,7 @@ fn bad_news_of_this_life_is_refuted_above_anything_seen() {
 #[test]
 fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
     let mut core = core_of("a");
-    core.local.generation = 10;
+    Arc::make_mut(&mut core.local).generation = 10;
     gossip(
         &mut core,
         0,
@@ -45,7 +45,7 @@ fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
     core.merge(
         at(0),
         &id("x"),
-        vec![state("a", 9, 50, MemberStatus::Alive)],
+        vec![state("a", 9, 50, MemberStatus::Alive).into()],
     );
     let told = happenings(&mut core);
     assert!(
@@ -73,7 +73,7 @@ fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
 #[test]
 fn namesakes_find_out_from_each_others_packets() {
     let (mut older, mut younger) = (core_of("a"), core_of("a"));
-    younger.local.generation = 2;
+    Arc::make_mut(&mut younger.local).generation = 2;
     let ping = packet(older.local.clone(), "a", Body::Ping { seq: 1 }, vec![]);
     younger.handle(at(0), source(), ping);
     let answer = packets(&mut younger).pop().expect("an answer").1;

@@ -176,7 +176,11 @@ fn tcp_only_keeps_the_member_and_is_said_once() {
 fn a_ping_to_a_suspect_carries_the_suspicion() {
     let mut core = core_of("a");
     gossip(&mut core, 0, "b", vec![]);
-    core.merge(at(0), &id("x"), vec![state("b", 1, 0, MemberStatus::Dead)]);
+    core.merge(
+        at(0),
+        &id("x"),
+        vec![state("b", 1, 0, MemberStatus::Dead).into()],
+    );
     assert_eq!(
         status_of(&core, "b"),
         Some(MemberStatus::Suspected),

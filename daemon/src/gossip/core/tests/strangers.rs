@@ -61,7 +61,7 @@ fn broken_clocks_and_nonsense_are_refused() {
     core.merge(
         at(0),
         &id("b"),
-        vec![state("b", two_years_on, 0, MemberStatus::Alive)],
+        vec![state("b", two_years_on, 0, MemberStatus::Alive).into()],
     );
     assert_eq!(status_of(&core, "b"), None);
     gossip(
@@ -79,4 +79,81 @@ fn broken_clocks_and_nonsense_are_refused() {
     core.handle(at(0), source(), packet(dead, "a", Body::Gossip, vec![]));
     assert_eq!(status_of(&core, "c"), None);
     assert_eq!(core.status(0).rejected_messages, 4);
+}
+
+/// A node that is known in another life or incarnation than it speaks of, and says nothing more
+/// of itself, is asked, and asked again only now and then.
+#[test]
+fn who_is_not_known_as_it_speaks_is_asked_and_introduces_itself() {
+    let mut a = core_of("a");
+    a.merge(at(0), &id("x"), vec![member("b").into()]);
+    a.take_outputs();
+    let brief = |incarnation| Packet {
+        intro: None,
+        ..packet(
+            state("b", 1, incarnation, MemberStatus::Alive),
+            "a",
+            Body::Gossip,
+            vec![],
+        )
+    };
+    a.handle(at(1), source(), brief(0));
+    assert!(packets(&mut a).is_empty(), "known as it is");
+    a.handle(at(2), source(), brief(3));
+    let asked = packets(&mut a);
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].1.ask && asked[0].0 == Dest::Source(source()));
+    assert_eq!(freshness_of(&a, "b"), (1, 0), "nothing is made up");
+    a.handle(at(3), source(), brief(3));
+    assert!(packets(&mut a).is_empty(), "not twice at once");
+
+    // the other side: it is told, and then they know each other
+    let mut b = core_with(GossipConfig::default(), "b", &[]);
+    Arc::make_mut(&mut b.local).incarnation = 3;
+    b.merge(at(0), &id("x"), vec![member("a").into()]);
+    run_until(&mut b, 10_000);
+    b.handle(at(10_000), source(), asked[0].1.clone());
+    let told = packets(&mut b);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].1.intro.is_some());
+    a.handle(at(600), source(), told[0].1.clone());
+    assert_eq!(freshness_of(&a, "b"), (1, 3));
+}
+
+/// Strangers cannot make this node send more than a few small packets.
+#[test]
+fn strangers_are_asked_seldom() {
+    let mut a = core_of("a");
+    run_until(&mut a, 1_000);
+    for n in 0..1_000u64 {
+        let name = format!("stranger-{n}");
+        let hello = Packet {
+            intro: None,
+            ..packet(member(&name), "a", Body::Gossip, vec![])
+        };
+        a.handle(at(1_000 + n / 10), source(), hello);
+    }
+    let asked = packets(&mut a);
+    assert!((2..=6).contains(&asked.len()), "{} in 100 ms", asked.len());
+}
+
+#[test]
+fn an_intro_of_somebody_else_is_refused() {
+    let mut a = core_of("a");
+    let honest = || packet(member("b"), "a", Body::Gossip, vec![]);
+    let edits: [fn(&mut MemberState); 4] = [
+        |s| s.id = id("c"),
+        |s| s.incarnation = 9,
+        |s| s.status = MemberStatus::Dead,
+        |s| s.address.clear(),
+    ];
+    for (n, edit) in edits.into_iter().enumerate() {
+        let mut forged = honest();
+        edit(Arc::make_mut(forged.intro.as_mut().expect("there")));
+        a.handle(at(0), source(), forged);
+        assert_eq!(a.rejected.of(Rejected::Unacceptable), n as u64 + 1);
+        assert_eq!(status_of(&a, "b").or(status_of(&a, "c")), None);
+    }
+    a.handle(at(0), source(), honest());
+    assert_eq!(status_of(&a, "b"), Some(MemberStatus::Alive));
 }
