@@ -212,7 +212,8 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
-    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
+    /// begin again above this.
     Stale {
         floor: Hlc,
     },
@@ -248,6 +249,4 @@ pub enum RefusalCode {
     WrongCluster,
     /// The disk is nearly full: no more writes of clients.
     ReadOnly,
-    /// Issued before the partition's floor: it may bring back what was deleted.
-    Stale,
 }

@@ -63,10 +63,7 @@ mod tests {
 
     use super::*;
     use crate::gossip::MemberState;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     fn view(name: &str, status: MemberStatus, lifecycle: Lifecycle) -> MemberView {
         let at = Timestamp::from_second(100).expect("valid");

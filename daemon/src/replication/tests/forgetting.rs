@@ -10,7 +10,8 @@ use ringmaster_shared::{
     version::Record,
 };
 
-use super::lab::{Lab, Wire, head, id, key, settled, until};
+use super::lab::{Lab, Wire, settled, until};
+use crate::replication::testing::{head, id, key};
 use crate::replication::{
     frames::{Request, Response},
     settings::RepairSettings,

@@ -207,10 +207,7 @@ mod tests {
     use TombstoneState::{Differs, Gone, Hinted, Holds};
 
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     fn keys(count: u64) -> Keys {
         (0..count)

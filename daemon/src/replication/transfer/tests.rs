@@ -4,12 +4,9 @@ use ringmaster_shared::{
 };
 
 use super::*;
+use crate::replication::testing::id;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
 
 fn set(names: &[&str]) -> BTreeSet<NodeId> {
     names.iter().map(|n| id(n)).collect()
