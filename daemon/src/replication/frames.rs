@@ -188,6 +188,8 @@ pub enum Response {
         states: Vec<TombstoneState>,
         /// The answerer's clock: what it issued before is not above this.
         clock: Hlc,
+        /// The grace it goes by, ms: the largest of all members is what counts.
+        grace_ms: u64,
     },
     Roots {
         roots: Vec<u64>,

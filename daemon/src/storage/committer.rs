@@ -8,6 +8,11 @@
 //! kernel may have dropped the very pages it could not write, so trying again proves nothing. Only
 //! an append that found no space is undone and refused.
 //!
+//! Small records overtake large ones: of the latter a batch takes about [`LARGE_BYTES_MAX`], and the
+//! others wait their turn. So what a small write waits for is a sync or two of a bounded size, however
+//! many large values stand in line. Only joins overtake joins, whose order means nothing; everything
+//! else stays where it came.
+//!
 //! What a request is joined with is the state after all batches before its own: the table, and
 //! over it the one batch that may not be applied yet. Requests that need to know more of that
 //! batch than its records wait until it is applied.
@@ -48,6 +53,10 @@ use super::{
 const BATCH_REQUESTS_MAX: usize = 1024;
 /// Most bytes that share one sync, about.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A join of more bytes than this is large.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of large joins that share one sync, about; one always fits.
+const LARGE_BYTES_MAX: usize = 1024 * 1024;
 /// Records a partition drop removes between two batches.
 const DROP_STEP: usize = 256;
 
@@ -126,6 +135,16 @@ pub(super) struct Ticket {
     pub permit: OwnedSemaphorePermit,
 }
 
+impl Ticket {
+    fn is_join(&self) -> bool {
+        matches!(self.request, Request::Merge { .. })
+    }
+
+    fn is_large_join(&self) -> bool {
+        self.is_join() && self.bytes > SMALL_BYTES_MAX
+    }
+}
+
 struct DropJob {
     partition: PartitionId,
     reply: Reply<()>,
@@ -148,6 +167,9 @@ pub(super) struct Committer {
     /// The last batch, until it is known to be in the table.
     before: Option<Arc<Sealed>>,
     drops: VecDeque<DropJob>,
+    /// Large joins that were overtaken, in order, and perhaps one request of another kind behind
+    /// them, which nothing overtakes. Bounded by the queue's bytes, of which they keep their share.
+    overtaken: VecDeque<Ticket>,
 }
 
 /// Why a batch was not committed.
@@ -172,6 +194,7 @@ impl Committer {
             parts,
             before: None,
             drops: VecDeque::new(),
+            overtaken: VecDeque::new(),
         }
     }
 
@@ -183,6 +206,9 @@ impl Committer {
             End::Poisoned(error) => error.clone(),
             End::Abandoned | End::Closed(_) => StorageError::Closed,
         };
+        for ticket in self.overtaken.drain(..) {
+            ticket.request.refuse(refusal.clone());
+        }
         while let Ok(ticket) = self.parts.queue.try_recv() {
             ticket.request.refuse(refusal.clone());
         }
@@ -198,7 +224,9 @@ impl Committer {
     fn serve(&mut self) -> End {
         loop {
             let queue = &mut self.parts.queue;
-            let first = if self.drops.is_empty() {
+            let first = if let Some(ticket) = self.overtaken.pop_front() {
+                Some(ticket)
+            } else if self.drops.is_empty() {
                 match queue.blocking_recv() {
                     Some(ticket) => Some(ticket),
                     None => return End::Abandoned,
@@ -258,11 +286,14 @@ impl Committer {
         let mut batch = Batch::new(Arc::clone(&self.parts.core), self.before.clone());
         let mut closing = None;
         let mut permits = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut large) = (0, 0);
         let mut next = first;
         let read_only = self.look();
         while let Some(ticket) = next.take() {
             bytes += ticket.bytes;
+            if ticket.is_large_join() {
+                large += ticket.bytes;
+            }
             permits.push(ticket.permit);
             match ticket.request {
                 Request::Close { reply } => {
@@ -287,7 +318,7 @@ impl Committer {
                 }
             }
             if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.parts.queue.try_recv().ok();
+                next = self.next(large);
             }
         }
         match self.commit(batch, permits) {
@@ -305,6 +336,24 @@ impl Committer {
                 Err(why)
             }
         }
+    }
+
+    /// The next request of a batch that holds so many bytes of large joins already.
+    fn next(&mut self, large: usize) -> Option<Ticket> {
+        let fits = |ticket: &Ticket| !ticket.is_large_join() || large < LARGE_BYTES_MAX;
+        if self.overtaken.front().is_some_and(fits) {
+            return self.overtaken.pop_front();
+        }
+        while self.overtaken.back().is_none_or(Ticket::is_join) {
+            let ticket = self.parts.queue.try_recv().ok()?;
+            let overtakes =
+                self.overtaken.is_empty() || (ticket.is_join() && !ticket.is_large_join());
+            if overtakes && fits(&ticket) {
+                return Some(ticket);
+            }
+            self.overtaken.push_back(ticket);
+        }
+        None
     }
 
     /// Whether the request needs to know what the batch before did to anything but records.
@@ -369,7 +418,7 @@ impl Committer {
             batch: Some(batch),
             _permits: permits,
         };
-        if self.parts.queue.is_empty() {
+        if self.parts.queue.is_empty() && self.overtaken.is_empty() {
             self.parts.applier.apply_here(work);
             self.before = None;
         } else {

@@ -234,6 +234,7 @@ fn open_replica(
         store,
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
         clock: HybridClock::default(),
+        grace_ms: settings.grace_ms(),
     };
     let forget = transfer::forget_leftovers(replica.store.clone(), settings);
     replica.topology.before_gaining(forget);

@@ -97,6 +97,8 @@ pub struct World {
     pub now: u64,
     pub steps: usize,
     pub skew: [i64; NODES],
+    /// The collector's is the first.
+    pub grace_ms: [u64; NODES],
     last: [Hlc; NODES],
     pub replicas: Vec<Replica>,
     pub frames: Vec<Frame>,
@@ -139,6 +141,7 @@ impl World {
         let mut book = Book::new(GRACE_MS);
         book.enter(1);
         Self {
+            grace_ms: [GRACE_MS; NODES],
             skew: std::array::from_fn(|_| random.random_range(-most..=most)),
             random,
             broken,
@@ -463,7 +466,7 @@ impl World {
     }
 
     pub fn lose(&mut self, lost: usize) {
-        let floor = self.wall(lost).saturating_sub(GRACE_MS / 4);
+        let floor = self.wall(lost).saturating_sub(self.grace_ms[lost] / 4);
         self.replicas[lost] = Replica {
             record: Record::default(),
             floor: Hlc::from_parts(floor, 0),
@@ -524,7 +527,12 @@ impl World {
             };
             let clock = self.stamp(node, Hlc(0));
             let states = vec![state];
-            check.answers.insert(name(node), Answer { states, clock });
+            let answer = Answer {
+                states,
+                clock,
+                grace_ms: self.grace_ms[node],
+            };
+            check.answers.insert(name(node), answer);
         }
         if check.answers.len() < NODES {
             self.check = Some(check);
@@ -533,8 +541,11 @@ impl World {
         let asked = (0..NODES).map(|n| (name(n), n < REPLICAS)).collect();
         let verdict = judge(&check.keys, &asked, &check.answers);
         match check.second {
-            Some(pending) if !verdict.confirmed.is_empty() => self.drop_everywhere(&pending),
-            Some(_) => {}
+            Some(pending) => {
+                if let Some(pending) = pending.confirmed_by(verdict) {
+                    self.drop_everywhere(&pending);
+                }
+            }
             None => {
                 let took = self.now - check.started;
                 self.book.confirm(0, verdict, check.began, took, 1);
