@@ -31,6 +31,9 @@ const MEDIANS_KEPT: usize = 150;
 /// Small operations that take less than this are never a reason to let in fewer large ones: a
 /// disk, or a busy machine, makes that much by itself.
 const SLOWED_LEAST: Duration = Duration::from_millis(15);
+/// Small operations are slowed when they take this many times as long as when idle. Little, because a
+/// node that was never idle has only seen what they take beside large ones, and comes down from there.
+const SLOWED_FACTOR: u32 = 2;
 /// Late is what takes this many times as long as when idle.
 const LATE_FACTOR: u32 = 4;
 
@@ -90,7 +93,7 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     InTime,
-    /// Not late yet, but several times as long as when idle.
+    /// Not late yet, but noticeably longer than when idle.
     Slowed,
     Late,
     /// More than twice as long as what is late.
@@ -129,9 +132,9 @@ impl State {
     fn bounds(&self) -> (Duration, Duration) {
         let idle = self.medians.iter().min();
         let (least, most) = self.late;
-        let several = idle.map_or(most, |idle| *idle * LATE_FACTOR);
-        let late = several.clamp(least, most);
-        (several.max(self.slowed).min(late), late)
+        let times = |factor| idle.map_or(most, |idle| *idle * factor);
+        let late = times(LATE_FACTOR).clamp(least, most);
+        (times(SLOWED_FACTOR).max(self.slowed).min(late), late)
     }
 
     /// Ends a window: how late its median operation was; `None` without samples.
@@ -215,7 +218,8 @@ impl Controller {
                 bounds.value_bytes.max(MIB),
                 bounds.bytes.max(1),
                 MIB,
-                ms(300).min(large),
+                // late or not: nothing gives way before it
+                large,
                 (ms(300).min(large), large),
             ),
             looked: Duration::ZERO,
