@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 
 /// Every word there is.
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 13] = [
     // reads answer without bringing a quorum up to what they return
     "write-back",
     // writes do not ask what is there before they stamp
@@ -30,6 +30,8 @@ const WORDS: [&str; 12] = [
     "skip-sync",
     // every request is let in, however much is under way
     "admission",
+    // small writes wait behind large ones
+    "overtaking",
 ];
 
 /// Whether this rule is to be broken.

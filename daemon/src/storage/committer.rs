@@ -48,6 +48,7 @@ use super::{
     space::guard::{Change, Guard},
     table::TableError,
 };
+use crate::breaks::broken;
 
 /// Most requests that share one sync.
 const BATCH_REQUESTS_MAX: usize = 1024;
@@ -170,6 +171,8 @@ pub(super) struct Committer {
     /// Large joins that were overtaken, in order, and perhaps one request of another kind behind
     /// them, which nothing overtakes. Bounded by the queue's bytes, of which they keep their share.
     overtaken: VecDeque<Ticket>,
+    /// `overtaking` in `RINGD_BREAK` (debug builds): everything in the order in which it came.
+    in_line: bool,
 }
 
 /// Why a batch was not committed.
@@ -195,6 +198,7 @@ impl Committer {
             before: None,
             drops: VecDeque::new(),
             overtaken: VecDeque::new(),
+            in_line: broken("overtaking"),
         }
     }
 
@@ -340,6 +344,9 @@ impl Committer {
 
     /// The next request of a batch that holds so many bytes of large joins already.
     fn next(&mut self, large: usize) -> Option<Ticket> {
+        if self.in_line {
+            return self.parts.queue.try_recv().ok();
+        }
         let fits = |ticket: &Ticket| !ticket.is_large_join() || large < LARGE_BYTES_MAX;
         if self.overtaken.front().is_some_and(fits) {
             return self.overtaken.pop_front();

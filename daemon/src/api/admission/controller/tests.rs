@@ -140,7 +140,7 @@ fn large_values_give_way_long_before_small_ones_are_late() {
     let crowd = [(6, 100), (64, MIB)];
     let mut all = offered(&crowd, &mut disk(), Duration::from_secs(30));
     let beside = all[0].percentile(50);
-    assert!(beside < Duration::from_millis(45), "{beside:?}");
+    assert!(beside < Duration::from_millis(80), "{beside:?}");
     assert_eq!(all[0].refused, 0, "small ones are not what is too much");
     assert!(all[1].admitted.len() > 300, "{}", all[1].admitted.len());
 }
