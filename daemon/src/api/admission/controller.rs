@@ -288,9 +288,8 @@ impl Controller {
             Some(Verdict::InTime) => self.small.grow_if_used(),
             // bytes are what most likely makes everybody wait
             Some(late) if self.large.can_shrink() => self.large.shrink(late),
-            Some(Verdict::Slowed) => {}
+            Some(Verdict::Slowed) | None => {}
             Some(late) => self.small.shrink(late),
-            None => {}
         }
         match large {
             Some(Verdict::InTime) if small.is_none_or(|s| s == Verdict::InTime) => {

@@ -540,16 +540,13 @@ impl World {
         }
         let asked = (0..NODES).map(|n| (name(n), n < REPLICAS)).collect();
         let verdict = judge(&check.keys, &asked, &check.answers);
-        match check.second {
-            Some(pending) => {
-                if let Some(pending) = pending.confirmed_by(verdict) {
-                    self.drop_everywhere(&pending);
-                }
+        if let Some(pending) = check.second {
+            if let Some(pending) = pending.confirmed_by(verdict) {
+                self.drop_everywhere(&pending);
             }
-            None => {
-                let took = self.now - check.started;
-                self.book.confirm(0, verdict, check.began, took, 1);
-            }
+        } else {
+            let took = self.now - check.started;
+            self.book.confirm(0, verdict, check.began, took, 1);
         }
     }
 
