@@ -101,6 +101,8 @@ pub enum BatchVerb {
     Adopt(AdoptArgs),
     /// Have every member compare its replicas with the others now
     Repair(OutputArgs),
+    /// After two replicas lost their data together: go on with what the others hold
+    Refill(RefillArgs),
 }
 
 /// Changes of the ring: as verbs they are shown, and with --yes applied and waited for; under
@@ -250,6 +252,24 @@ pub struct ApplyArgs {
     /// How long to wait for the end, seconds; the change goes on afterwards
     #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
     pub timeout: u64,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RefillArgs {
+    /// The node that waits for the decision (see check, or the doctor)
+    #[arg(value_name = "NODE", value_parser = node_id)]
+    pub node: NodeId,
+    /// Count as lost what only the emptied replicas had
+    #[arg(long, required = true)]
+    pub accept_loss: bool,
+    /// Do it; without this it is only shown what would be accepted
+    #[arg(long)]
+    pub yes: bool,
+    /// For the log: why
+    #[arg(long)]
+    pub reason: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -495,11 +515,13 @@ mod tests {
             "ringmaster rebalance --yes --timeout 5",
             "ringmaster adopt --endpoints a:1,b:2 --into c:3 --yes",
             "ringmaster repair",
+            "ringmaster refill node-1 --accept-loss --yes",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
         for bad in [
             "ringmaster restart",
+            "ringmaster refill node-1 --yes",
             "ringmaster restart --clean --rolling",
             "ringmaster --color=pink",
             "ringmaster frobnicate",

@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 21] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -255,6 +255,12 @@ fn one_change_one_finding() {
             happened(app, EventCode::TombstonesBlocked);
             says(app, "node-2", |s| {
                 s.storage.tombstones_wait_for = vec![id("node-3")];
+            });
+        }),
+        ("REFILL_BLOCKED", |app| {
+            happened(app, EventCode::RefillBlocked);
+            says(app, "node-2", |s| {
+                s.node.lifecycle = Lifecycle::Recovering;
             });
         }),
         ("SIBLINGS_MANY", |app| {

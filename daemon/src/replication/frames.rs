@@ -188,6 +188,8 @@ pub enum Response {
         states: Vec<TombstoneState>,
         /// The answerer's clock: what it issued before is not above this.
         clock: Hlc,
+        /// The grace it goes by, ms: the largest of all members is what counts.
+        grace_ms: u64,
     },
     Roots {
         roots: Vec<u64>,
@@ -212,7 +214,8 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
-    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
+    /// begin again above this.
     Stale {
         floor: Hlc,
     },
@@ -248,6 +251,4 @@ pub enum RefusalCode {
     WrongCluster,
     /// The disk is nearly full: no more writes of clients.
     ReadOnly,
-    /// Issued before the partition's floor: it may bring back what was deleted.
-    Stale,
 }

@@ -17,6 +17,7 @@ pub(super) mod applier;
 mod batch;
 pub(super) mod checkpointer;
 mod gather;
+pub(super) mod line;
 pub(super) mod request;
 
 use std::{
@@ -24,19 +25,18 @@ use std::{
     ops::Bound,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, Wake, Waker},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ringmaster_shared::id::PartitionId;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
     applier::{Applier, Sealed, Work},
     batch::Batch,
     checkpointer::Checkpointer,
     gather::{Gather, Patience},
+    line::Line,
     request::{Reply, Request, Ticket},
 };
 use super::{
@@ -83,7 +83,7 @@ pub(super) struct Parts {
     pub log: CommitLog,
     pub applier: Arc<Applier>,
     pub checkpointer: Arc<Checkpointer>,
-    pub queue: mpsc::Receiver<Ticket>,
+    pub line: Line,
     /// Folder of the store, for messages.
     pub dir: PathBuf,
 }
@@ -125,12 +125,11 @@ impl Committer {
     /// Works until the engine is closed, abandoned or poisoned.
     pub fn run(mut self) {
         let end = self.serve();
-        self.parts.queue.close();
         let refusal = match &end {
             End::Poisoned(error) => error.clone(),
             End::Abandoned | End::Closed(_) => StorageError::Closed,
         };
-        while let Ok(ticket) = self.parts.queue.try_recv() {
+        for ticket in self.parts.line.close() {
             ticket.request.refuse(refusal.clone());
         }
         for job in self.drops.drain(..) {
@@ -144,18 +143,8 @@ impl Committer {
 
     fn serve(&mut self) -> End {
         loop {
-            let queue = &mut self.parts.queue;
-            let first = if self.drops.is_empty() {
-                match queue.blocking_recv() {
-                    Some(ticket) => Some(ticket),
-                    None => return End::Abandoned,
-                }
-            } else {
-                match queue.try_recv() {
-                    Ok(ticket) => Some(ticket),
-                    Err(mpsc::error::TryRecvError::Empty) => None,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return End::Abandoned,
-                }
+            let Ok(first) = self.parts.line.first(self.drops.is_empty()) else {
+                return End::Abandoned;
             };
             let closing = match self.turn(first) {
                 Ok(closing) => closing,
@@ -240,11 +229,12 @@ impl Committer {
         let mut batch = Batch::new(core, self.before.clone(), self.look());
         let mut closing = None;
         let mut permits = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut large) = (0, 0);
         let mut wait = None;
         let mut next = first;
         while let Some(ticket) = next.take() {
             bytes += ticket.bytes;
+            large += ticket.large_bytes();
             match ticket.request {
                 Request::Close { reply } => {
                     closing = Some(reply);
@@ -269,7 +259,7 @@ impl Committer {
                 }
             }
             if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.next(&batch, permits.len(), &mut wait);
+                next = self.next(&batch, permits.len(), large, &mut wait);
             }
         }
         if let Some(Wait {
@@ -286,10 +276,16 @@ impl Committer {
         }
     }
 
-    /// One more for the batch, which has `requests`. When nobody waits it is kept open for a
-    /// while, if it needs a sync at all: see [`gather`].
-    fn next(&mut self, batch: &Batch, requests: usize, wait: &mut Option<Wait>) -> Option<Ticket> {
-        if let Ok(ticket) = self.parts.queue.try_recv() {
+    /// One more for the batch, which has `requests`, of them `large` bytes of large joins. When
+    /// nobody waits it is kept open for a while, if it needs a sync at all: see [`gather`].
+    fn next(
+        &mut self,
+        batch: &Batch,
+        requests: usize,
+        large: usize,
+        wait: &mut Option<Wait>,
+    ) -> Option<Ticket> {
+        if let Some(ticket) = self.parts.line.next(large) {
             return Some(ticket);
         }
         if batch.changes_nothing() || !self.drops.is_empty() {
@@ -310,7 +306,8 @@ impl Committer {
             return None;
         }
         let left = until.saturating_duration_since(Instant::now());
-        next_within(&mut self.parts.queue, left.min(patience.quiet))
+        let time = left.min(patience.quiet);
+        self.parts.line.next_within(large, time)
     }
 
     /// Whether the request needs to know what the batch before did to anything but records.
@@ -369,7 +366,7 @@ impl Committer {
             Ok(first) => first,
             Err(trouble) => return Err((Box::new(batch), trouble)),
         };
-        let (requests, queued) = (permits.len(), self.parts.queue.len());
+        let (requests, queued) = (permits.len(), self.parts.line.newcomers());
         self.gather.synced(requests, queued, started.elapsed());
         let sealed = Arc::new(sealed);
         let work = Work {
@@ -378,7 +375,7 @@ impl Committer {
             batch: Some(batch),
             _permits: permits,
         };
-        if self.parts.queue.is_empty() {
+        if self.parts.line.is_empty() {
             self.parts.applier.apply_here(work);
             self.before = None;
         } else {
@@ -459,31 +456,5 @@ impl Committer {
             _permits: Vec::new(),
         });
         Ok(())
-    }
-}
-
-/// Wakes the committer when something is queued.
-struct Bell(thread::Thread);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The next request, when it comes within `time`.
-fn next_within(queue: &mut mpsc::Receiver<Ticket>, time: Duration) -> Option<Ticket> {
-    let bell = Waker::from(Arc::new(Bell(thread::current())));
-    let mut context = Context::from_waker(&bell);
-    let until = Instant::now() + time;
-    loop {
-        if let Poll::Ready(ticket) = queue.poll_recv(&mut context) {
-            return ticket;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        thread::park_timeout(left);
     }
 }
