@@ -17,6 +17,7 @@ mod driver;
 mod exchange;
 mod members;
 mod report;
+pub mod secrecy;
 
 #[cfg(test)]
 mod driver_tests;
