@@ -14,6 +14,7 @@ mod codec;
 mod core;
 mod dissemination;
 mod driver;
+mod envelope;
 mod exchange;
 mod members;
 mod report;

@@ -8,7 +8,9 @@
 //! bound to its cluster, its purpose and its header; a change is on the disk before it counts.
 //! Who is only asked to *read* sealed messages yet (`verify_*` off) takes plain ones as well.
 
+pub mod complaints;
 pub mod file;
+pub mod joining;
 mod key;
 mod keyring;
 mod replays;
@@ -26,8 +28,9 @@ use thiserror::Error;
 use zeroize::Zeroize;
 
 use self::{
+    complaints::Complaints,
     file::{Keeping, KeyringFileError},
-    key::NONCE_BYTES,
+    key::{FINGERPRINT_BYTES, NONCE_BYTES},
     replays::Replays,
 };
 pub use self::{
@@ -83,6 +86,18 @@ pub struct Unsealed {
     pub plain: Vec<u8>,
 }
 
+impl Unsealed {
+    /// The life of the sender that sealed it.
+    pub fn generation(&self) -> Generation {
+        self.stamp.generation
+    }
+}
+
+/// The nonce of sealed bytes.
+pub fn nonce_of(sealed: &[u8]) -> Option<Nonce> {
+    sealed.get(FINGERPRINT_BYTES..)?.first_chunk().copied()
+}
+
 /// Why keys were not changed.
 #[derive(Debug, Error)]
 pub enum ChangeError {
@@ -124,6 +139,7 @@ struct Shared {
     keeping: Option<Keeping>,
     /// One change at a time; only changes wait for the disk, nothing that is sealed does.
     changing: Mutex<()>,
+    complaints: Mutex<Complaints>,
     state: Mutex<State>,
 }
 
@@ -170,6 +186,7 @@ impl Secrecy {
             session,
             keeping,
             changing: Mutex::new(()),
+            complaints: Mutex::default(),
             state: Mutex::new(state),
         };
         Self {
@@ -276,6 +293,13 @@ impl Secrecy {
         }
         state.note_key(sender, message.key);
         true
+    }
+
+    /// Whether it is time to say that `whom` shows no key.
+    pub fn complain(&self, whom: &str, now_ms: u64) -> bool {
+        let complaints = self.shared.complaints.lock();
+        let mut complaints = complaints.unwrap_or_else(PoisonError::into_inner);
+        complaints.due(whom, now_ms)
     }
 
     /// Changes the keyring; false when there was nothing to change. Blocks until it is on disk.

@@ -52,9 +52,11 @@ pub struct ResponseFrame {
 pub enum Request {
     /// Proof of life over TCP (fallback probe).
     Ping,
-    /// A node without a cluster, or coming back, asks to be let in.
+    /// A node without a cluster, or coming back, asks to be let in. The proof shows that it holds
+    /// a key of the gossip, see `gossip/secrecy/joining.rs`; empty without one.
     Join {
         member: MemberState,
+        proof: Vec<u8>,
     },
     /// Full-state exchange of gossip.
     PushPull {
@@ -212,6 +214,10 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
+    /// A [`Response::Welcome`], sealed for the joiner whose proof it answers.
+    SealedWelcome {
+        sealed: Vec<u8>,
+    },
     /// Refused with [`RefusalCode::Stale`]; begin again above this.
     Stale {
         floor: Hlc,
@@ -250,4 +256,6 @@ pub enum RefusalCode {
     ReadOnly,
     /// Issued before the partition's floor: it may bring back what was deleted.
     Stale,
+    /// Not sealed, or not with a key that is held here.
+    Keys,
 }

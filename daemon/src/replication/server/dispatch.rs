@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringmaster_shared::{
+    event::EventCode,
     id::{ClusterId, Epoch, Generation, NodeId},
     member::Lifecycle,
     topology::Topology,
@@ -10,11 +11,12 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::{MemberState, MemberView},
+    gossip::{MemberState, MemberView, secrecy::joining},
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
     },
+    time::unix_ms,
 };
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
@@ -46,7 +48,7 @@ impl Handler for Dispatch {
         }
         match request {
             Request::Ping => Response::Pong,
-            Request::Join { member } => self.node.join(caller, member).await,
+            Request::Join { member, proof } => self.node.join(caller, member, &proof).await,
             Request::PushPull { members } => self.node.push_pull(caller, members).await,
             Request::Members => self.node.members(),
             Request::FetchTopology => Response::Topology {
@@ -76,7 +78,37 @@ impl Handler for Dispatch {
 }
 
 impl PeerServer {
-    async fn join(&self, caller: &Caller, member: MemberState) -> Response {
+    async fn join(&self, caller: &Caller, member: MemberState, proof: &[u8]) -> Response {
+        let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
+            Ok(bond) => bond,
+            Err(reason) => return self.refuse_stranger(&member, reason),
+        };
+        let welcome = self.welcome(caller, member).await;
+        match (bond, &self.secrecy) {
+            (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
+                match postcard::to_stdvec(&welcome) {
+                    Ok(plain) => Response::SealedWelcome {
+                        sealed: joining::seal_welcome(secrecy, bond, &plain),
+                    },
+                    Err(error) => refused(RefusalCode::BadRequest, error.to_string()),
+                }
+            }
+            _ => welcome,
+        }
+    }
+
+    /// Says it to both sides, to this one now and then.
+    fn refuse_stranger(&self, member: &MemberState, reason: String) -> Response {
+        let knocks = self.secrecy.as_ref();
+        if knocks.is_some_and(|s| s.complain(&member.address, unix_ms())) {
+            let message = format!("not let in: {reason}");
+            self.events
+                .warn(EventCode::KeyMismatch, Some(&member.id), message);
+        }
+        refused(RefusalCode::Keys, reason)
+    }
+
+    async fn welcome(&self, caller: &Caller, member: MemberState) -> Response {
         let generation = self.identity.generation();
         if let Some(refusal) = namesake(&self.node_id, generation, &member) {
             return refusal;
