@@ -256,6 +256,7 @@ fn run_parts(
             remembered,
             peers: peers.clone(),
             events: node.events.clone(),
+            secrecy: node.secrecy.clone(),
             stop: node.stop.clone(),
         },
         members,

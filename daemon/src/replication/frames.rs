@@ -58,9 +58,10 @@ pub enum Request {
         member: MemberState,
         proof: Vec<u8>,
     },
-    /// Full-state exchange of gossip.
-    PushPull {
-        members: Vec<MemberState>,
+    /// A question of gossip's full-state exchange, in an envelope of its own, sealed or not
+    /// (`gossip/wire.rs`).
+    Gossip {
+        message: Vec<u8>,
     },
     /// The receiver's member list, for `/api/v1/observations`.
     Members,
@@ -217,6 +218,10 @@ pub enum Response {
     /// A [`Response::Welcome`], sealed for the joiner whose proof it answers.
     SealedWelcome {
         sealed: Vec<u8>,
+    },
+    /// The answer to [`Request::Gossip`], in an envelope as well.
+    Gossip {
+        message: Vec<u8>,
     },
     /// Refused with [`RefusalCode::Stale`]; begin again above this.
     Stale {

@@ -11,7 +11,7 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::{MemberState, MemberView, secrecy::joining},
+    gossip::{MemberState, MemberView, Served, secrecy::joining},
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
@@ -48,8 +48,8 @@ impl Handler for Dispatch {
         }
         match request {
             Request::Ping => Response::Pong,
-            Request::Join { member, proof } => self.node.join(caller, member, &proof).await,
-            Request::PushPull { members } => self.node.push_pull(caller, members).await,
+            Request::Join { member, proof } => self.node.join(member, &proof).await,
+            Request::Gossip { message } => self.node.gossip(caller, message).await,
             Request::Members => self.node.members(),
             Request::FetchTopology => Response::Topology {
                 topology: self.node.topology.current().map(|t| (*t).clone()),
@@ -78,12 +78,12 @@ impl Handler for Dispatch {
 }
 
 impl PeerServer {
-    async fn join(&self, caller: &Caller, member: MemberState, proof: &[u8]) -> Response {
+    async fn join(&self, member: MemberState, proof: &[u8]) -> Response {
         let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
             Ok(bond) => bond,
             Err(reason) => return self.refuse_stranger(&member, reason),
         };
-        let welcome = self.welcome(caller, member).await;
+        let welcome = self.welcome(member).await;
         match (bond, &self.secrecy) {
             (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
                 match postcard::to_stdvec(&welcome) {
@@ -108,7 +108,7 @@ impl PeerServer {
         refused(RefusalCode::Keys, reason)
     }
 
-    async fn welcome(&self, caller: &Caller, member: MemberState) -> Response {
+    async fn welcome(&self, member: MemberState) -> Response {
         let generation = self.identity.generation();
         if let Some(refusal) = namesake(&self.node_id, generation, &member) {
             return refusal;
@@ -136,7 +136,7 @@ impl PeerServer {
                 ),
             };
         }
-        let members = gossip.exchange(&caller.node_id, vec![member]).await;
+        let members = gossip.admit(member).await;
         Response::Welcome {
             cluster_id,
             topology: (*topology).clone(),
@@ -144,19 +144,20 @@ impl PeerServer {
         }
     }
 
-    async fn push_pull(&self, caller: &Caller, theirs: Vec<MemberState>) -> Response {
-        match self.gossip.get() {
-            Some(gossip) => Response::Members {
-                members: gossip.exchange(&caller.node_id, theirs).await,
-            },
-            None => not_ready(),
+    async fn gossip(&self, caller: &Caller, message: Vec<u8>) -> Response {
+        let Some(gossip) = self.gossip.get() else {
+            return not_ready();
+        };
+        match gossip.exchange(&caller.node_id, message).await {
+            Served::Answer(message) => Response::Gossip { message },
+            Served::Refused { code, reason } => refused(code, reason),
         }
     }
 
     fn members(&self) -> Response {
         match self.gossip.get() {
             Some(gossip) => Response::Members {
-                members: gossip.members().iter().map(|m| m.state.clone()).collect(),
+                members: gossip.states(),
             },
             None => not_ready(),
         }
@@ -290,7 +291,7 @@ mod tests {
             entries: vec![],
             issued: ringmaster_shared::clock::Hlc::default(),
         };
-        let push_pull = Request::PushPull { members: vec![] };
+        let push_pull = Request::Gossip { message: vec![] };
         let cases = [
             (Serving, A, A, &merge, None),
             (Draining, A, A, &merge, None),
