@@ -15,6 +15,8 @@
 mod exchanging;
 mod farewell;
 mod hearsay;
+#[cfg(test)]
+pub mod inspected;
 mod known;
 mod probing;
 
