@@ -22,12 +22,12 @@ impl Core {
 
     /// What is held of another member.
     pub fn held(&self, id: &NodeId) -> Option<&MemberState> {
-        self.members.get(id).map(|m| &m.state)
+        self.members.get(id).map(|m| &*m.state)
     }
 
     /// What is held of all others.
     pub fn all_held(&self) -> impl Iterator<Item = &MemberState> {
-        self.members.iter().map(|m| &m.state)
+        self.members.iter().map(|m| &*m.state)
     }
 
     pub fn depths(&self) -> Depths {

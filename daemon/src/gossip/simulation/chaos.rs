@@ -32,7 +32,7 @@ impl World {
         let other_up = up.choose(&mut self.rng).copied();
         let some_down = down.choose(&mut self.rng).copied();
         let few = self.nodes.len() < GROWTH_MAX * self.parameters.nodes + 4;
-        let kind = self.rng.random_range(0..18);
+        let kind = self.rng.random_range(0..19);
         match (kind, some_up, some_down) {
             (0 | 1, Some(n), _) => self.crash(n),
             (2, Some(n), _) => self.stop(n),
@@ -85,8 +85,9 @@ impl World {
                     self.spoil_link(a, b, bad);
                 }
             }
+            (16, Some(by), Some(n)) => self.bury(by, n),
             // much of it passes
-            (16, ..) => self.network.calm(Link::JITTERY),
+            (17, ..) => self.network.calm(Link::JITTERY),
             _ => {
                 let weather = self.some_weather();
                 let tcp_extra_ms = self.rng.random_range(0..3) * 150;
@@ -223,6 +224,7 @@ fn assert_not_vacuous(c: &Counters) {
         ("fast restarts", c.fast_restarts, 3),
         ("moves", c.moves, 1),
         ("joins", c.joins, 5),
+        ("burials", c.burials, 1),
         ("recycled", c.recycled, 1),
         ("recycled by foreigners", c.recycled_by_foreigners, 1),
         ("partitions", c.partitions, 3),

@@ -3,7 +3,10 @@
 //! They know what each member really said of itself (the [`Checks::word`]s), which no node knows
 //! of another. Each rule is shown to bite in `biting.rs`.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use ringmaster_shared::{
     id::{Generation, Incarnation},
@@ -12,9 +15,7 @@ use ringmaster_shared::{
 
 use super::names::Who;
 use crate::gossip::core::inspected::Depths;
-
-/// What is held of a member.
-pub type Held = (Freshness, MemberStatus);
+pub use crate::gossip::members::Held;
 
 /// One change of what somebody holds of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub struct Checks {
     suspected_ms: HashMap<(Who, Freshness), u64>,
     suspicion_min_ms: u64,
     /// Said to have left by somebody else, as of this.
-    buried: HashMap<Who, Freshness>,
+    buried: HashSet<(Who, Freshness)>,
 }
 
 impl Checks {
@@ -114,7 +115,7 @@ impl Checks {
 
     /// An operator took it off the list.
     pub fn bury(&mut self, who: Who, freshness: Freshness) {
-        self.buried.insert(who, freshness);
+        self.buried.insert((who, freshness));
     }
 
     /// Judges a change of what is held of a member.
@@ -139,7 +140,7 @@ impl Checks {
             Alive | Suspected | Dead => word.alive.is_some_and(|said| incarnation <= said),
             Stopped | Left => {
                 word.last == Some((incarnation, status))
-                    || (status == Left && self.buried.get(&change.about) == Some(&freshness))
+                    || (status == Left && self.buried.contains(&(change.about, freshness)))
             }
         };
         // dead may also be who was last heard to stop: the accusation is as of an earlier word
@@ -173,12 +174,6 @@ impl Checks {
             },
             _ => Ok(()),
         }
-    }
-
-    /// Members may be forgotten by the rules after long runs of large clusters; the simulator
-    /// forgets what is settled.
-    pub fn forget_suspicions_before(&mut self, ms: u64) {
-        self.suspected_ms.retain(|_, since| *since >= ms);
     }
 }
 

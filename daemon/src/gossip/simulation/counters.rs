@@ -33,7 +33,7 @@ counters! {
     exchanges, exchange_bytes, exchanges_cut, tcp_probes, tcp_answers, tcp_too_late, slow_tcp,
     foreign_contacts,
     // faults of nodes
-    crashes, stops, leaves, pauses, blocks, restarts, fast_restarts, moves, joins, recycled,
+    crashes, stops, leaves, pauses, blocks, restarts, fast_restarts, moves, joins, burials, recycled,
     recycled_by_foreigners,
     // faults of the network
     partitions, one_way_cuts, udp_blocks, bad_links, weather,

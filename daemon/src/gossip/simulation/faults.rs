@@ -1,13 +1,14 @@
 //! What can befall a node, one at a time. Each counts itself.
 
 use rand::Rng;
-use ringmaster_shared::member::MemberStatus;
+use ringmaster_shared::member::MemberStatus::{self, Dead, Stopped};
 
 use super::{
     names::{self, Place, Who},
     network::Link,
     world::{Condition, Event, Hold, Stretch, World},
 };
+use crate::gossip::claim;
 
 impl World {
     /// Gone without a word.
@@ -85,6 +86,20 @@ impl World {
         let mut contacts: Vec<String> = held.map(|s| s.address.to_string()).collect();
         contacts.extend(self.seed_addresses());
         contacts
+    }
+
+    /// An operator tells `by` to take a node that is down off the list.
+    pub fn bury(&mut self, by: Who, down: Who) {
+        let id = self.nodes[down].id.clone();
+        let held = self.nodes[by].core.held(&id);
+        let Some(held) = held.filter(|s| matches!(s.status, Dead | Stopped)) else {
+            return;
+        };
+        self.counters.burials += 1;
+        self.checks.bury(down, claim::freshness(held));
+        let now = self.time();
+        self.nodes[by].core.bury(now, &id);
+        self.after_word(by);
     }
 
     /// Another node at the address of one that is down.

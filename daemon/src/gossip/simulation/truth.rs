@@ -25,7 +25,8 @@ impl World {
                 let right_place = *held.address == names::address(node.place);
                 held.status == Alive && this_life && right_place
             }
-            Condition::Crashed if this_life => held.status == Dead,
+            // left, if an operator said so
+            Condition::Crashed if this_life => matches!(held.status, Dead | Left),
             // an earlier life may have ended in any way
             Condition::Crashed | Condition::Stopped | Condition::Left => {
                 matches!(held.status, Dead | Stopped | Left)

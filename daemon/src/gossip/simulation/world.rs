@@ -3,7 +3,10 @@
 //! One thread, one clock of milliseconds. A run is a function of its [`Parameters`]: every
 //! random number comes from the seed, and nothing is iterated in the order of a hash.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{id::NodeId, member::MemberStatus};
@@ -106,7 +109,6 @@ pub struct Node {
     unsent: Vec<Output>,
     exchanging: HashSet<Place>,
     rounds: Rounds,
-    shadow: HashMap<Who, Held>,
 }
 
 pub enum Event {
@@ -156,13 +158,13 @@ enum Call {
     },
     PushPull {
         by: (Who, u32),
-        states: Vec<MemberState>,
+        states: Vec<Arc<MemberState>>,
         deadline_ms: u64,
     },
     Pulled {
         to: (Who, u32),
         by: NodeId,
-        states: Vec<MemberState>,
+        states: Vec<Arc<MemberState>>,
         deadline_ms: u64,
     },
     Foreign {
@@ -272,7 +274,6 @@ impl World {
             unsent: Vec::new(),
             exchanging: HashSet::new(),
             rounds: Rounds::default(),
-            shadow: HashMap::new(),
         });
         self.occupants[place] = Some(who);
         self.begin(who);
@@ -293,14 +294,16 @@ impl World {
             ..testing::member(names::node_id(who).as_str())
         };
         let rng = SmallRng::seed_from_u64(self.rng.random());
-        Core::new(
+        let mut core = Core::new(
             self.parameters.config.clone(),
             names::cluster(cluster),
             local,
             contacts.iter().cloned(),
             rng,
             self.time(),
-        )
+        );
+        core.record_mutations();
+        core
     }
 
     /// Another process of the same node, at `place`.
@@ -316,7 +319,6 @@ impl World {
         node.life += 1;
         node.wake_ms = u64::MAX;
         node.rounds = Rounds::default();
-        node.shadow.clear();
         node.exchanging.clear();
         self.end_hold(who);
         self.nodes[who].waiting.clear();
@@ -629,33 +631,27 @@ impl World {
 
     /// What changed in a node's list since this was last asked.
     fn changes(&mut self, who: Who) -> Vec<Change> {
-        let node = &self.nodes[who];
-        let mut changes = Vec::new();
-        let mut strangers = Vec::new();
-        for state in node.core.all_held() {
-            let after = (claim::freshness(state), state.status);
-            let about = names::who(&state.id).filter(|a| {
-                self.nodes
-                    .get(*a)
-                    .is_some_and(|n| n.cluster == node.cluster)
+        let mutations = self.nodes[who].core.take_mutations();
+        let mut changes = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            // forgotten: a day after it left
+            let Some(after) = mutation.after else {
+                continue;
+            };
+            let cluster = self.nodes[who].cluster;
+            let about = names::who(&mutation.about)
+                .filter(|a| self.nodes.get(*a).is_some_and(|n| n.cluster == cluster));
+            let Some(about) = about else {
+                let what = format!("{} is not of its cluster", mutation.about);
+                let rule = Rule::Stranger;
+                self.judged(who, Err(Violation { rule, what }));
+                continue;
+            };
+            changes.push(Change {
+                about,
+                before: mutation.before,
+                after,
             });
-            match about {
-                Some(about) if node.shadow.get(&about) != Some(&after) => changes.push(Change {
-                    about,
-                    before: node.shadow.get(&about).copied(),
-                    after,
-                }),
-                Some(_) => {}
-                None => strangers.push(state.id.clone()),
-            }
-        }
-        for change in &changes {
-            self.nodes[who].shadow.insert(change.about, change.after);
-        }
-        for id in strangers {
-            let what = format!("{id} is not of its cluster");
-            let rule = Rule::Stranger;
-            self.judged(who, Err(Violation { rule, what }));
         }
         changes
     }
@@ -817,7 +813,7 @@ impl World {
     }
 
     /// About what a list takes on the wire: all its states are about equally long.
-    fn list_bytes(&self, states: &[MemberState]) -> u64 {
+    fn list_bytes(&self, states: &[Arc<MemberState>]) -> u64 {
         let one = states.first().map_or(0, |state| {
             let claim = claim::Claim {
                 state: state.clone(),
@@ -828,8 +824,9 @@ impl World {
         (one * states.len()) as u64
     }
 
-    fn is_this_process(&self, (who, life): (Who, u32)) -> bool {
-        self.nodes[who].life == life
+    /// A connection ends with its process, whoever has the address now.
+    fn is_this_process(&self, who: Who, caller: (Who, u32)) -> bool {
+        caller == (who, self.nodes[who].life)
     }
 
     fn take_call(&mut self, who: Who, from: Place, call: Call) {
@@ -864,7 +861,7 @@ impl World {
             } => {
                 if now.ms > deadline_ms {
                     self.counters.tcp_too_late += 1;
-                } else if self.is_this_process(to) {
+                } else if self.is_this_process(who, to) {
                     self.counters.tcp_answers += 1;
                     self.nodes[who].core.tcp_answered(now, seq);
                     self.after_step(who, Doing::Answering);
@@ -881,7 +878,7 @@ impl World {
                 states,
                 deadline_ms,
             } => {
-                if self.is_this_process(to) && now.ms <= deadline_ms {
+                if self.is_this_process(who, to) && now.ms <= deadline_ms {
                     let address = names::address(from);
                     let node = &mut self.nodes[who];
                     node.exchanging.remove(&from);
@@ -891,7 +888,7 @@ impl World {
                 }
             }
             Call::Foreign { to, theirs } => {
-                if self.is_this_process(to) {
+                if self.is_this_process(who, to) {
                     self.counters.foreign_contacts += 1;
                     let (address, theirs) = (names::address(from), names::cluster(theirs));
                     let node = &mut self.nodes[who];
@@ -908,7 +905,7 @@ impl World {
         who: Who,
         from: Place,
         by: (Who, u32),
-        states: Vec<MemberState>,
+        states: Vec<Arc<MemberState>>,
         deadline_ms: u64,
     ) {
         let theirs = self.nodes[who].cluster;
