@@ -4,17 +4,26 @@
 //! then calm for a time that follows from the protocol's own parameters, then everybody must
 //! agree on the truth (`truth.rs`). After every step of every node the rules of `checks.rs` are
 //! looked at; `biting.rs` shows that each can turn red. `regressions.rs` tells what went wrong
-//! in other engines. `world.rs` runs it all, on the clock of `agenda.rs` and over the network
-//! of `network.rs`.
+//! in other engines; `figures.rs` measures.
+//!
+//! `world.rs` runs it all on the clock of `agenda.rs`; `nodes.rs` makes the nodes, `holds.rs`
+//! makes them stand still, `posting.rs` and `connections.rs` carry what they send over the
+//! network of `network.rs`, `judging.rs` looks at what each step did.
 
 mod agenda;
 mod biting;
 mod chaos;
 mod checks;
+mod connections;
 mod counters;
 mod faults;
+mod figures;
+mod holds;
+mod judging;
 mod names;
 mod network;
+mod nodes;
+mod posting;
 mod regressions;
 mod truth;
 mod world;

@@ -1,9 +1,12 @@
 //! What tests may look at that the engine itself has no use for, and starts it does not have.
 
+use std::sync::Arc;
+
+use rand::Rng;
 use ringmaster_shared::id::NodeId;
 
 use super::Core;
-use crate::gossip::MemberState;
+use crate::gossip::{MemberState, claim::Now, dissemination::Dissemination};
 
 /// Lengths of everything that could grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,5 +41,21 @@ impl Core {
             relays: self.relays.len(),
             rotation: self.rotation.len(),
         }
+    }
+
+    /// Takes part in a cluster that has long been formed: knows everybody, has no news, and
+    /// exchanges lists at its usual pace.
+    pub fn form(&mut self, now: Now, states: &[Arc<MemberState>]) {
+        self.members.reserve(states.len());
+        self.rotation.reserve_exact(states.len());
+        for state in states.iter().filter(|s| s.id != self.local.id) {
+            self.members.put(Arc::clone(state), now, None);
+            self.put_into_rotation(&state.id);
+        }
+        self.rumors = Dissemination::default();
+        self.introduced = true;
+        self.exchange_gap_ms = u64::MAX / 8;
+        let interval = self.exchange_interval_ms();
+        self.due.exchange = now.ms + self.rng.random_range(0..interval);
     }
 }

@@ -4,7 +4,8 @@ use ringmaster_shared::member::MemberStatus::{Alive, Dead, Left, Stopped, Suspec
 
 use super::{
     checks::{self, Change, Checks, Held, Rounds, Rule},
-    world::{Condition, Parameters, World},
+    nodes::Condition,
+    world::{Parameters, World},
 };
 use crate::gossip::core::inspected::Depths;
 

@@ -8,7 +8,9 @@ use rand::{Rng, seq::IndexedRandom};
 use super::{
     counters::Counters,
     network::Link,
-    world::{Condition, Hold, Parameters, Stretch, World},
+    holds::{Hold, Stretch},
+    nodes::Condition,
+    world::{Parameters, World},
 };
 use crate::gossip::{GossipConfig, core};
 

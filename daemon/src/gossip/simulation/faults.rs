@@ -6,7 +6,9 @@ use ringmaster_shared::member::MemberStatus::{self, Dead, Stopped};
 use super::{
     names::{self, Place, Who},
     network::Link,
-    world::{Condition, Event, Hold, Stretch, World},
+    holds::{Hold, Stretch},
+    nodes::Condition,
+    world::{Event, World},
 };
 use crate::gossip::claim;
 

@@ -5,7 +5,8 @@ use ringmaster_shared::member::MemberStatus;
 
 use super::{
     names,
-    world::{Condition, Parameters, World},
+    nodes::Condition,
+    world::{Parameters, World},
 };
 
 fn formed(seed: u64, n: usize) -> World {

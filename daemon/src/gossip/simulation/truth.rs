@@ -4,7 +4,8 @@ use ringmaster_shared::member::{DigestEntry, MemberStatus, membership_digest};
 
 use super::{
     names::{self, Who},
-    world::{Condition, World},
+    nodes::Condition,
+    world::World,
 };
 use crate::gossip::MemberState;
 
@@ -93,7 +94,7 @@ impl World {
     pub fn all_are_right(&self) -> bool {
         let up = |cluster: u8| {
             let is_up =
-                |n: &&super::world::Node| n.condition == Condition::Up && n.cluster == cluster;
+                |n: &&super::nodes::Node| n.condition == Condition::Up && n.cluster == cluster;
             self.nodes.iter().filter(is_up).count() as i64
         };
         let pairs: i64 = (0..8).map(|c| up(c) * (up(c) - 1)).sum();
