@@ -48,7 +48,8 @@ impl Core {
     pub fn form(&mut self, now: Now, states: &[Arc<MemberState>]) {
         self.members.reserve(states.len());
         self.rotation.reserve_exact(states.len());
-        for state in states.iter().filter(|s| s.id != self.local.id) {
+        let me = self.local.id.clone();
+        for state in states.iter().filter(|s| s.id != me) {
             self.members.put(Arc::clone(state), now, None);
             self.put_into_rotation(&state.id);
         }

@@ -7,8 +7,8 @@ use rand::{Rng, seq::IndexedRandom};
 
 use super::{
     counters::Counters,
-    network::Link,
     holds::{Hold, Stretch},
+    network::Link,
     nodes::Condition,
     world::{Parameters, World},
 };
@@ -171,16 +171,15 @@ impl World {
 ///    parts) is exchanged: with somebody at random each (jittered) push/pull interval, so a few.
 pub fn calm_bound_ms(config: &GossipConfig, n: usize) -> u64 {
     let probe = config.probe_interval.as_millis() as u64;
-    let recovery = AWARENESS_MAX * (AWARENESS_MAX + 1) / 2 * probe;
+    let recovery =
+        u64::from(config.awareness_max) * (u64::from(config.awareness_max) + 1) / 2 * probe;
     let meeting = 3 * n as u64 * config.reconnect_interval.as_millis() as u64 * 6 / 5;
-    let suspicion = SUSPICION_MAX_MULT * core::suspicion_timeout(config, n).as_millis() as u64;
+    let suspicion = u64::from(config.suspicion_max_mult)
+        * core::suspicion_timeout(config, n).as_millis() as u64;
     let detection = 2 * n as u64 * probe + 2 * suspicion;
     let exchanges = 3 * config.push_pull_interval.as_millis() as u64 * 6 / 5;
     recovery + meeting + detection + exchanges
 }
-
-const AWARENESS_MAX: u64 = 8;
-const SUSPICION_MAX_MULT: u64 = 6;
 
 pub struct Outcome {
     pub counters: Counters,

@@ -4,9 +4,9 @@ use rand::Rng;
 use ringmaster_shared::member::MemberStatus::{self, Dead, Stopped};
 
 use super::{
+    holds::{Hold, Stretch},
     names::{self, Place, Who},
     network::Link,
-    holds::{Hold, Stretch},
     nodes::Condition,
     world::{Event, World},
 };

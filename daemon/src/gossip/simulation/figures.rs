@@ -100,5 +100,8 @@ fn percentiles_and_tables() {
     assert_eq!(percentile(&mut [], 50), None);
     assert_eq!(median_and_99th(&mut [1500]), "1.5 / 1.5");
     let printed = table(&["N", "time"], &[vec!["1000".into(), "2".into()]]);
-    assert_eq!(printed, "| N    | time |\n| ---- | ---- |\n| 1000 | 2    |\n");
+    assert_eq!(
+        printed,
+        "| N    | time |\n| ---- | ---- |\n| 1000 | 2    |\n"
+    );
 }

@@ -162,7 +162,13 @@ impl World {
 fn trace(so_far: u64, now: u64, who: Who, change: &Change) -> u64 {
     let ((generation, incarnation), status) = change.after;
     let mut bytes = [0; 41];
-    let numbers = [now, who as u64, change.about as u64, generation, incarnation];
+    let numbers = [
+        now,
+        who as u64,
+        change.about as u64,
+        generation,
+        incarnation,
+    ];
     for (at, number) in numbers.into_iter().enumerate() {
         bytes[8 * at..8 * at + 8].copy_from_slice(&number.to_le_bytes());
     }

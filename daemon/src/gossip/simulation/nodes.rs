@@ -1,6 +1,6 @@
 //! Nodes: who they are, how they come to be and come back.
 
-use std::{collections::HashSet, collections::VecDeque, sync::Arc};
+use std::collections::{HashSet, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{id::NodeId, member::MemberStatus};
@@ -108,7 +108,13 @@ impl World {
     }
 
     /// A node in its first life that has not begun.
-    pub(super) fn unborn(&mut self, who: Who, cluster: u8, place: Place, contacts: &[String]) -> Node {
+    pub(super) fn unborn(
+        &mut self,
+        who: Who,
+        cluster: u8,
+        place: Place,
+        contacts: &[String],
+    ) -> Node {
         Node {
             core: self.born(who, cluster, place, 1, contacts),
             id: names::node_id(who),

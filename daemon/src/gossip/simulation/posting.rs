@@ -2,8 +2,8 @@
 
 use super::{
     checks,
-    names::{self, Place, Who},
     connections::Call,
+    names::{self, Place, Who},
     network::Fate,
     world::{Arrival, Event, What, World, ms},
 };

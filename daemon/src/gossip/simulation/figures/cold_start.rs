@@ -44,7 +44,9 @@ fn one_after_another(n: usize, gap_ms: u64) -> Option<Start> {
 }
 
 fn seconds(start: Option<&Start>) -> String {
-    start.map_or("never".into(), |s| format!("{:.1}", s.agreed_ms as f64 / 1000.0))
+    start.map_or("never".into(), |s| {
+        format!("{:.1}", s.agreed_ms as f64 / 1000.0)
+    })
 }
 
 fn kib(start: Option<&Start>) -> String {
@@ -73,7 +75,10 @@ fn cold_start() {
         "one each 100 ms: s after the last",
         "KiB a node",
     ];
-    println!("\nCold start with three seeds, until all know all:\n\n{}", table(&head, &rows));
+    println!(
+        "\nCold start with three seeds, until all know all:\n\n{}",
+        table(&head, &rows)
+    );
 }
 
 #[test]

@@ -7,12 +7,7 @@ use super::{SIZES, formed, median_and_99th, table};
 use crate::gossip::{
     GossipConfig,
     core::suspicion_timeout,
-    simulation::{
-        names::Who,
-        judging::Noted,
-        nodes::Condition,
-        world::World,
-    },
+    simulation::{judging::Noted, names::Who, nodes::Condition, world::World},
 };
 
 const NEVER: u32 = u32::MAX;
@@ -180,7 +175,12 @@ const HEAD: [&str; 9] = [
 #[test]
 #[ignore = "minutes; prints a table of docs/gossip.md"]
 fn detection_and_dissemination() {
-    let plan = [(10, 300, 1, 1_000), (100, 30, 10, 3_000), (1_000, 3, 100, 1_000), (10_000, 1, 100, 300)];
+    let plan = [
+        (10, 300, 1, 1_000),
+        (100, 30, 10, 3_000),
+        (1_000, 3, 100, 1_000),
+        (10_000, 1, 100, 300),
+    ];
     assert_eq!(plan.map(|p| p.0), SIZES);
     let rows: Vec<_> = plan
         .into_iter()

@@ -15,8 +15,8 @@ use super::{
 use crate::gossip::{
     GossipConfig, Lifeguard,
     simulation::{
-        names::Who,
         holds::{Hold, Stretch},
+        names::Who,
     },
 };
 
@@ -57,7 +57,13 @@ fn experiment(
     let (victim, slow) = picked.split_last().expect("one more than overloaded");
     for who in slow {
         let until_ms = world.now + RUN_MS;
-        world.overload(*who, Stretch { until_ms, ..stretch });
+        world.overload(
+            *who,
+            Stretch {
+                until_ms,
+                ..stretch
+            },
+        );
     }
     let start = world.now;
     let mut watch = Crashes::default();
@@ -72,9 +78,8 @@ fn experiment(
     let mut victims = vec![false; n];
     for noted in &noted {
         let about = noted.change.about;
-        let wrong = noted.change.after.1 == MemberStatus::Dead
-            && is_healthy(about)
-            && about != *victim;
+        let wrong =
+            noted.change.after.1 == MemberStatus::Dead && is_healthy(about) && about != *victim;
         if wrong {
             sum.at_all += 1;
             sum.at_healthy += u64::from(is_healthy(noted.observer));
@@ -94,9 +99,27 @@ fn configurations() -> [(&'static str, Lifeguard); 5] {
     };
     [
         ("SWIM alone", none),
-        ("health", Lifeguard { health: true, ..none }),
-        ("confirmations", Lifeguard { confirmations: true, ..none }),
-        ("buddy", Lifeguard { buddy: true, ..none }),
+        (
+            "health",
+            Lifeguard {
+                health: true,
+                ..none
+            },
+        ),
+        (
+            "confirmations",
+            Lifeguard {
+                confirmations: true,
+                ..none
+            },
+        ),
+        (
+            "buddy",
+            Lifeguard {
+                buddy: true,
+                ..none
+            },
+        ),
         ("Lifeguard", all),
     ]
 }

@@ -71,5 +71,9 @@ fn idle_traffic_does_not_grow() {
     let [small, large] = [8, 80].map(|n| rate(&mut formed(1, n), 10_000));
     assert!(large.bytes_per_s < small.bytes_per_s * 1.2);
     // a ping a second, answered, and pinged by one other on average
-    assert!((1.8..2.2).contains(&large.packets_per_s), "{}", large.packets_per_s);
+    assert!(
+        (1.8..2.2).contains(&large.packets_per_s),
+        "{}",
+        large.packets_per_s
+    );
 }
