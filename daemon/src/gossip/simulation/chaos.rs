@@ -53,8 +53,8 @@ impl World {
                 let cluster = self.rng.random_range(0..2);
                 let contacts = match cluster {
                     0 => self.some_contacts(),
-                    // the stale address of a member, as a seed of the wrong cluster
-                    _ => self.addresses_of(&up),
+                    // the addresses of our members, as seeds of the wrong cluster
+                    _ => [self.addresses_of(&up), self.foreign_addresses()].concat(),
                 };
                 self.recycle(n, cluster, &contacts);
             }
@@ -129,6 +129,12 @@ impl World {
         let mut contacts = self.seed_addresses();
         contacts.extend(self.addresses_of(one.as_slice()));
         contacts
+    }
+
+    fn foreign_addresses(&self) -> Vec<String> {
+        let foreign = |n: &usize| self.nodes[*n].cluster != 0;
+        let all: Vec<_> = (0..self.nodes.len()).filter(foreign).collect();
+        self.addresses_of(&all)
     }
 
     pub fn chaos(&mut self, duration_ms: u64) {
