@@ -11,6 +11,7 @@
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
 
 mod awareness;
+pub mod broken;
 mod exchanging;
 mod farewell;
 mod hearsay;
@@ -201,6 +202,8 @@ pub struct Core {
     /// Size of this node's own state in a packet.
     intro_bytes: usize,
     out: Vec<Output>,
+    #[cfg(test)]
+    broken: Option<broken::Broken>,
 }
 
 /// What the sender of a packet lacks.
@@ -272,6 +275,8 @@ impl Core {
             revision: 0,
             intro_bytes: 0,
             out: Vec::new(),
+            #[cfg(test)]
+            broken: None,
         };
         core.spread_self();
         core

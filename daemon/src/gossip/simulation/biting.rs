@@ -1,13 +1,15 @@
-//! Each rule, shown to bite: on a crafted violation.
+//! Each rule, shown to bite: on crafted violations, and on cores that are broken on purpose.
 
 use ringmaster_shared::member::MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
 
 use super::{
+    chaos,
     checks::{self, Change, Checks, Held, Rounds, Rule},
+    network::Link,
     nodes::Condition,
     world::{Parameters, World},
 };
-use crate::gossip::core::inspected::Depths;
+use crate::gossip::core::{broken::Broken, inspected::Depths};
 
 /// Node 1 said: alive up to incarnation 5 in its first life and then stopped; alive at 0 in its
 /// second. It was suspected as of each of them at 0 ms.
@@ -146,4 +148,55 @@ fn agreement_is_not_found_where_there_is_none() {
     assert_eq!(world.disagreement(), None);
     world.nodes[2].generation += 1;
     assert!(world.disagreement().is_some());
+}
+
+/// A cluster of broken cores goes through everything that can befall it; returns the first rule
+/// that was seen broken.
+fn first_seen(broken: Broken, seed: u64, n: usize) -> Option<Rule> {
+    let mut world = World::new(Parameters::new(seed, n));
+    world.violation_expected = true;
+    world.broken = Some(broken);
+    for node in &mut world.nodes {
+        node.core.break_rule(broken);
+    }
+    // two halves that hold each other dead, some crashes, and whatever comes by chance
+    world.settle(30_000);
+    for place in 0..n {
+        world.network.group(place, u8::from(place < n / 2));
+    }
+    world.run_for(120_000);
+    world.network.calm(Link::JITTERY);
+    world.settle(chaos::calm_bound_ms(&world.parameters.config, n));
+    if world.violation.is_none() {
+        world.chaos(60_000);
+        world.calm();
+        let n = world.nodes.len();
+        world.settle(chaos::calm_bound_ms(&world.parameters.config, n));
+    }
+    world.violation.map(|v| v.rule)
+}
+
+#[test]
+fn broken_cores_are_seen() {
+    let cases: [(Broken, usize, &[Rule]); 8] = [
+        (
+            Broken::BelievesAnything,
+            16,
+            &[Rule::Resurrection, Rule::Monotone],
+        ),
+        (Broken::InventsIncarnations, 16, &[Rule::NeverSaid]),
+        (Broken::NeverRefutes, 16, &[Rule::Convergence]),
+        (Broken::BelievesItsAccusers, 16, &[Rule::OwnWord]),
+        (Broken::ProbesOne, 16, &[Rule::Liveness]),
+        (Broken::IsHasty, 16, &[Rule::Transition]),
+        (Broken::OverfillsPackets, 60, &[Rule::Bounded]),
+        (Broken::ForgetsTheGone, 16, &[Rule::Convergence]),
+    ];
+    for (broken, n, rules) in cases {
+        let seen = first_seen(broken, 5, n);
+        assert!(
+            seen.is_some_and(|rule| rules.contains(&rule)),
+            "{broken:?} shows as {seen:?}"
+        );
+    }
 }

@@ -156,6 +156,9 @@ impl World {
             self.time(),
         );
         core.record_mutations();
+        if let Some(broken) = self.broken {
+            core.break_rule(broken);
+        }
         core
     }
 

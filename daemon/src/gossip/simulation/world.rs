@@ -20,7 +20,7 @@ use crate::gossip::{
     GossipConfig,
     claim::Now,
     codec::{self, Packet},
-    core::Output,
+    core::{Output, broken::Broken},
 };
 
 const UNIX_MS: u64 = 1_780_000_000_000;
@@ -101,6 +101,8 @@ pub struct World {
     /// The first rule broken, where that is expected; else it panics.
     pub violation: Option<Violation>,
     pub violation_expected: bool,
+    /// New cores break this.
+    pub broken: Option<Broken>,
     /// Changes to anything but alive are noted here while somebody wants them.
     pub noted: Option<Vec<Noted>>,
     /// Pairs (observer, other), both up, where the other is held alive in its present life.
@@ -135,6 +137,7 @@ impl World {
             checks,
             violation: None,
             violation_expected: false,
+            broken: None,
             noted: None,
             right_pairs: 0,
             agenda: Agenda::new(),
