@@ -11,9 +11,12 @@
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
 
 mod awareness;
+pub mod broken;
 mod exchanging;
 mod farewell;
 mod hearsay;
+#[cfg(test)]
+pub mod inspected;
 mod known;
 mod probe;
 pub(super) mod probe_log;
@@ -205,6 +208,8 @@ pub struct Core {
     next_stranger_answer_ms: u64,
     revision: u64,
     out: Vec<Output>,
+    #[cfg(test)]
+    broken: Option<broken::Broken>,
 }
 
 /// What the sender of a packet lacks.
@@ -277,6 +282,8 @@ impl Core {
             next_stranger_answer_ms: 0,
             revision: 0,
             out: Vec::new(),
+            #[cfg(test)]
+            broken: None,
         };
         core.spread_self();
         core
