@@ -19,6 +19,7 @@ mod hearsay;
 pub mod inspected;
 mod known;
 mod probe;
+pub(super) mod probe_log;
 mod probing;
 mod relays;
 pub(super) mod suspicion;
@@ -35,7 +36,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, exchanging::Contact, probe::Probe, relays::Relays, suspicion::Suspicion,
+    awareness::Awareness, exchanging::Contact, probe::Probe, probe_log::ProbeLog, relays::Relays,
+    suspicion::Suspicion,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -188,6 +190,10 @@ pub struct Core {
     probes: Vec<Probe>,
     relays: Relays,
     health: Awareness,
+    /// How this node's latest probes ended.
+    log: ProbeLog,
+    /// Confirmations that shortened a suspicion.
+    confirmed: u64,
     next_seq: u32,
     contacts: Vec<Contact>,
     introduced: bool,
@@ -199,8 +205,6 @@ pub struct Core {
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
     revision: u64,
-    /// Size of this node's own state in a packet.
-    intro_bytes: usize,
     out: Vec<Output>,
     #[cfg(test)]
     broken: Option<broken::Broken>,
@@ -263,6 +267,8 @@ impl Core {
             probes: Vec::new(),
             relays: Relays::default(),
             health,
+            log: ProbeLog::default(),
+            confirmed: 0,
             next_seq,
             contacts,
             introduced: false,
@@ -273,7 +279,6 @@ impl Core {
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
             revision: 0,
-            intro_bytes: 0,
             out: Vec::new(),
             #[cfg(test)]
             broken: None,
@@ -341,6 +346,7 @@ impl Core {
         for probe in &mut self.probes {
             probe.postpone(now.ms, late_ms, patience);
         }
+        self.due.probe = self.due.probe.saturating_add(late_ms);
         self.members.excuse_suspected(late_ms);
         self.health.strained(now, Strain::StoodStill, 1);
     }
@@ -462,9 +468,9 @@ impl Core {
 
     /// A packet that gives its receiver what it lacks: what is held of it, so that it can refute
     /// (or learn that a later process has taken its name), and who this node is.
-    fn reply(&mut self, to: &NodeId, body: Body, wants: Wants) -> Packet {
+    fn reply(&self, to: &NodeId, body: Body, wants: Wants) -> Packet {
         let first = self.claim_about(to).filter(|_| wants.news_of_itself);
-        let mut packet = self.packet(to.clone(), body, first);
+        let mut packet = self.answer_packet(to.clone(), body, first);
         packet.ask = wants.to_be_asked;
         if wants.intro {
             packet.intro = Some(Arc::clone(&self.local));
@@ -487,7 +493,7 @@ impl Core {
         } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
             // it learns from the sender of this packet that it has to stop
             self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
-            let mut packet = self.packet(other.id.clone(), Body::Gossip, None);
+            let mut packet = self.answer_packet(other.id.clone(), Body::Gossip, None);
             packet.intro = Some(Arc::clone(&self.local));
             self.send(Dest::Source(source), packet);
         }
@@ -544,11 +550,12 @@ impl Core {
 
     // ---- packets out ------------------------------------------------------------------------
 
-    /// A packet filled up with rumors. `first` goes in before them, uncounted.
-    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
-        // news of this node itself heads the packet, and counts as a transmission of it
+    /// An answer, or anything else that goes to where a packet came from. It carries no rumors:
+    /// who forges the address that its packets come from could else have a large packet sent
+    /// there for a small one, and use up the rumors that others are waiting for.
+    fn answer_packet(&self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
         let news = self.rumors.contains(&self.local.id) || self.phase != Phase::Running;
-        let mut packet = Packet {
+        Packet {
             cluster: self.cluster.clone(),
             to,
             from: Brief::of(&self.local),
@@ -556,16 +563,20 @@ impl Core {
             ask: false,
             body,
             claims: first.into_iter().collect(),
-        };
-        // an intro that is asked for comes on top, so there is always room for one
-        let intro_bytes = if news { 0 } else { self.intro_bytes };
+        }
+    }
+
+    /// A packet to a member's address, filled up with rumors. `first` goes in before them.
+    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        let mut packet = self.answer_packet(to, body, first);
         let budget = self
             .config
             .packet_bytes_max
-            .saturating_sub(codec::packet_bytes(&packet) + intro_bytes);
+            .saturating_sub(codec::packet_bytes(&packet));
         let limit = self.transmit_limit();
         let named = packet.claims.first().map(|c| c.state.id.clone());
-        if news {
+        // news of this node itself heads the packet, and counts as a transmission of it
+        if packet.intro.is_some() {
             self.rumors.count_as_sent(&self.local.id, limit);
         }
         if let Some(named) = &named {
@@ -641,7 +652,6 @@ impl Core {
     /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
-        self.intro_bytes = codec::intro_bytes(&self.local);
         self.rumors.enqueue(Claim {
             state: Arc::clone(&self.local),
             from: self.local.id.clone(),

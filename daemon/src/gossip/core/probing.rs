@@ -14,6 +14,7 @@ use super::{
     broken::Broken,
     ms, next_due,
     probe::{End, Patience, Probe},
+    probe_log::Answered,
     relays::Relay,
 };
 use crate::gossip::{
@@ -70,6 +71,9 @@ impl Core {
         while !self.rotation.is_empty() {
             if self.cursor >= self.rotation.len() {
                 self.cursor = 0;
+                // who was forgotten and came back meanwhile stands there twice
+                self.rotation.sort_unstable();
+                self.rotation.dedup();
                 self.rotation.shuffle(&mut self.rng);
             }
             let id = self.rotation[self.cursor].clone();
@@ -160,8 +164,12 @@ impl Core {
     /// No ping was answered in time.
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
-            End::OnlyTcp => self.health.eased(),
+            End::OnlyTcp => {
+                self.log.note(now, Answered::OverTcp);
+                self.health.eased();
+            }
             End::Unanswered { missing } => {
+                self.log.note(now, Answered::Never);
                 self.health.strained(now, Strain::MissedAnswers, missing);
             }
         }
@@ -194,7 +202,8 @@ impl Core {
 
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
-        if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+        if let Some(round_trip_ms) = self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+            self.log.note(now, Answered::Itself { round_trip_ms });
             if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
                 member.dealings_mut().udp_blocked = false;
             }
@@ -204,7 +213,7 @@ impl Core {
                 seq: relay.asker_seq,
                 target: relay.target,
             };
-            let packet = self.packet(relay.asker, body, first);
+            let packet = self.answer_packet(relay.asker, body, first);
             self.send(Dest::Source(relay.source), packet);
         }
     }
@@ -217,25 +226,25 @@ impl Core {
         target: &NodeId,
     ) {
         let asked = |p: &Probe| p.seq == seq && p.target == *target && p.has_helper(by);
-        if self.end_answered(now, asked)
-            && let Some(member) = self.members.get_mut(target)
-        {
-            member.answered(now);
+        if self.end_answered(now, asked).is_some() {
+            self.log.note(now, Answered::ThroughOthers);
+            if let Some(member) = self.members.get_mut(target) {
+                member.answered(now);
+            }
         }
     }
 
-    /// Ends the probe that was answered, if there is one: this node hears well.
-    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> bool {
-        let Some(at) = self.probes.iter().position(which) else {
-            return false;
-        };
+    /// Ends the probe that was answered, if there is one: this node hears well. Returns how long
+    /// it took.
+    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> Option<u64> {
+        let at = self.probes.iter().position(which)?;
         let probe = self.probes.swap_remove(at);
         self.health.eased();
         // the rest of a stretched probe is not waited for: health comes back at the pace of
         // healthy probes, and failures go unnoticed no longer than they must
         let next = probe.started_ms + self.probe_interval_ms();
         self.due.probe = self.due.probe.min(next.max(now.ms));
-        true
+        Some(now.ms.saturating_sub(probe.started_ms))
     }
 
     /// A helper is well, but got no answer.
@@ -288,7 +297,7 @@ impl Core {
             seq: relay.asker_seq,
             target: relay.target,
         };
-        let packet = self.packet(relay.asker, body, None);
+        let packet = self.answer_packet(relay.asker, body, None);
         self.send(Dest::Source(relay.source), packet);
     }
 }
