@@ -7,6 +7,7 @@
 mod adopt;
 mod change;
 pub mod check;
+mod keys;
 mod many;
 mod repair;
 pub mod restart;
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 pub use crate::cli::Output;
 use crate::{
-    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, PutArgs, RingVerb},
+    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, KeysVerb, PutArgs, RingVerb},
     client::{Client, ClientError},
     exit::{self, Exit},
     progress::ProcedureKind,
@@ -114,6 +115,7 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
         }
         BatchVerb::Adopt(args) => return adopt::run(&client, &args.into()).await,
         BatchVerb::Repair(o) => return repair::run(&client, endpoints, o.output).await,
+        BatchVerb::Keys(verb) => return keys::run(&client, endpoints, verb).await,
     };
     verbs::run(&client, endpoints, verb, output).await
 }
@@ -129,6 +131,7 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Ring(args) => matches!(args.verb, Some(RingVerb::Apply(_))),
         BatchVerb::Change(args) => args.flags().yes,
         BatchVerb::Adopt(args) => args.yes,
+        BatchVerb::Keys(verb) => !matches!(verb, KeysVerb::List(_) | KeysVerb::Generate),
         BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
             true
         }
