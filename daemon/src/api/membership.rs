@@ -80,6 +80,7 @@ fn silent(node: &Node) -> GossipStatusResponse {
             health_score: 0,
             queue_depth: 0,
             rejected_messages: 0,
+            rejected: BTreeMap::new(),
         },
         config: config_info(&node.config.gossip),
     }

@@ -83,6 +83,9 @@ pub struct GossipStatus {
     pub queue_depth: usize,
     /// Messages refused: another cluster, another target, damaged, too new.
     pub rejected_messages: u64,
+    /// The same by reason; every reason is listed.
+    #[serde(default)]
+    pub rejected: BTreeMap<String, u64>,
 }
 
 /// Durations as text, e.g. `200ms`.
