@@ -168,15 +168,12 @@ mod tests {
             let mut health = of_levels(levels);
             for (ms, (sign, points)) in (0u64..).zip(signs) {
                 let before = health.score();
-                match Strain::ALL.get(sign) {
-                    Some(strain) => {
-                        health.strained(at(ms), *strain, points);
-                        prop_assert!(health.score() >= before);
-                    }
-                    None => {
-                        health.eased();
-                        prop_assert_eq!(health.score(), before.saturating_sub(1));
-                    }
+                if let Some(strain) = Strain::ALL.get(sign) {
+                    health.strained(at(ms), *strain, points);
+                    prop_assert!(health.score() >= before);
+                } else {
+                    health.eased();
+                    prop_assert_eq!(health.score(), before.saturating_sub(1));
                 }
                 prop_assert!(health.score() < levels.max(1));
                 let view = health.view(at(ms));
