@@ -462,22 +462,19 @@ impl Core {
     /// twice a probe interval to a member, and few packets to all strangers together.
     fn may_tell(&mut self, now: Now, id: &NodeId) -> bool {
         let gap = self.probe_interval_ms() / 2;
-        match self.members.get_mut(id) {
-            Some(member) => {
-                let told = &mut member.dealings_mut().told_ms;
-                let may = told.is_none_or(|told| now.ms >= told + gap);
-                if may {
-                    *told = Some(now.ms);
-                }
-                may
+        if let Some(member) = self.members.get_mut(id) {
+            let told = &mut member.dealings_mut().told_ms;
+            let may = told.is_none_or(|told| now.ms >= told + gap);
+            if may {
+                *told = Some(now.ms);
             }
-            None => {
-                let may = now.ms >= self.next_stranger_answer_ms;
-                if may {
-                    self.next_stranger_answer_ms = now.ms + STRANGER_ANSWER_MS;
-                }
-                may
+            may
+        } else {
+            let may = now.ms >= self.next_stranger_answer_ms;
+            if may {
+                self.next_stranger_answer_ms = now.ms + STRANGER_ANSWER_MS;
             }
+            may
         }
     }
 

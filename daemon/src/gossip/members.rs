@@ -407,6 +407,7 @@ mod tests {
 
     /// The sets and the order of suspicions agree with the statuses.
     fn check(list: &MemberList) -> Result<(), TestCaseError> {
+        use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
         for ids in [&list.reachable, &list.gone] {
             for (n, slot) in ids.iter().enumerate() {
                 prop_assert_eq!(list.members.at(*slot).map(|m| m.place), Some(n as u32));
@@ -430,7 +431,6 @@ mod tests {
                 .count();
             prop_assert_eq!(listed, usize::from(m.suspicion().is_some()));
         }
-        use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
         for status in [Alive, Suspected, Dead, Stopped, Left] {
             let held = list.iter().filter(|m| m.state.status == status).count();
             prop_assert_eq!(list.count(status), held);

@@ -2,7 +2,7 @@
 //!
 //! A node that is starved of CPU or cut off sends and reads late, and takes that for the silence
 //! of others (Lifeguard, section IV.A: `arXiv:1707.00788`). The score rises with each sign that the
-//! fault is its own and falls with each answered probe; a probe may take `score + 1` intervals.
+//! fault is its own and falls with each answered probe; a probe takes `score + 1` intervals.
 //! 0 is healthy. Promises: the score stays below `awareness_max`, and it can always fall again.
 
 use super::super::{GossipConfig, HealthReason, HealthView, Strain, claim::Now};
@@ -168,15 +168,12 @@ mod tests {
             let mut health = of_levels(levels);
             for (ms, (sign, points)) in (0u64..).zip(signs) {
                 let before = health.score();
-                match Strain::ALL.get(sign) {
-                    Some(strain) => {
-                        health.strained(at(ms), *strain, points);
-                        prop_assert!(health.score() >= before);
-                    }
-                    None => {
-                        health.eased();
-                        prop_assert_eq!(health.score(), before.saturating_sub(1));
-                    }
+                if let Some(strain) = Strain::ALL.get(sign) {
+                    health.strained(at(ms), *strain, points);
+                    prop_assert!(health.score() >= before);
+                } else {
+                    health.eased();
+                    prop_assert_eq!(health.score(), before.saturating_sub(1));
                 }
                 prop_assert!(health.score() < levels.max(1));
                 let view = health.view(at(ms));

@@ -5,8 +5,12 @@
 //! (Lifeguard, section IV.B: `arXiv:1707.00788`). Promises: the end never moves later but by the
 //! time this node itself stood still, and it lies between the least and the most time.
 
-use super::super::{GossipConfig, claim::Now};
-use super::ms;
+use std::time::Duration;
+
+use super::{
+    super::{GossipConfig, claim::Now},
+    ms,
+};
 
 /// Confirmations that are waited for at most; their names are kept.
 pub const CONFIRMATIONS_MAX: u32 = 7;
@@ -98,9 +102,9 @@ fn timeout_ms(least_ms: u64, most_ms: u64, wanted: u32, confirmations: u32) -> u
         return least_ms;
     }
     let share = f64::from(confirmations + 1).ln() / f64::from(wanted + 1).ln();
-    let span = most_ms.saturating_sub(least_ms);
+    let span = Duration::from_millis(most_ms.saturating_sub(least_ms));
     most_ms
-        .saturating_sub((span as f64 * share) as u64)
+        .saturating_sub(ms(span.mul_f64(share)))
         .max(least_ms)
 }
 

@@ -3,6 +3,7 @@
 use ringmaster_shared::api::membership::Rumor;
 
 use super::{super::*, *};
+use crate::gossip::members::Member;
 
 /// `al8n/memberlist#197`: a fresher death of a member already held dead must be remembered, or
 /// an older "alive" brings it back.
@@ -77,7 +78,7 @@ fn a_restart_nobody_noticed_is_reported() {
         packet(b.clone(), "a", Body::Gossip, vec![]),
     );
     assert_eq!(
-        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
+        core.members.get(&id("b")).map(Member::heartbeat_seq),
         Some(1)
     );
     core.take_outputs();
@@ -97,7 +98,7 @@ fn a_restart_nobody_noticed_is_reported() {
     ));
     assert_eq!(told.len(), 2);
     assert_eq!(
-        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
+        core.members.get(&id("b")).map(Member::heartbeat_seq),
         Some(1),
         "counted anew"
     );
