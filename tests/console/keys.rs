@@ -118,7 +118,8 @@ async fn keys_are_rotated_while_gossip_goes_on() {
     assert_eq!(held.code, Some(4), "the primary stays: {held:?}");
 
     // it comes back with the old key, which the others still hold
-    cluster.nodes[2].start(&cluster.seed(0));
+    let seed = cluster.seed(0);
+    cluster.nodes[2].start(&seed);
     assert!(cluster.answers(2).await);
     cluster.agree().await;
     let listed = ringmaster(&all, &["keys", "list"]).await;
@@ -146,7 +147,8 @@ async fn keys_are_rotated_while_gossip_goes_on() {
     let kept = cluster.data_dir(1).join("keyring");
     let mode = std::fs::metadata(&kept).expect("kept").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    cluster.nodes[1].start(&cluster.seed(0));
+    let seed = cluster.seed(0);
+    cluster.nodes[1].start(&seed);
     assert!(cluster.answers(1).await);
     cluster.agree().await;
     keys(&all, &["list"], 0).await;
