@@ -10,7 +10,7 @@ mod keys;
 mod load;
 mod restart;
 mod rolling;
-mod run;
+pub mod run;
 mod screens;
 mod verbs;
 

@@ -110,6 +110,7 @@ impl Node {
             members: None,
             store: None,
             overloaded: false,
+            refill_blocked: None,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -156,6 +157,7 @@ impl Node {
                 dirty: repair.dirty,
                 tombstones_wait_for: repair.tombstones_wait_for,
             }),
+            refill_blocked: repair.refill_blocked,
             overloaded: self.gates.admission.pressure().overloaded,
         }
     }

@@ -197,6 +197,8 @@ pub enum Response {
         states: Vec<TombstoneState>,
         /// The answerer's clock: what it issued before is not above this.
         clock: Hlc,
+        /// The grace it goes by, ms: the largest of all members is what counts.
+        grace_ms: u64,
     },
     Roots {
         roots: Vec<u64>,
@@ -237,7 +239,8 @@ pub enum Response {
     KeysChanged {
         changed: bool,
     },
-    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
+    /// begin again above this.
     Stale {
         floor: Hlc,
     },
@@ -284,8 +287,6 @@ pub enum RefusalCode {
     WrongCluster,
     /// The disk is nearly full: no more writes of clients.
     ReadOnly,
-    /// Issued before the partition's floor: it may bring back what was deleted.
-    Stale,
     /// Not sealed, or not with a key that is held here.
     Keys,
 }

@@ -35,6 +35,7 @@ impl Dispatch {
             topology: node.topology.clone(),
             lifecycle: node.lifecycle.clone(),
             clock: node.clock.clone(),
+            grace_ms: node.grace_ms,
         };
         Self { node, replica }
     }
