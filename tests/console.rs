@@ -6,6 +6,7 @@ mod connection;
 mod data;
 mod demo;
 mod feed_proxy;
+mod keys;
 mod load;
 mod restart;
 mod rolling;

@@ -70,6 +70,7 @@ STOPPING
 FILES
   DIR/identity.json   who this node is: node, cluster, generation, ring, known members
   DIR/store/          commit log and table
+  DIR/keyring         gossip keys, once they were rotated (mode 600)
   The folder belongs to one node and to one process at a time.
 
 ENVIRONMENT

@@ -13,10 +13,13 @@ use super::{
 
 const LOCK_NAME: &str = "lock";
 
-/// Names that a data dir may hold before it has an identity file: ours, and what file systems
-/// put into the root of a volume.
+/// Names that a data dir may hold before it has an identity file: ours, what an operator lays
+/// ready, and what file systems put into the root of a volume.
 fn is_own_name(name: &str) -> bool {
-    matches!(name, LOCK_NAME | FILE_NAME | TEMP_NAME | "lost+found") || name.starts_with("store")
+    matches!(
+        name,
+        LOCK_NAME | FILE_NAME | TEMP_NAME | "keyring" | "lost+found"
+    ) || name.starts_with("store")
 }
 
 /// Makes the folder when it is missing, and refuses one that is something else's.

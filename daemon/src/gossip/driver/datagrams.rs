@@ -84,6 +84,8 @@ impl<E: Exchange> Driver<E> {
             Rejected::Version if refusal.speaks.is_some_and(|theirs| theirs.highest < 2) => {
                 self.complain_of_version(turn, whom, refusal.speaks);
             }
+            // networks double packets; the counter tells of more than that
+            Rejected::Replayed => tracing::debug!("{}: {}", what(), refusal.text),
             _ => self.log(turn, || format!("{}: {}", what(), refusal.text)),
         }
     }
