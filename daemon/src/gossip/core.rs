@@ -21,6 +21,7 @@ mod known;
 mod probe;
 pub(super) mod probe_log;
 mod probing;
+mod reconciling;
 mod relays;
 pub(super) mod suspicion;
 
@@ -87,7 +88,8 @@ pub enum Output {
         node: NodeId,
         address: String,
     },
-    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`].
+    /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
+    /// [`Core::contact_answered`].
     Exchange {
         address: String,
     },

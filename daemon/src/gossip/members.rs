@@ -95,7 +95,6 @@ impl Member {
         self.dealings.as_ref().is_some_and(|d| d.udp_blocked)
     }
 
-    #[cfg(test)]
     pub fn suspicion(&self) -> Option<&Suspicion> {
         self.dealings.as_ref()?.suspicion.as_deref()
     }

@@ -2,7 +2,7 @@
 //!
 //! A node that is starved of CPU or cut off sends and reads late, and takes that for the silence
 //! of others (Lifeguard, section IV.A: `arXiv:1707.00788`). The score rises with each sign that the
-//! fault is its own and falls with each answered probe; a probe may take `score + 1` intervals.
+//! fault is its own and falls with each answered probe; a probe takes `score + 1` intervals.
 //! 0 is healthy. Promises: the score stays below `awareness_max`, and it can always fall again.
 
 use super::super::{GossipConfig, HealthReason, HealthView, Strain, claim::Now};

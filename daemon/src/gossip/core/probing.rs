@@ -34,8 +34,11 @@ impl Core {
             .max(ms(self.config.probe_timeout) + 1)
     }
 
-    /// A node that is not well itself waits longer in all, but asks others as early as ever: if
-    /// packets are lost, theirs may come through, and a late direct answer is welcome to the end.
+    /// A node that is not well itself waits longer in all, and begins its next probe as much
+    /// later even when it is answered: the paper's rule, and of 64 simulated members with 16
+    /// overloaded it spares more than going back to the usual pace at the first answer. It asks
+    /// others as early as ever, as memberlist does and the paper does not: if packets are lost,
+    /// theirs may come through, and a late direct answer is welcome to the end.
     fn patience(&self) -> Patience {
         Patience {
             direct_ms: ms(self.config.probe_timeout),
@@ -240,10 +243,6 @@ impl Core {
         let at = self.probes.iter().position(which)?;
         let probe = self.probes.swap_remove(at);
         self.health.eased();
-        // the rest of a stretched probe is not waited for: health comes back at the pace of
-        // healthy probes, and failures go unnoticed no longer than they must
-        let next = probe.started_ms + self.probe_interval_ms();
-        self.due.probe = self.due.probe.min(next.max(now.ms));
         Some(now.ms.saturating_sub(probe.started_ms))
     }
 
