@@ -301,19 +301,26 @@ impl Core {
             Phase::Silent => u64::MAX,
             Phase::Farewell { next_ms, .. } => next_ms,
             Phase::Running => {
-                let due = &self.due;
-                let news = (!self.rumors.is_empty()).then_some(self.last_ms);
-                let gossip = due.gossip.or(news);
-                [due.probe, due.exchange, due.reconnect, due.reap]
-                    .into_iter()
-                    .chain(gossip)
-                    .chain(self.probes.iter().map(Probe::next_step_ms))
-                    .chain(self.relays.next_nack_ms())
-                    .chain(self.members.next_suspicion_end_ms())
-                    .min()
-                    .unwrap_or(u64::MAX)
+                let ends = self.members.next_suspicion_end_ms().unwrap_or(u64::MAX);
+                self.next_round_ms().min(ends)
             }
         }
+    }
+
+    /// When the next piece of work is due that only the passing of time makes due. Not the end
+    /// of a suspicion: a confirmation may move it into the past, and who then comes to it is not
+    /// late.
+    fn next_round_ms(&self) -> u64 {
+        let due = &self.due;
+        // with news and no round begun, one begins at once
+        let news = (!self.rumors.is_empty()).then_some(self.last_ms);
+        [due.probe, due.exchange, due.reconnect, due.reap]
+            .into_iter()
+            .chain(due.gossip.or(news))
+            .chain(self.probes.iter().map(Probe::next_step_ms))
+            .chain(self.relays.next_nack_ms())
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     pub fn tick(&mut self, now: Now) {
@@ -330,7 +337,7 @@ impl Core {
         if offset.abs_diff(self.wall_offset_ms) > WALL_JUMP_MS {
             self.wall_offset_ms = offset;
         }
-        let late = now.ms.saturating_sub(self.next_wake());
+        let late = now.ms.saturating_sub(self.next_round_ms());
         if late > ms(self.config.probe_timeout) {
             self.excuse_others(now, late);
         }

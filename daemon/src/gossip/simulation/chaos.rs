@@ -46,8 +46,7 @@ impl World {
             }
             (5, Some(n), _) => self.some_overload(n),
             // some come back before anybody noticed
-            (6, Some(n), _) => self.restart(n),
-            (7 | 8, _, Some(n)) => self.restart(n),
+            (6, Some(n), _) | (7 | 8, _, Some(n)) => self.restart(n),
             (9, _, Some(n)) if n >= self.parameters.seeds => self.move_to_new_place(n),
             (10, _, Some(n)) if n >= self.parameters.seeds && few => {
                 let cluster = self.rng.random_range(0..2);

@@ -66,7 +66,7 @@ impl World {
         }
         self.counters.exchanges += 1;
         let (life, states) = (node.life, node.core.states());
-        self.counters.exchange_bytes += self.list_bytes(&states);
+        self.counters.exchange_bytes += Self::list_bytes(&states);
         let deadline_ms = self.now + EXCHANGE_TIMEOUT_MS;
         let by = (who, life);
         self.schedule(EXCHANGE_TIMEOUT_MS, Event::ExchangeOver(who, life, to));
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// About what a list takes on the wire: all its states are about equally long.
-    pub(super) fn list_bytes(&self, states: &[Arc<MemberState>]) -> u64 {
+    fn list_bytes(states: &[Arc<MemberState>]) -> u64 {
         let one = states.first().map_or(0, |state| {
             let claim = claim::Claim {
                 state: state.clone(),
@@ -184,7 +184,7 @@ impl World {
         let (now, caller) = (self.time(), self.nodes[by.0].id.clone());
         self.nodes[who].core.merge(now, &caller, states);
         let states = self.nodes[who].core.states();
-        self.counters.exchange_bytes += self.list_bytes(&states);
+        self.counters.exchange_bytes += Self::list_bytes(&states);
         let id = self.nodes[who].id.clone();
         self.after_step(who, Doing::Answering);
         let pulled = Call::Pulled {

@@ -57,7 +57,7 @@ impl Counters {
             Happening::AddressChanged { .. } => &mut self.moved,
             Happening::UdpBlocked { .. } => &mut self.udp_noticed,
             Happening::Foreign { .. } => &mut self.foreign_met,
-            _ => return,
+            Happening::Superseded { .. } => return,
         };
         *counter += 1;
     }

@@ -85,7 +85,7 @@ impl World {
     /// What its last process would have written down, and the seeds of its configuration.
     fn remembered(&self, who: Who) -> Vec<String> {
         let held = self.nodes[who].core.all_held();
-        let mut contacts: Vec<String> = held.map(|s| s.address.to_string()).collect();
+        let mut contacts: Vec<String> = held.map(|s| s.address.clone()).collect();
         contacts.extend(self.seed_addresses());
         contacts
     }

@@ -62,7 +62,8 @@ impl World {
             let was_right = before.is_some_and(up_generation);
             let is_right = up_generation(after);
             if self.nodes[who].condition == Condition::Up {
-                self.right_pairs += i64::from(is_right) - i64::from(was_right);
+                self.right_pairs += usize::from(is_right);
+                self.right_pairs -= usize::from(was_right);
             }
             self.trace = trace(self.trace, self.now, who, &change);
             if self.parameters.checked {

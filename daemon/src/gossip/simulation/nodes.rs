@@ -82,7 +82,7 @@ impl World {
             }
             world.begin(who);
         }
-        world.right_pairs = (n * n.saturating_sub(1)) as i64;
+        world.right_pairs = n * n.saturating_sub(1);
         world
     }
 
@@ -205,7 +205,7 @@ impl World {
                 held.is_some_and(|s| self.is_right(*o, s))
             })
             .count();
-        self.right_pairs -= (own + of_it) as i64;
+        self.right_pairs -= own + of_it;
     }
 
     pub(super) fn is_right(&self, observer: Who, state: &MemberState) -> bool {

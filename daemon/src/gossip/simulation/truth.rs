@@ -95,9 +95,9 @@ impl World {
         let up = |cluster: u8| {
             let is_up =
                 |n: &&super::nodes::Node| n.condition == Condition::Up && n.cluster == cluster;
-            self.nodes.iter().filter(is_up).count() as i64
+            self.nodes.iter().filter(is_up).count()
         };
-        let pairs: i64 = (0..8).map(|c| up(c) * (up(c) - 1)).sum();
+        let pairs: usize = (0..8).map(|c| up(c) * up(c).saturating_sub(1)).sum();
         self.right_pairs == pairs
     }
 

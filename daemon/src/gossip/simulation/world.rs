@@ -106,7 +106,7 @@ pub struct World {
     /// Changes to anything but alive are noted here while somebody wants them.
     pub noted: Option<Vec<Noted>>,
     /// Pairs (observer, other), both up, where the other is held alive in its present life.
-    pub right_pairs: i64,
+    pub right_pairs: usize,
     pub(super) agenda: Agenda<Event>,
     pub(super) trace: u64,
     pub(super) next_walk_ms: u64,

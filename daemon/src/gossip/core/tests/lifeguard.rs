@@ -386,3 +386,29 @@ fn always_late_is_not_never() {
     }
     assert!(now > 10_000, "and it gave time: {now}");
 }
+
+/// The end of a suspicion moves into the past when it is confirmed late. Who declares the death
+/// then has not stood still: nobody else is excused, and its health is what it was.
+#[test]
+fn a_late_confirmation_is_no_standing_still() {
+    let mut core = among(&["b", "c", "d", "e"]);
+    accuse(&mut core, 0, "c", "b");
+    // it hears nothing else, but its timers run
+    run_until(&mut core, 300);
+    let due = core.due.probe;
+    for now in (300..20_000).step_by(100) {
+        gossip(&mut core, now, "c", vec![]);
+        core.probes.clear();
+        core.tick(at(now));
+    }
+    assert_eq!(status_of(&core, "b"), Some(MemberStatus::Suspected));
+    let (score, due) = (core.status(0).health_score, core.due.probe.max(due));
+    accuse(&mut core, 20_000, "d", "b");
+    accuse(&mut core, 20_000, "e", "b");
+    core.tick(at(20_000));
+    assert_eq!(status_of(&core, "b"), Some(MemberStatus::Dead));
+    assert_eq!(core.status(0).health_score, score);
+    assert!(core.due.probe <= due + 1000, "its probes go on");
+    let strains = core.health(at(20_000)).reasons;
+    assert!(strains.iter().all(|r| r.strain != Strain::StoodStill));
+}

@@ -111,7 +111,7 @@ fn detect(seed: u64, n: usize, crashes: usize, gap_ms: u64, figures: &mut Figure
         let gap = world.rng.random_range(0..=2 * gap_ms);
         world.run_for(gap);
         watch.crash(&mut world, victim);
-        watch.take(&std::mem::replace(&mut world.noted, Some(Vec::new())).unwrap_or_default());
+        watch.take(&world.noted.replace(Vec::new()).unwrap_or_default());
     }
     let observers: Vec<Who> = (0..n)
         .filter(|o| world.nodes[*o].condition == Condition::Up)
@@ -120,7 +120,7 @@ fn detect(seed: u64, n: usize, crashes: usize, gap_ms: u64, figures: &mut Figure
     let end = world.now + patience;
     while world.now < end && !watch.all_known(&observers) {
         world.run_for(500);
-        watch.take(&std::mem::replace(&mut world.noted, Some(Vec::new())).unwrap_or_default());
+        watch.take(&world.noted.replace(Vec::new()).unwrap_or_default());
     }
     watch.figures(&observers, figures);
 }
@@ -207,10 +207,10 @@ fn crashes_are_found_and_known_as_the_formulas_say() {
         // somebody's probe, and that probe's whole time
         let found = super::percentile(&mut figures.first_suspected, 50).expect("some");
         assert!((1_000..3_500).contains(&found), "{n}: {found} ms");
-        let rounds = rounds_to_all(n, config.gossip_fanout).ceil() as u64;
-        let gossip = config.gossip_interval.as_millis() as u64;
+        let rounds = rounds_to_all(n, config.gossip_fanout);
+        let gossip = config.gossip_interval.as_secs_f64() * 1000.0;
         let spread = super::percentile(&mut figures.suspicion_spread, 99).expect("some");
-        assert!(spread <= 3 * rounds * gossip, "{n}: {spread} ms");
+        assert!(spread as f64 <= 3.0 * rounds * gossip, "{n}: {spread} ms");
         let dead = super::percentile(&mut figures.all_dead, 99).expect("some");
         let most = 6_000 + suspicion * u64::from(config.suspicion_max_mult);
         assert!((suspicion..most).contains(&dead), "{n}: {dead} ms");

@@ -6,22 +6,23 @@ use crate::gossip::{GossipConfig, core::suspicion_timeout, simulation::world::Wo
 /// Over so long, each.
 const IDLE_MS: u64 = 30_000;
 
+/// Per node and second.
 struct Rate {
-    packets_per_s: f64,
-    bytes_per_s: f64,
-    exchange_bytes_per_s: f64,
+    packets: f64,
+    bytes: f64,
+    exchanged: f64,
 }
 
-/// Runs for a while; per node and second.
+/// Runs for a while.
 fn rate(world: &mut World, for_ms: u64) -> Rate {
     let before = world.counters.clone();
     world.run_for(for_ms);
     let after = &world.counters;
     let per_node = |count: u64| count as f64 * 1000.0 / for_ms as f64 / world.nodes.len() as f64;
     Rate {
-        packets_per_s: per_node(after.sent - before.sent),
-        bytes_per_s: per_node(after.sent_bytes - before.sent_bytes),
-        exchange_bytes_per_s: per_node(after.exchange_bytes - before.exchange_bytes),
+        packets: per_node(after.sent - before.sent),
+        bytes: per_node(after.sent_bytes - before.sent_bytes),
+        exchanged: per_node(after.exchange_bytes - before.exchange_bytes),
     }
 }
 
@@ -34,17 +35,17 @@ fn row(n: usize) -> Vec<String> {
     let (mut busiest, mut told, mut last_busy) = (0.0f64, 0.0, 0);
     for second in 1..=watched_s {
         let rate = rate(&mut world, 1000);
-        busiest = busiest.max(rate.bytes_per_s);
-        told += rate.bytes_per_s - idle.bytes_per_s;
-        if rate.bytes_per_s > 1.2 * idle.bytes_per_s {
+        busiest = busiest.max(rate.bytes);
+        told += rate.bytes - idle.bytes;
+        if rate.bytes > 1.2 * idle.bytes {
             last_busy = second;
         }
     }
     vec![
         n.to_string(),
-        format!("{:.1}", idle.packets_per_s),
-        format!("{:.0}", idle.bytes_per_s),
-        format!("{:.0}", idle.exchange_bytes_per_s),
+        format!("{:.1}", idle.packets),
+        format!("{:.0}", idle.bytes),
+        format!("{:.0}", idle.exchanged),
         format!("{busiest:.0}"),
         format!("{:.1}", told / 1024.0),
         last_busy.to_string(),
@@ -72,11 +73,7 @@ fn bytes_per_second() {
 #[test]
 fn idle_traffic_does_not_grow() {
     let [small, large] = [8, 80].map(|n| rate(&mut formed(1, n), 10_000));
-    assert!(large.bytes_per_s < small.bytes_per_s * 1.2);
+    assert!(large.bytes < small.bytes * 1.2);
     // a ping a second, answered, and pinged by one other on average
-    assert!(
-        (1.8..2.2).contains(&large.packets_per_s),
-        "{}",
-        large.packets_per_s
-    );
+    assert!((1.8..2.2).contains(&large.packets), "{}", large.packets);
 }
