@@ -8,6 +8,7 @@ mod adopt;
 mod change;
 pub mod check;
 mod many;
+mod refill;
 mod repair;
 pub mod restart;
 pub mod table;
@@ -113,6 +114,15 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
             return change::carry_out(&client, endpoints, &change, &orders).await;
         }
         BatchVerb::Adopt(args) => return adopt::run(&client, &args.into()).await,
+        BatchVerb::Refill(args) => {
+            let wanted = refill::Refill {
+                node: args.node,
+                yes: args.yes,
+                reason: args.reason,
+                output: args.output.output,
+            };
+            return refill::run(&client, endpoints, wanted).await;
+        }
         BatchVerb::Repair(o) => return repair::run(&client, endpoints, o.output).await,
     };
     verbs::run(&client, endpoints, verb, output).await
@@ -129,6 +139,7 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Ring(args) => matches!(args.verb, Some(RingVerb::Apply(_))),
         BatchVerb::Change(args) => args.flags().yes,
         BatchVerb::Adopt(args) => args.yes,
+        BatchVerb::Refill(args) => args.yes,
         BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
             true
         }

@@ -75,6 +75,7 @@ fn operating() -> Router<SharedNode> {
         .route("/api/v1/admin/standby", post(admin::standby))
         .route("/api/v1/admin/start", post(admin::start))
         .route("/api/v1/admin/adopt", post(admin::adopt))
+        .route("/api/v1/admin/refill", post(admin::refill))
         .route("/api/v1/admin/clear-gossip", post(admin::clear_gossip))
 }
 

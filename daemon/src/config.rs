@@ -18,7 +18,10 @@ use std::{
 
 use ringmaster_shared::id::NodeId;
 
-use crate::{cli::Failure, gossip::GossipConfig};
+use crate::{
+    cli::Failure,
+    gossip::{GossipConfig, Lifeguard, secrecy::Verify},
+};
 pub use duration::in_words;
 pub use layers::Layers;
 
@@ -39,6 +42,7 @@ pub struct Config {
     pub replication_factor: u8,
     pub join: JoinWay,
     pub gossip: GossipConfig,
+    pub secrecy: SecrecyConfig,
     pub limits: Limits,
     pub storage: StorageConfig,
 }
@@ -69,6 +73,13 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// For requests in flight to finish when stopping.
     pub drain_timeout: Duration,
+}
+
+/// Keys of the gossip; `verify` means nothing without any.
+#[derive(Debug, Clone)]
+pub struct SecrecyConfig {
+    pub keyring_file: Option<PathBuf>,
+    pub verify: Verify,
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +136,13 @@ impl Config {
                 _ => Err("a way to join is auto or manual".into()),
             })?,
             gossip: gossip(layers)?,
+            secrecy: SecrecyConfig {
+                keyring_file: layers.optional("gossip.keyring_file", path)?,
+                verify: Verify {
+                    incoming: layers.required("gossip.verify_incoming", truth)?,
+                    outgoing: layers.required("gossip.verify_outgoing", truth)?,
+                },
+            },
             limits: limits(layers)?,
             storage: StorageConfig {
                 cache_bytes: layers.required("storage.cache_bytes", |t| bytes(t, 1 << 20))?,
@@ -176,11 +194,14 @@ fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {
         gossip_interval: time("gossip.interval")?,
         gossip_fanout: count("gossip.fanout", 16)? as usize,
         suspicion_mult: count("gossip.suspicion_mult", 100)? as u32,
+        suspicion_max_mult: count("gossip.suspicion_max_mult", 100)? as u32,
+        awareness_max: count("gossip.awareness_max", 64)? as u32,
         retransmit_mult: count("gossip.retransmit_mult", 100)? as u32,
         push_pull_interval: time("gossip.push_pull_interval")?,
         reconnect_interval: time("gossip.reconnect_interval")?,
         packet_bytes_max: layers.required("gossip.packet_bytes", |t| whole(t, 512, 60_000))?
             as usize,
+        lifeguard: Lifeguard::default(),
     })
 }
 

@@ -14,11 +14,16 @@ mod codec;
 mod core;
 mod dissemination;
 mod driver;
+mod envelope;
 mod exchange;
 mod members;
+mod reconcile;
 mod rejected;
 mod report;
 mod roster;
+pub mod secrecy;
+mod traffic;
+mod wire;
 
 #[cfg(test)]
 mod driver_tests;
@@ -39,20 +44,30 @@ use ringmaster_shared::{
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
+    envelope::{ENVELOPE_BYTES, Speaks},
     exchange::{Exchange, OverPeers},
+    secrecy::Secrecy,
+    traffic::Traffic,
+    wire::Wire,
 };
-use crate::{events::Events, replication::peers::Peers};
+pub use self::{driver::Served, traffic::GossipTraffic};
+use crate::{
+    events::Events,
+    replication::{frames::RefusalCode, peers::Peers},
+};
 
 /// How long a caller of the handle waits for the engine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// An exchange with an address may take this long, connecting included.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Questions of exchanges served at once; who is turned away tries again later.
+const SERVING_MAX: usize = 16;
 /// The farewell may take this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
@@ -68,8 +83,13 @@ pub struct GossipConfig {
     pub gossip_interval: Duration,
     /// Members that get news in each gossip interval.
     pub gossip_fanout: usize,
-    /// Suspicion lasts this many probe intervals (times the logarithm of the cluster).
+    /// A suspicion that others confirmed lasts this many probe intervals (times the logarithm of
+    /// the cluster).
     pub suspicion_mult: u32,
+    /// One that nobody confirmed lasts this many times longer.
+    pub suspicion_max_mult: u32,
+    /// Local health has this many levels; at the worst a probe takes as many intervals.
+    pub awareness_max: u32,
     /// A claim is sent this many times (times the digits of the cluster's size).
     pub retransmit_mult: u32,
     /// Between full-state exchanges; grows with the cluster.
@@ -77,6 +97,28 @@ pub struct GossipConfig {
     /// How often dead members, seeds and remembered members are tried again.
     pub reconnect_interval: Duration,
     pub packet_bytes_max: usize,
+    pub lifeguard: Lifeguard,
+}
+
+/// The parts of Lifeguard, each of which can be left out to compare; all are on in a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifeguard {
+    /// A node that is slow itself gives others more time.
+    pub health: bool,
+    /// A suspicion by one node alone lasts long; each further accuser shortens it.
+    pub confirmations: bool,
+    /// Whoever meets a suspected member tells it so first of all.
+    pub buddy: bool,
+}
+
+impl Default for Lifeguard {
+    fn default() -> Self {
+        Self {
+            health: true,
+            confirmations: true,
+            buddy: true,
+        }
+    }
 }
 
 impl Default for GossipConfig {
@@ -88,10 +130,13 @@ impl Default for GossipConfig {
             gossip_interval: Duration::from_millis(200),
             gossip_fanout: 3,
             suspicion_mult: 4,
+            suspicion_max_mult: 6,
+            awareness_max: 8,
             retransmit_mult: 4,
             push_pull_interval: Duration::from_secs(30),
             reconnect_interval: Duration::from_secs(5),
             packet_bytes_max: 1400,
+            lifeguard: Lifeguard::default(),
         }
     }
 }
@@ -122,6 +167,56 @@ pub struct MemberView {
     pub heartbeat_seq: u64,
 }
 
+/// A suspicion that this node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuspicionView {
+    pub about: NodeId,
+    /// Who got no answer from it, in the order this node heard of them, at most eight. Empty when
+    /// it came with a list that does not say who found it so.
+    pub accusers: Vec<NodeId>,
+    /// How many milliseconds ago it began here.
+    pub since_ms: u64,
+    /// Milliseconds until the member is held dead, unless it answers; less when others confirm.
+    pub ends_in_ms: u64,
+    /// Accusers after the first that counted.
+    pub confirmations: u32,
+    /// So many bring it down to the shortest time; 0 when it has that from the start.
+    pub wanted: u32,
+}
+
+/// A sign that the fault may be this node's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strain {
+    /// Nobody answered a probe, not even those that were asked to help with it.
+    MissedAnswers,
+    /// Others held this node suspected or dead.
+    RefutedItself,
+    /// It was paused or starved: its own timers went off late.
+    StoodStill,
+}
+
+impl Strain {
+    pub const ALL: [Self; 3] = [Self::MissedAnswers, Self::RefutedItself, Self::StoodStill];
+}
+
+/// How well this node itself is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthView {
+    /// 0 is well; its probes take `score + 1` intervals.
+    pub score: u32,
+    pub score_max: u32,
+    /// What told against it since it was last well, the most frequent first; empty at 0.
+    pub reasons: Vec<HealthReason>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReason {
+    pub strain: Strain,
+    /// How often; for missed answers, how many were missed.
+    pub times: u64,
+    pub last_ms_ago: u64,
+}
+
 /// What gossip tells the node to do, beyond the member list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GossipNotice {
@@ -145,6 +240,8 @@ pub struct GossipParts {
     pub remembered: Vec<String>,
     pub peers: Peers,
     pub events: Events,
+    /// The keys of the gossip, where there are any.
+    pub secrecy: Option<Secrecy>,
     pub stop: CancellationToken,
 }
 
@@ -161,6 +258,9 @@ struct Shared {
     local: watch::Sender<LocalState>,
     commands: mpsc::Sender<Command>,
     published: Arc<Published>,
+    traffic: Arc<Traffic>,
+    /// Questions of exchanges that are served at once.
+    serving: Semaphore,
 }
 
 /// The parts, with TCP behind a trait.
@@ -172,6 +272,8 @@ struct EngineParts<E> {
     contacts: Vec<String>,
     exchange: E,
     events: Events,
+    secrecy: Option<Secrecy>,
+    speaks: Speaks,
     stop: CancellationToken,
 }
 
@@ -191,6 +293,8 @@ impl GossipHandle {
             contacts: [parts.seeds, parts.remembered].concat(),
             exchange,
             events: parts.events,
+            secrecy: parts.secrecy,
+            speaks: Speaks::OURS,
             stop: parts.stop,
         };
         Self::start_engine(engine, members)
@@ -204,8 +308,19 @@ impl GossipHandle {
             ring: parts.local.ring,
             load: parts.local.load,
         };
+        let wire = Wire::new(
+            parts.local.id.clone(),
+            parts.cluster_id.clone(),
+            parts.speaks,
+            parts.secrecy.clone(),
+            parts.config.packet_bytes_max,
+        );
+        let mut config = parts.config.clone();
+        // the core counts with a plain envelope
+        let sealing = wire::overhead_bytes(parts.secrecy.as_ref()) - ENVELOPE_BYTES;
+        config.packet_bytes_max = config.packet_bytes_max.saturating_sub(sealing);
         let mut core = Core::new(
-            parts.config.clone(),
+            config,
             parts.cluster_id.clone(),
             parts.local,
             parts.contacts,
@@ -224,18 +339,21 @@ impl GossipHandle {
             notices: watch::Sender::new(None),
             report: watch::Sender::new(Arc::new(report)),
         });
+        let traffic = Arc::new(Traffic::default());
         let probe_time = parts.config.probe_interval;
         let left = probe_time.saturating_sub(parts.config.probe_timeout);
         match async_socket(parts.socket) {
             Ok(socket) => {
                 let driver = Driver {
                     core,
+                    wire,
                     clock,
                     cluster: parts.cluster_id,
                     socket,
                     exchange: parts.exchange,
                     events: parts.events,
                     published: Arc::clone(&published),
+                    traffic: Arc::clone(&traffic),
                     local: local_seen,
                     commands: commands_taken,
                     stop: parts.stop,
@@ -254,6 +372,8 @@ impl GossipHandle {
             local,
             commands,
             published,
+            traffic,
+            serving: Semaphore::new(SERVING_MAX),
         };
         Self {
             shared: Arc::new(shared),
@@ -299,19 +419,40 @@ impl GossipHandle {
         });
     }
 
-    /// Server half of a push/pull over TCP: merges what came, returns all this node knows.
-    pub async fn exchange(&self, from: &NodeId, theirs: Vec<MemberState>) -> Vec<MemberState> {
-        let from = from.clone();
-        let merge = |reply| Command::Merge {
-            from,
-            theirs,
-            reply,
-        };
-        match self.ask(merge, COMMAND_TIMEOUT).await {
+    /// Takes a joiner in; returns all this node knows.
+    pub async fn admit(&self, member: MemberState) -> Vec<MemberState> {
+        let admit = |reply| Command::Admit { member, reply };
+        match self.ask(admit, COMMAND_TIMEOUT).await {
             Ok(states) => states,
             // stopped or drowned: what was last known is still true enough
             Err(_) => self.states(),
         }
+    }
+
+    /// Server half of a full-state exchange: the answer to a question that `from` asks over TCP.
+    pub async fn exchange(&self, from: &NodeId, message: Vec<u8>) -> Served {
+        let busy = |reason: &str| Served::Refused {
+            code: RefusalCode::TooBusy,
+            reason: reason.to_owned(),
+        };
+        let Ok(_place) = self.shared.serving.try_acquire() else {
+            return busy("too many exchanges of gossip are under way");
+        };
+        let from = from.clone();
+        let serve = |reply| Command::Serve {
+            from,
+            message,
+            reply,
+        };
+        match self.ask(serve, COMMAND_TIMEOUT).await {
+            Ok(served) => served,
+            Err(_) => busy("the gossip engine does not answer"),
+        }
+    }
+
+    /// What went over the network since the start.
+    pub fn traffic(&self) -> GossipTraffic {
+        self.shared.traffic.read()
     }
 
     /// All members but those that left.

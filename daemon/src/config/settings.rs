@@ -309,7 +309,21 @@ pub static SETTINGS: &[Setting] = &[
         "gossip.suspicion_mult",
         "N",
         Some("4"),
-        "Suspicion lasts this, times log10(members), times the probe interval",
+        "A confirmed suspicion lasts this, times log10(members), times the probe interval",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.suspicion_max_mult",
+        "N",
+        Some("6"),
+        "One that nobody confirmed lasts this many times longer",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.awareness_max",
+        "N",
+        Some("8"),
+        "A node that is slow itself gives others up to this many times longer; 1: never",
     ),
     setting(
         GOSSIP,
@@ -339,6 +353,27 @@ pub static SETTINGS: &[Setting] = &[
         Some("1400"),
         "Largest UDP packet",
     ),
+    setting(
+        GOSSIP,
+        "gossip.keyring_file",
+        "FILE",
+        None,
+        "Pre-shared keys that encrypt gossip: one base64 key a line, the primary first; mode 600",
+    ),
+    switch(setting(
+        GOSSIP,
+        "gossip.verify_incoming",
+        "BOOL",
+        Some("true"),
+        "With keys: refuse gossip that is not sealed; false only while keys are introduced",
+    )),
+    switch(setting(
+        GOSSIP,
+        "gossip.verify_outgoing",
+        "BOOL",
+        Some("true"),
+        "With keys: seal what is sent; false only while keys are introduced",
+    )),
 ];
 
 #[cfg(test)]

@@ -9,24 +9,26 @@
 //! status is never anything but alive until [`Core::stop`], after which it is silent for good.
 //!
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
-//! Lifeguard's local health has its place in [`Core::probe_interval_ms`] (a multiplier) and
-//! [`Core::suspicion_ms`] (confirmations); both are asked at every use.
 
+mod awareness;
+pub mod broken;
 mod exchanging;
 mod farewell;
 mod hearsay;
+#[cfg(test)]
+pub mod inspected;
 mod known;
+mod probe;
+pub(super) mod probe_log;
 mod probing;
+mod reconciling;
+mod relays;
+pub(super) mod suspicion;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rand::{Rng, rngs::SmallRng};
 use ringmaster_shared::{
@@ -35,11 +37,11 @@ use ringmaster_shared::{
 };
 
 use self::{
-    exchanging::Contact,
-    probing::{Probe, Relay},
+    awareness::Awareness, exchanging::Contact, probe::Probe, probe_log::ProbeLog, relays::Relays,
+    suspicion::Suspicion,
 };
 use super::{
-    GossipConfig, MemberState,
+    GossipConfig, MemberState, Strain,
     claim::{self, Claim, Now},
     codec::{self, Body, Brief, Packet, RejectReason},
     dissemination::{Dissemination, transmit_limit},
@@ -86,7 +88,8 @@ pub enum Output {
         node: NodeId,
         address: String,
     },
-    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`].
+    /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
+    /// [`Core::contact_answered`].
     Exchange {
         address: String,
     },
@@ -188,9 +191,12 @@ pub struct Core {
     rotation: Vec<NodeId>,
     cursor: usize,
     probes: Vec<Probe>,
-    relays: HashMap<u32, Relay>,
-    /// Relays by age; they all live equally long.
-    relay_order: VecDeque<u32>,
+    relays: Relays,
+    health: Awareness,
+    /// How this node's latest probes ended.
+    log: ProbeLog,
+    /// Confirmations that shortened a suspicion.
+    confirmed: u64,
     next_seq: u32,
     contacts: Vec<Contact>,
     introduced: bool,
@@ -204,9 +210,9 @@ pub struct Core {
     revision: u64,
     /// The latest time that was handed in.
     last_ms: u64,
-    /// Size of this node's own state in a packet.
-    intro_bytes: usize,
     out: Vec<Output>,
+    #[cfg(test)]
+    broken: Option<broken::Broken>,
 }
 
 /// What the sender of a packet lacks.
@@ -249,6 +255,7 @@ impl Core {
         };
         let next_seq = rng.random();
         let contacts = Contact::list(contacts, &local.address);
+        let health = Awareness::new(&config);
         let mut core = Self {
             config,
             cluster,
@@ -263,8 +270,10 @@ impl Core {
             rotation: Vec::new(),
             cursor: 0,
             probes: Vec::new(),
-            relays: HashMap::new(),
-            relay_order: VecDeque::new(),
+            relays: Relays::default(),
+            health,
+            log: ProbeLog::default(),
+            confirmed: 0,
             next_seq,
             contacts,
             introduced: false,
@@ -276,8 +285,9 @@ impl Core {
             next_stranger_answer_ms: 0,
             revision: 0,
             last_ms: now.ms,
-            intro_bytes: 0,
             out: Vec::new(),
+            #[cfg(test)]
+            broken: None,
         };
         core.spread_self();
         core
@@ -297,7 +307,8 @@ impl Core {
                 [due.probe, due.exchange, due.reconnect, due.reap]
                     .into_iter()
                     .chain(gossip)
-                    .chain(self.next_probe_step())
+                    .chain(self.probes.iter().map(Probe::next_step_ms))
+                    .chain(self.relays.next_nack_ms())
                     .chain(self.members.next_suspicion_end_ms())
                     .min()
                     .unwrap_or(u64::MAX)
@@ -321,12 +332,12 @@ impl Core {
         }
         let late = now.ms.saturating_sub(self.next_wake());
         if late > ms(self.config.probe_timeout) {
-            self.excuse_others(late);
+            self.excuse_others(now, late);
         }
+        self.send_nacks(now);
         self.advance_probes(now);
         self.end_suspicions(now);
         if now.ms >= self.due.probe {
-            self.due.probe = next_due(self.due.probe, self.probe_interval_ms(), now);
             self.start_probe(now);
         }
         if let Some(due) = self.due.gossip.filter(|due| now.ms >= *due) {
@@ -342,10 +353,16 @@ impl Core {
     }
 
     /// This node itself stood still (paused, starved): who did not answer meanwhile is not to
-    /// blame, and the answers may still wait in the socket.
-    fn excuse_others(&mut self, late_ms: u64) {
-        self.probes.clear();
-        self.members.extend_suspicions(late_ms);
+    /// blame, and the answers may still wait in the socket. Everybody gets the time it missed.
+    /// Nothing is called off: a node that is always late would else never find anything out.
+    fn excuse_others(&mut self, now: Now, late_ms: u64) {
+        let patience = ms(self.config.probe_timeout);
+        for probe in &mut self.probes {
+            probe.postpone(now.ms, late_ms, patience);
+        }
+        self.due.probe = self.due.probe.saturating_add(late_ms);
+        self.members.excuse_suspected(late_ms);
+        self.health.strained(now, Strain::StoodStill, 1);
     }
 
     fn reap(&mut self, now: Now) {
@@ -363,15 +380,15 @@ impl Core {
         }
     }
 
-    /// Milliseconds from one probe to the next.
+    /// Milliseconds from one probe to the next, for a node that is well.
     fn probe_interval_ms(&self) -> u64 {
         ms(self.config.probe_interval).max(1)
     }
 
-    /// How long a suspected member may refute.
-    fn suspicion_ms(&self) -> u64 {
+    /// How long a suspected member may refute, counted from now.
+    fn suspicion(&self, now: Now) -> Suspicion {
         let reachable = self.members.reachable_count() + 1;
-        ms(suspicion_timeout(&self.config, reachable))
+        Suspicion::begin(&self.config, reachable, now)
     }
 
     fn transmit_limit(&self) -> u32 {
@@ -428,8 +445,10 @@ impl Core {
             Body::PingRequest { seq, target } => {
                 self.relay_ping(now, source, from, seq, &target);
             }
-            Body::RelayedAck { seq, target } => self.acknowledged_by_relay(now, seq, &target),
-            Body::Nack { seq, target } => self.nacked(seq, &target, from),
+            Body::RelayedAck { seq, target } => {
+                self.acknowledged_by_relay(now, seq, from, &target);
+            }
+            Body::Nack { seq, target } => self.nacked(seq, from, &target),
             Body::Gossip => {}
             Body::Reject { .. } => self.count_rejected(Rejected::Refused),
         }
@@ -464,9 +483,9 @@ impl Core {
 
     /// A packet that gives its receiver what it lacks: what is held of it, so that it can refute
     /// (or learn that a later process has taken its name), and who this node is.
-    fn reply(&mut self, to: &NodeId, body: Body, wants: Wants) -> Packet {
+    fn reply(&self, to: &NodeId, body: Body, wants: Wants) -> Packet {
         let first = self.claim_about(to).filter(|_| wants.news_of_itself);
-        let mut packet = self.packet(to.clone(), body, first);
+        let mut packet = self.answer_packet(to.clone(), body, first);
         packet.ask = wants.to_be_asked;
         if wants.intro {
             packet.intro = Some(Arc::clone(&self.local));
@@ -489,7 +508,7 @@ impl Core {
         } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
             // it learns from the sender of this packet that it has to stop
             self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
-            let mut packet = self.packet(other.id.clone(), Body::Gossip, None);
+            let mut packet = self.answer_packet(other.id.clone(), Body::Gossip, None);
             packet.intro = Some(Arc::clone(&self.local));
             self.send(Dest::Source(source), packet);
         }
@@ -546,11 +565,12 @@ impl Core {
 
     // ---- packets out ------------------------------------------------------------------------
 
-    /// A packet filled up with rumors. `first` goes in before them, uncounted.
-    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
-        // news of this node itself heads the packet, and counts as a transmission of it
+    /// An answer, or anything else that goes to where a packet came from. It carries no rumors:
+    /// who forges the address that its packets come from could else have a large packet sent
+    /// there for a small one, and use up the rumors that others are waiting for.
+    fn answer_packet(&self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
         let news = self.rumors.contains(&self.local.id) || self.phase != Phase::Running;
-        let mut packet = Packet {
+        Packet {
             cluster: self.cluster.clone(),
             to,
             from: Brief::of(&self.local),
@@ -558,16 +578,20 @@ impl Core {
             ask: false,
             body,
             claims: first.into_iter().collect(),
-        };
-        // an intro that is asked for comes on top, so there is always room for one
-        let intro_bytes = if news { 0 } else { self.intro_bytes };
+        }
+    }
+
+    /// A packet to a member's address, filled up with rumors. `first` goes in before them.
+    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        let mut packet = self.answer_packet(to, body, first);
         let budget = self
             .config
             .packet_bytes_max
-            .saturating_sub(codec::packet_bytes(&packet) + intro_bytes);
+            .saturating_sub(codec::packet_bytes(&packet));
         let limit = self.transmit_limit();
         let named = packet.claims.first().map(|c| c.state.id.clone());
-        if news {
+        // news of this node itself heads the packet, and counts as a transmission of it
+        if packet.intro.is_some() {
             self.rumors.count_as_sent(&self.local.id, limit);
         }
         if let Some(named) = &named {
@@ -598,7 +622,7 @@ impl Core {
             if self.rumors.is_empty() {
                 return;
             }
-            let first = self.grave_claim_about(&id);
+            let first = self.buddy_claim_about(&id);
             let packet = self.packet(id, Body::Gossip, first);
             self.send(Dest::Address(address), packet);
         }
@@ -614,8 +638,12 @@ impl Core {
         })
     }
 
-    /// The same when it is bad news, which its subject must hear first of all.
-    fn grave_claim_about(&self, id: &NodeId) -> Option<Claim> {
+    /// The same when it is bad news, which its subject must hear first of all, so that it can
+    /// refute at once (Lifeguard's buddy system, section IV.C).
+    fn buddy_claim_about(&self, id: &NodeId) -> Option<Claim> {
+        if !self.config.lifeguard.buddy {
+            return None;
+        }
         self.claim_about(id)
             .filter(|c| c.state.status != MemberStatus::Alive)
     }
@@ -639,7 +667,6 @@ impl Core {
     /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
-        self.intro_bytes = codec::intro_bytes(&self.local);
         self.rumors.enqueue(Claim {
             state: Arc::clone(&self.local),
             from: self.local.id.clone(),
@@ -666,7 +693,8 @@ impl Core {
     }
 }
 
-/// `mult * max(1, log10 n) * probe interval`, for `n` reachable members.
+/// `mult * max(1, log10 n) * probe interval`, for `n` reachable members: how long a suspicion
+/// lasts that others confirmed.
 pub fn suspicion_timeout(config: &GossipConfig, n: usize) -> Duration {
     let scale = (n.max(1) as f64).log10().max(1.0);
     let base = config.probe_interval.saturating_mul(config.suspicion_mult);

@@ -9,8 +9,10 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::Core;
-use crate::gossip::{MemberState, MemberView, claim::Now};
+use super::{Core, probe_log::ProbeLog};
+use crate::gossip::{
+    HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member,
+};
 
 /// Rumors listed for a person.
 pub(super) const RUMORS_LISTED_MAX: usize = 1000;
@@ -77,11 +79,46 @@ impl Core {
             dead_nodes,
             stopped_nodes,
             active_rumors: self.rumors.len(),
-            health_score: 0,
+            health_score: self.health.score(),
             queue_depth,
             rejected_messages: self.rejected.sum(),
             rejected: self.rejected.by_reason(),
         }
+    }
+
+    /// The suspicions this node holds, the next to end first.
+    pub fn suspicions(&self, now: Now) -> Vec<SuspicionView> {
+        let view = |m: &Member| {
+            m.suspicion().map(|s| SuspicionView {
+                about: m.state.id.clone(),
+                accusers: m.accusers().to_vec(),
+                since_ms: now.ms.saturating_sub(s.since_ms()),
+                ends_in_ms: s.ends_ms().saturating_sub(now.ms),
+                confirmations: s.confirmations(),
+                wanted: s.wanted(),
+            })
+        };
+        self.members.suspected().filter_map(view).collect()
+    }
+
+    /// How well this node itself is, and what tells against it.
+    pub fn health(&self, now: Now) -> HealthView {
+        self.health.view(now)
+    }
+
+    /// How this node's latest probes ended, the oldest first.
+    pub fn probe_log(&self) -> &ProbeLog {
+        &self.log
+    }
+
+    /// Own probes, and pings made for others, that wait for their answer.
+    pub fn probes_under_way(&self) -> (usize, usize) {
+        (self.probes.len(), self.relays.len())
+    }
+
+    /// How often a further accuser shortened a suspicion, since the start.
+    pub fn confirmations(&self) -> u64 {
+        self.confirmed
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {

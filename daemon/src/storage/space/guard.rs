@@ -19,6 +19,7 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::{Ballast, Disk, Limits, Mode};
+#[cfg(test)]
 use crate::storage::StorageError;
 
 const NAME: &str = "ballast";
@@ -51,8 +52,9 @@ pub(in crate::storage) struct Guard {
     free: AtomicU64,
     /// Whether the last look found plenty of space.
     roomy: AtomicBool,
-    /// The table holds changes that no checkpoint has made durable.
-    dirty: AtomicBool,
+    /// Numbers of the last entry that the table may hold, and of the last that is there for good.
+    taken: AtomicU64,
+    durable: AtomicU64,
     /// How many are writing what must not fail.
     busy: AtomicU64,
     stopped: Mutex<bool>,
@@ -94,7 +96,8 @@ impl Guard {
             read_only: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
             roomy: AtomicBool::new(false),
-            dirty: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             stopped: Mutex::new(false),
             bell: Condvar::new(),
@@ -131,7 +134,7 @@ impl Guard {
             free,
             ballast: state.ballast,
             busy: self.busy.load(Ordering::Acquire) > 0,
-            dirty: self.dirty.load(Ordering::Acquire),
+            dirty: self.is_dirty(),
         };
         self.roomy
             .store(self.limits.is_roomy(disk), Ordering::Relaxed);
@@ -190,9 +193,19 @@ impl Guard {
         Room(self)
     }
 
-    /// The table is about to change; or is on disk as it is. Returns what was said before.
-    pub fn set_dirty(&self, dirty: bool) -> bool {
-        self.dirty.swap(dirty, Ordering::AcqRel)
+    /// The table is about to take the entries up to this one, or has them in memory.
+    pub fn table_takes(&self, lsn: u64) {
+        self.taken.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The entries up to this one are in the table on disk.
+    pub fn table_is_durable(&self, lsn: u64) {
+        self.durable.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The table may hold changes that no checkpoint has made durable.
+    pub fn is_dirty(&self) -> bool {
+        self.taken.load(Ordering::Acquire) > self.durable.load(Ordering::Acquire)
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -225,6 +238,7 @@ impl Guard {
     }
 
     /// [`Self::reason`] as what a refused caller gets.
+    #[cfg(test)]
     pub fn writable(&self) -> Result<(), StorageError> {
         self.reason()
             .map_or(Ok(()), |why| Err(StorageError::ReadOnly(why)))
