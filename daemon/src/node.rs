@@ -11,6 +11,7 @@ mod departure;
 mod descriptors;
 mod entry;
 mod handle;
+pub mod keys;
 mod seeds;
 mod shutdown;
 mod standby;

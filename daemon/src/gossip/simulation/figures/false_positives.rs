@@ -22,8 +22,8 @@ use crate::gossip::{
 
 const N: usize = 100;
 const OVERLOADED: [usize; 5] = [1, 4, 8, 16, 32];
-const BLOCKED_MS: [u64; 5] = [512, 2_048, 8_192, 16_384, 32_768];
-const FREE_MS: [u64; 4] = [1, 64, 1_024, 8_192];
+const BLOCKED_MS: [u64; 4] = [2_048, 8_192, 16_384, 32_768];
+const FREE_MS: [u64; 3] = [16, 512, 8_192];
 const RUN_MS: u64 = 120_000;
 /// After this the crash.
 const CRASH_MS: u64 = 30_000;
@@ -153,6 +153,8 @@ fn print(hold: Hold) {
         row.push(median_and_99th(&mut crash.first_dead));
         row.push(median_and_99th(&mut crash.all_dead));
         row.push(crash.unknown.to_string());
+        // it takes long: each row as soon as it is there
+        println!("{hold:?}: {}", row.join(" | "));
         rows.push(row);
     }
     let head = [
