@@ -20,7 +20,7 @@ use std::{
 use rand::Rng;
 use ringmaster_shared::{
     event::{EventCode, Severity},
-    id::{NodeId, PartitionId},
+    id::{Epoch, NodeId, PartitionId},
     member::MemberStatus,
     topology::Topology,
 };
@@ -33,8 +33,20 @@ use crate::{breaks::broken, gossip::MemberView};
 
 /// Between two rounds when nothing happens; up to a quarter is added at random.
 const EVERY: Duration = Duration::from_secs(60);
+/// The same while nothing changes here and the last round found all the same: where something
+/// did change, that node compares by itself.
+const EVERY_WHEN_QUIET: Duration = Duration::from_secs(600);
 /// After this node's start, a member's return or a finished topology change: within this range.
 const SOON_MS: std::ops::Range<u64> = 1_000..3_000;
+
+/// The last round that found all the same with everybody.
+#[derive(Debug, Clone, Copy)]
+struct Clean {
+    at: Instant,
+    epoch: Epoch,
+    /// Changes of what is held here, when it began.
+    changes: u64,
+}
 
 /// Cheap handle of the worker.
 #[derive(Clone)]
@@ -100,9 +112,15 @@ impl AntiEntropy {
         let mut topologies = site.replica.topology.watch();
         let mut answering = who_answers(&site.network.members());
         let mut next = Instant::now() + soon();
+        let mut clean: Option<Clean> = None;
         loop {
             tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(next) => {
+                    if self.may_skip(&site, clean) {
+                        next = Instant::now() + pause();
+                        continue;
+                    }
+                }
                 () = self.wake.notified() => {
                     if self.lock().phase != Phase::Queued {
                         next = next.min(Instant::now() + soon());
@@ -141,11 +159,31 @@ impl AntiEntropy {
                 state.phase = Phase::Running;
                 std::mem::take(&mut state.urgent)
             };
-            round(&site, &urgent).await;
+            clean = round(&site, &urgent).await;
             self.lock().phase = Phase::Idle;
-            next = Instant::now() + EVERY.mul_f64(rand::rng().random_range(1.0..1.25));
+            next = Instant::now() + pause();
         }
     }
+
+    /// Whether a round that is only due by the clock would find what the last one found.
+    fn may_skip(&self, site: &Site, clean: Option<Clean>) -> bool {
+        let epoch = site.replica.topology.current().map(|t| t.epoch);
+        let changes = site.replica.store.digest_changes();
+        stands(clean, epoch, changes, Instant::now()) && self.lock().urgent.is_empty()
+    }
+}
+
+/// Whether what the last round found still holds.
+fn stands(clean: Option<Clean>, epoch: Option<Epoch>, changes: u64, now: Instant) -> bool {
+    clean.is_some_and(|clean| {
+        now.saturating_duration_since(clean.at) < EVERY_WHEN_QUIET
+            && epoch == Some(clean.epoch)
+            && changes == clean.changes
+    })
+}
+
+fn pause() -> Duration {
+    EVERY.mul_f64(rand::rng().random_range(1.0..1.25))
 }
 
 fn soon() -> Duration {
@@ -169,21 +207,27 @@ fn returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> Vec<
     new.map(|(id, _)| id.clone()).collect()
 }
 
-/// Compares with each reachable node that shares partitions.
-async fn round(site: &Site, urgent: &BTreeSet<NodeId>) {
+/// Compares with each reachable node that shares partitions. What it says is something when all
+/// of them answered and had the same.
+async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
     if broken("no-repair") {
-        return;
+        return None;
     }
-    let Some(topology) = site.replica.topology.current() else {
-        return;
-    };
+    let topology = site.replica.topology.current()?;
     if !site.replica.lifecycle.get().replicates() {
-        return;
+        return None;
     }
+    let found = Clean {
+        at: Instant::now(),
+        epoch: topology.epoch,
+        changes: site.replica.store.digest_changes(),
+    };
     let dirty = site.replica.store.dirty();
+    let mut all_same = topology.transition.is_none() && dirty.is_empty();
     let shared = shared_with(&topology, site.me());
     for (peer, partitions) in in_order(shared, &dirty, urgent) {
         if !site.is_reachable(&peer) {
+            all_same = false;
             continue;
         }
         // before anything is read
@@ -191,6 +235,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) {
         let mut comparison = Comparison::new(site, &peer, topology.epoch, issued);
         let ended = comparison.run(&partitions).await;
         let (tally, clean) = (comparison.tally, comparison.clean);
+        all_same &= ended.is_ok() && partitions.iter().all(|p| clean.contains(p));
         if tally.partitions > 0 {
             report(site, &peer, tally);
         }
@@ -208,6 +253,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) {
     for (target, partitions) in dirty {
         settle_dirty(site, &topology, &target, partitions).await;
     }
+    all_same.then_some(found)
 }
 
 /// Whom to compare with what, the pressing things first: members that returned or have dirty
@@ -365,6 +411,28 @@ mod tests {
         assert_eq!(order, want);
         let calm = in_order(shared.clone(), &BTreeMap::new(), &BTreeSet::new());
         assert!(calm.into_iter().eq(shared));
+    }
+
+    #[test]
+    fn a_clean_round_stands_for_the_next_ones_while_nothing_changes() {
+        let at = Instant::now();
+        let clean = Some(Clean {
+            at,
+            epoch: 3,
+            changes: 7,
+        });
+        let cases = [
+            (clean, Some(3), 7, Duration::ZERO, true),
+            (None, Some(3), 7, Duration::ZERO, false),
+            (clean, Some(4), 7, Duration::ZERO, false),
+            (clean, None, 7, Duration::ZERO, false),
+            (clean, Some(3), 8, Duration::ZERO, false),
+            (clean, Some(3), 7, EVERY_WHEN_QUIET, false),
+        ];
+        for (clean, epoch, changes, later, want) in cases {
+            let stands = stands(clean, epoch, changes, at + later);
+            assert_eq!(stands, want, "{clean:?} {epoch:?} {changes} {later:?}");
+        }
     }
 
     #[test]

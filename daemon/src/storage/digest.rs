@@ -43,6 +43,7 @@ fn term(key_hash: u64, fingerprint: u64) -> u64 {
 /// takes no memory until it holds a record.
 pub(super) struct Digests {
     partitions: Vec<OnceLock<Box<[AtomicU64]>>>,
+    changes: AtomicU64,
 }
 
 fn empty_leaves() -> Box<[AtomicU64]> {
@@ -54,6 +55,7 @@ impl Digests {
         let partitions = (0..partition_count).map(|_| OnceLock::new());
         Self {
             partitions: partitions.collect(),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -107,6 +109,13 @@ impl Digests {
         let leaf = &leaves.get_or_init(empty_leaves)[usize::from(leaf_of(key_hash))];
         let term = |f: Option<u64>| f.map_or(0, |f| term(key_hash, f));
         leaf.fetch_add(term(new).wrapping_sub(term(old)), Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many changes there were in this life. Who reads the same number before and after
+    /// knows that the leaves are the same too.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The leaves of one branch of a partition, in order; all zero when there is nothing.

@@ -92,6 +92,11 @@ impl Store {
         self.inner.core.digests.root(partition)
     }
 
+    /// How many changes the digests have seen in this life.
+    pub fn digest_changes(&self) -> u64 {
+        self.inner.core.digests.changes()
+    }
+
     /// Digests of the partition's [`BRANCHES`] branches.
     pub fn digest_branches(&self, partition: PartitionId) -> [u64; BRANCHES] {
         self.inner.core.digests.branches(partition)

@@ -54,8 +54,8 @@ pub struct Settings {
     /// Kills (and restarts) of each trial; the median is shown.
     #[arg(long, default_value_t = 3, requires = "gossip")]
     gossip_kills: usize,
-    /// Seconds over which idle cost is counted.
-    #[arg(long, default_value_t = 30, requires = "gossip")]
+    /// Seconds over which idle cost is counted: more than the longest of what recurs.
+    #[arg(long, default_value_t = 90, requires = "gossip")]
     gossip_idle: u64,
     /// Seconds with two busy loops on every core.
     #[arg(long, default_value_t = 20, requires = "gossip")]
