@@ -12,6 +12,7 @@ mod events;
 mod feed;
 mod framing;
 mod membership;
+mod observations;
 mod openapi;
 mod query;
 mod ring;
@@ -32,6 +33,7 @@ use ringmaster_shared::error::ErrorCode;
 pub use admission::{Admission, Bounds, Pressure};
 pub use body::BodyLimits;
 pub use error::ApiError;
+pub use observations::Observations;
 
 use crate::{
     node::{Node, SharedNode},
@@ -85,7 +87,7 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/gossip/rumors", get(membership::rumors))
         .route("/gossip/join", post(membership::join))
         .route("/gossip/leave", post(membership::leave))
-        .route("/api/v1/observations", get(membership::observations))
+        .route("/api/v1/observations", get(observations::observations))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))
         .route("/api/v1/ring/plan", post(ring::plan))

@@ -17,6 +17,7 @@ mod driver;
 mod exchange;
 mod members;
 mod report;
+pub mod sight;
 
 #[cfg(test)]
 mod driver_tests;
@@ -118,6 +119,26 @@ pub struct MemberView {
     pub status_since: Timestamp,
     /// Messages received from it in this generation.
     pub heartbeat_seq: u64,
+    pub doubts: Doubts,
+}
+
+impl MemberView {
+    /// Why it is held suspected or dead, in a sentence.
+    pub fn reason(&self) -> Option<String> {
+        let doubts = &self.doubts;
+        report::reason(self.state.status, &doubts.accusers, doubts.silent_ms)
+    }
+}
+
+/// What speaks against a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Who got no answer from it, while it is held suspected or dead.
+    pub accusers: Vec<NodeId>,
+    /// How long it had been silent when its status changed; 0 when that is not known.
+    pub silent_ms: u64,
+    /// It answers over TCP, but not over UDP.
+    pub udp_blocked: bool,
 }
 
 /// What gossip tells the node to do, beyond the member list.

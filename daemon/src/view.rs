@@ -23,7 +23,7 @@ pub use compare::{same_members, same_status};
 
 use crate::{
     cli,
-    gossip::{MemberState, MemberView, Members},
+    gossip::{Doubts, MemberState, MemberView, Members},
     health::{
         Picture, available, findings,
         keeper::{Keeper, KnownRing},
@@ -117,6 +117,7 @@ fn alone(facts: &NodeFacts, look: &Look, ring: RingStamp) -> MemberView {
         last_seen: look.now,
         status_since: facts.start_time,
         heartbeat_seq: 0,
+        doubts: Doubts::default(),
     }
 }
 
@@ -298,6 +299,9 @@ fn member_info(m: &MemberView) -> MemberInfo {
         ring_epoch: m.state.ring.epoch,
         ring_digest: format!("{:016x}", m.state.ring.digest),
         load: m.state.load,
+        udp_blocked: m.doubts.udp_blocked,
+        accusers: m.doubts.accusers.clone(),
+        reason: m.reason(),
     }
 }
 

@@ -6,8 +6,10 @@
 
 pub mod admin;
 pub mod data;
+pub mod engine;
 pub mod health;
 pub mod membership;
+pub mod observations;
 pub mod ring;
 
 /// Response header that names the request.

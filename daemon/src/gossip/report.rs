@@ -171,6 +171,16 @@ fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64) -> String {
 }
 
 fn dead_text(id: &NodeId, accusers: &[NodeId], silent_ms: u64) -> String {
+    format!("{id}: {}", no_answer(accusers, silent_ms))
+}
+
+/// Why a member is held suspected or dead; nothing for any other status.
+pub fn reason(status: MemberStatus, accusers: &[NodeId], silent_ms: u64) -> Option<String> {
+    matches!(status, MemberStatus::Suspected | MemberStatus::Dead)
+        .then(|| no_answer(accusers, silent_ms))
+}
+
+fn no_answer(accusers: &[NodeId], silent_ms: u64) -> String {
     let names: Vec<&str> = accusers.iter().map(NodeId::as_str).collect();
     let whom = match names.as_slice() {
         [] => "anybody".to_owned(),
@@ -178,9 +188,9 @@ fn dead_text(id: &NodeId, accusers: &[NodeId], silent_ms: u64) -> String {
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
     };
     if silent_ms == 0 {
-        format!("{id}: no answer to {whom}")
+        format!("no answer to {whom}")
     } else {
-        format!("{id}: no answer to {whom} for {}", seconds(silent_ms))
+        format!("no answer to {whom} for {}", seconds(silent_ms))
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Admission, BodyLimits, Bounds},
+    api::{Admission, BodyLimits, Bounds, Observations},
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
@@ -61,6 +61,7 @@ pub struct Gates {
     /// Requests for data.
     pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
+    pub observations: Observations,
 }
 
 impl Node {
@@ -98,6 +99,7 @@ impl Node {
                 events.clone(),
             ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
+            observations: Observations::default(),
         };
         let look = Look {
             now: facts.start_time,

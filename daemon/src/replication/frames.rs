@@ -13,7 +13,10 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gossip::MemberState,
+    gossip::{
+        MemberState,
+        sight::{Marks, Sighting},
+    },
     topology::{RegisterReply, RegisterRequest},
 };
 
@@ -60,7 +63,7 @@ pub enum Request {
     PushPull {
         members: Vec<MemberState>,
     },
-    /// The receiver's member list, for `/api/v1/observations`.
+    /// The receiver's member list.
     Members,
     FetchTopology,
     PushTopology {
@@ -141,6 +144,11 @@ pub enum Request {
         after: Option<String>,
         limit: u32,
     },
+    /// Whom the receiver sees as what, for `/api/v1/observations`; `marks` say what the sender
+    /// holds, so that only what differs comes back.
+    Observe {
+        marks: Marks,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,6 +223,9 @@ pub enum Response {
     /// Refused with [`RefusalCode::Stale`]; begin again above this.
     Stale {
         floor: Hlc,
+    },
+    Observed {
+        sighting: Sighting,
     },
     /// The receiver cannot do it now: draining, recovering, storage stopped.
     Refused {

@@ -86,6 +86,7 @@ mod tests {
             last_seen: at,
             status_since: at,
             heartbeat_seq: 0,
+            doubts: crate::gossip::Doubts::default(),
         }
     }
 

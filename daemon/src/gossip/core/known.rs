@@ -2,12 +2,14 @@
 //! Reads only.
 
 use ringmaster_shared::{
-    api::membership::{GossipStatus, Rumor},
+    api::membership::{
+        GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor,
+    },
     member::MemberStatus,
 };
 
 use super::Core;
-use crate::gossip::{MemberState, MemberView, claim::Now};
+use crate::gossip::{Doubts, MemberState, MemberView, claim::Now, members::Member};
 
 /// Rumors listed for a person.
 pub(super) const RUMORS_LISTED_MAX: usize = 1000;
@@ -28,6 +30,7 @@ impl Core {
             last_seen: crate::time::timestamp_of_ms(now.unix_ms),
             status_since: crate::time::timestamp_of_ms(self.born.unix_ms),
             heartbeat_seq: 0,
+            doubts: Doubts::default(),
         };
         let others = self
             .members
@@ -39,6 +42,7 @@ impl Core {
                 last_seen: crate::time::timestamp_of_ms(m.last_seen_unix_ms),
                 status_since: crate::time::timestamp_of_ms(m.status_since_unix_ms),
                 heartbeat_seq: m.heartbeat_seq,
+                doubts: doubts(m),
             })
             .collect();
         let at = views.partition_point(|v| v.state.id < me.state.id);
@@ -75,10 +79,36 @@ impl Core {
             health_score: 0,
             queue_depth,
             rejected_messages: self.rejected,
+            health_reasons: Vec::new(),
+            queues: GossipQueues::default(),
+            suspicions: Vec::new(),
+            seeds: Vec::new(),
+            udp_blocked: Vec::new(),
+            traffic: GossipTraffic::default(),
+            probes: ProbeFigures::default(),
+            counts: GossipCounts::default(),
         }
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {
         self.rumors.rumors(self.transmit_limit(), RUMORS_LISTED_MAX)
+    }
+}
+
+fn doubts(member: &Member) -> Doubts {
+    if !matches!(
+        member.state.status,
+        MemberStatus::Suspected | MemberStatus::Dead
+    ) {
+        return Doubts {
+            udp_blocked: member.udp_blocked,
+            ..Doubts::default()
+        };
+    }
+    let heard = member.heard_ms.unwrap_or(member.known_since_ms);
+    Doubts {
+        accusers: member.accusers.clone(),
+        silent_ms: member.status_since_ms.saturating_sub(heard),
+        udp_blocked: member.udp_blocked,
     }
 }

@@ -10,7 +10,10 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::{MemberState, MemberView},
+    gossip::{
+        MemberState, MemberView,
+        sight::{self, Marks},
+    },
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
@@ -57,6 +60,7 @@ impl Handler for Dispatch {
             Request::Register(request) => {
                 Response::Register(self.node.topology.register(request).await)
             }
+            Request::Observe { marks } => self.node.observe(&marks),
             request => self.replica.serve(epoch, request).await,
         }
     }
@@ -125,6 +129,15 @@ impl PeerServer {
         match self.gossip.get() {
             Some(gossip) => Response::Members {
                 members: gossip.members().iter().map(|m| m.state.clone()).collect(),
+            },
+            None => not_ready(),
+        }
+    }
+
+    fn observe(&self, marks: &Marks) -> Response {
+        match self.gossip.get() {
+            Some(gossip) => Response::Observed {
+                sighting: sight::sighting(&gossip.members(), marks),
             },
             None => not_ready(),
         }
