@@ -16,7 +16,9 @@ mod dissemination;
 mod driver;
 mod exchange;
 mod members;
+mod rejected;
 mod report;
+mod roster;
 pub mod sight;
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ pub struct MemberState {
 /// A member as this node sees it, itself included.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberView {
-    pub state: MemberState,
+    pub state: Arc<MemberState>,
     pub last_seen: Timestamp,
     pub status_since: Timestamp,
     /// Messages received from it in this generation.
@@ -231,7 +233,7 @@ impl GossipHandle {
             SmallRng::from_os_rng(),
             now,
         );
-        core.welcome(now, members);
+        core.welcome(now, members.into_iter().map(Arc::new).collect());
         let (local, local_seen) = watch::channel(local);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
         let report = Report {
@@ -329,8 +331,14 @@ impl GossipHandle {
         match self.ask(merge, COMMAND_TIMEOUT).await {
             Ok(states) => states,
             // stopped or drowned: what was last known is still true enough
-            Err(_) => self.members().iter().map(|m| m.state.clone()).collect(),
+            Err(_) => self.states(),
         }
+    }
+
+    /// All members but those that left.
+    pub fn states(&self) -> Vec<MemberState> {
+        let members = self.members();
+        members.iter().map(|m| (*m.state).clone()).collect()
     }
 
     /// Push/pull with that address now; returns who answered.

@@ -277,6 +277,8 @@ fn of_hints(picture: &Picture) -> Vec<Finding> {
 
 #[cfg(test)]
 pub mod tests {
+    use std::sync::Arc;
+
     use ringmaster_shared::{
         id::ClusterId,
         member::{Load, RingStamp},
@@ -309,7 +311,7 @@ pub mod tests {
 
     pub fn member(name: &str, status: MemberStatus, lifecycle: Lifecycle) -> MemberView {
         MemberView {
-            state: MemberState {
+            state: Arc::new(MemberState {
                 id: id(name),
                 address: format!("{name}:1"),
                 zone: "default".into(),
@@ -320,7 +322,7 @@ pub mod tests {
                 incarnation: 0,
                 ring: RingStamp::default(),
                 load: Load::default(),
-            },
+            }),
             last_seen: Timestamp::UNIX_EPOCH,
             status_since: Timestamp::UNIX_EPOCH,
             heartbeat_seq: 1,
@@ -401,7 +403,7 @@ pub mod tests {
             (3, 1, true),
             (0, 0, false),
         ] {
-            b.state.ring = RingStamp { epoch, digest };
+            Arc::make_mut(&mut b.state).ring = RingStamp { epoch, digest };
             let found = codes(Some(&t), &[a.clone(), b.clone()]);
             assert_eq!(found.contains(&"EPOCH_DISAGREES"), wants, "epoch {epoch}");
         }

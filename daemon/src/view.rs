@@ -98,7 +98,7 @@ impl Look {
 fn alone(facts: &NodeFacts, look: &Look, ring: RingStamp) -> MemberView {
     let stats = look.store.as_ref().map(|s| &s.stats);
     MemberView {
-        state: MemberState {
+        state: Arc::new(MemberState {
             id: facts.id.clone(),
             address: facts.address.clone(),
             zone: facts.zone.clone(),
@@ -113,7 +113,7 @@ fn alone(facts: &NodeFacts, look: &Look, ring: RingStamp) -> MemberView {
                 bytes_on_disk: stats.map_or(0, |s| s.bytes_on_disk),
                 ..Load::default()
             },
-        },
+        }),
         last_seen: look.now,
         status_since: facts.start_time,
         heartbeat_seq: 0,

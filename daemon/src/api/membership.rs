@@ -64,6 +64,7 @@ fn silent(node: &Node) -> GossipStatusResponse {
             health_score: 0,
             queue_depth: 0,
             rejected_messages: 0,
+            rejected: BTreeMap::new(),
             health_reasons: Vec::new(),
             queues: GossipQueues::default(),
             suspicions: Vec::new(),

@@ -81,7 +81,7 @@ impl Present {
         let members = look.members(&node.facts, RingStamp::default());
         Ok(Self {
             topology,
-            members: members.iter().map(|m| m.state.clone()).collect(),
+            members: members.iter().map(|m| (*m.state).clone()).collect(),
         })
     }
 

@@ -5,6 +5,8 @@
 //! (incarnation), then the graver status. Only the member itself raises its incarnation, so a
 //! member held dead becomes alive by its own word alone.
 
+use std::sync::Arc;
+
 use ringmaster_shared::{
     id::NodeId,
     member::{Freshness, MemberStatus},
@@ -35,7 +37,7 @@ pub struct Now {
 /// What somebody says about a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    pub state: MemberState,
+    pub state: Arc<MemberState>,
     /// Who started it: the member itself, or who got no answer.
     pub from: NodeId,
 }

@@ -4,7 +4,13 @@
 //! allocates more than the packet could hold; what cannot be read is an error that says why.
 //! Encryption belongs here as well, around [`encode`] and [`decode`].
 
-use ringmaster_shared::id::{ClusterId, NodeId};
+use std::sync::Arc;
+
+use postcard::ser_flavors::Size;
+use ringmaster_shared::{
+    id::{ClusterId, Generation, Incarnation, NodeId},
+    member::{Freshness, Load},
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -23,13 +29,43 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// One datagram.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
+    #[serde(with = "cluster_bytes")]
     pub cluster: ClusterId,
     /// Who is meant; a node at a recycled address drops what is for another.
     pub to: NodeId,
-    /// The sender, as it sees itself: any packet is news of its sender.
-    pub from: MemberState,
+    pub from: Brief,
+    /// All that `from` says of itself: when it is news, when the receiver asked for it, and when
+    /// the sender is going.
+    pub intro: Option<Arc<MemberState>>,
+    /// "I do not know you in this life and incarnation: say who you are."
+    pub ask: bool,
     pub body: Body,
     pub claims: Vec<Claim>,
+}
+
+/// The sender of a packet, as it sees itself. Who knows it in this life and incarnation has its
+/// whole state already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    pub id: NodeId,
+    pub generation: Generation,
+    pub incarnation: Incarnation,
+    pub load: Load,
+}
+
+impl Brief {
+    pub fn of(state: &MemberState) -> Self {
+        Self {
+            id: state.id.clone(),
+            generation: state.generation,
+            incarnation: state.incarnation,
+            load: state.load,
+        }
+    }
+
+    pub fn freshness(&self) -> Freshness {
+        (self.generation, self.incarnation)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +78,8 @@ pub enum Body {
     PingRequest { seq: u32, target: NodeId },
     /// "`target` answered me", to who asked with `seq`.
     RelayedAck { seq: u32, target: NodeId },
+    /// "`target` did not answer me in time", to who asked with `seq`: this node at least is well.
+    Nack { seq: u32, target: NodeId },
     /// Nothing but claims.
     Gossip,
     /// Your packet was not taken. Never answered.
@@ -70,6 +108,23 @@ pub enum CodecError {
     Trailing,
     #[error("{0} claims in one packet")]
     TooMany(usize),
+}
+
+/// A cluster id is a UUID: sixteen bytes instead of its text.
+mod cluster_bytes {
+    use ringmaster_shared::id::ClusterId;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+    use uuid::Uuid;
+
+    pub fn serialize<S: Serializer>(cluster: &ClusterId, to: S) -> Result<S::Ok, S::Error> {
+        let uuid = Uuid::parse_str(cluster.as_str()).map_err(ser::Error::custom)?;
+        uuid.as_bytes().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ClusterId, D::Error> {
+        let bytes = <[u8; 16]>::deserialize(from)?;
+        ClusterId::new(&Uuid::from_bytes(bytes).to_string()).map_err(de::Error::custom)
+    }
 }
 
 /// The bytes of a packet; its size is the sender's business, see [`packet_bytes`].
@@ -112,12 +167,22 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, CodecError> {
 
 /// Size of a claim inside a packet.
 pub fn claim_bytes(claim: &Claim) -> usize {
-    postcard::to_stdvec(claim).map_or(usize::MAX, |b| b.len())
+    bytes_of(claim)
 }
 
 /// Size of a packet, with room for a longer count of claims.
 pub fn packet_bytes(packet: &Packet) -> usize {
-    postcard::to_stdvec(packet).map_or(usize::MAX, |b| b.len() + HEADER_BYTES + 2)
+    bytes_of(packet).saturating_add(HEADER_BYTES + 2)
+}
+
+/// What an intro adds to a packet.
+pub fn intro_bytes(intro: &MemberState) -> usize {
+    bytes_of(intro)
+}
+
+/// Counted, not written.
+fn bytes_of(what: &impl Serialize) -> usize {
+    postcard::serialize_with_flavor(what, Size::default()).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -131,13 +196,15 @@ mod tests {
 
     fn packet(claims: usize) -> Packet {
         let claim = |n: usize| Claim {
-            state: member(&format!("member-{n}")),
+            state: member(&format!("member-{n}")).into(),
             from: id("node-1"),
         };
         Packet {
             cluster: cluster(),
             to: id("node-2"),
-            from: member("node-1"),
+            from: Brief::of(&member("node-1")),
+            intro: Some(member("node-1").into()),
+            ask: true,
             body: Body::PingRequest {
                 seq: 77,
                 target: id("node-3"),
@@ -170,12 +237,23 @@ mod tests {
         };
         let mut packet = packet(0);
         packet.to = largest.id.clone();
-        packet.from = largest.clone();
+        packet.from = Brief::of(&largest);
+        packet.intro = Some(largest.clone().into());
         packet.claims = vec![Claim {
             from: largest.id.clone(),
-            state: largest,
+            state: largest.into(),
         }];
         assert!(packet_bytes(&packet) <= 1400, "{}", packet_bytes(&packet));
+    }
+
+    #[test]
+    fn a_ping_between_acquaintances_is_small() {
+        let mut ping = packet(0);
+        ping.intro = None;
+        ping.from.generation = 1_790_000_000_000;
+        ping.body = Body::Ping { seq: u32::MAX };
+        let bytes = encode(&ping).expect("encodes");
+        assert!(bytes.len() <= 70, "{} bytes", bytes.len());
     }
 
     #[test]

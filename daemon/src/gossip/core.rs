@@ -24,6 +24,7 @@ mod tests;
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,9 +41,10 @@ use self::{
 use super::{
     GossipConfig, MemberState,
     claim::{self, Claim, Now},
-    codec::{self, Body, Packet, RejectReason},
+    codec::{self, Body, Brief, Packet, RejectReason},
     dissemination::{Dissemination, transmit_limit},
     members::MemberList,
+    rejected::{Rejected, Rejections},
 };
 
 /// More members than this are not taken in.
@@ -54,6 +56,10 @@ const REAP_INTERVAL_MS: u64 = 60_000;
 const FOREIGN_REPORT_MS: u64 = 60_000;
 /// Rejections are answered at most this often.
 const REJECT_ANSWER_MS: u64 = 200;
+/// Nodes that are not on the list are asked who they are, and told who this is, this often.
+const STRANGER_ANSWER_MS: u64 = 20;
+/// A wall clock that is off by so much was set; less is drift between the two clocks.
+const WALL_JUMP_MS: u64 = 1000;
 /// A new node exchanges lists again after this, then twice that, and so on up to the interval:
 /// rumors sent while the cluster was still small may not have reached everybody.
 const FIRST_EXCHANGE_GAP_MS: u64 = 1000;
@@ -167,8 +173,11 @@ struct Due {
 pub struct Core {
     config: GossipConfig,
     cluster: ClusterId,
-    local: MemberState,
+    local: Arc<MemberState>,
     born: Now,
+    /// Wall clock less monotonic clock, for the time stamps people read. Kept as it is while the
+    /// wall clock does not jump, so that a time stamp once given does not change.
+    wall_offset_ms: u64,
     members: MemberList,
     rumors: Dissemination,
     rng: SmallRng,
@@ -187,11 +196,33 @@ pub struct Core {
     /// The gap to the next exchange while this node is new; doubles up to the interval.
     exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
-    rejected: u64,
+    rejected: Rejections,
     next_foreign_report_ms: u64,
     next_reject_answer_ms: u64,
+    next_stranger_answer_ms: u64,
     revision: u64,
+    /// Size of this node's own state in a packet.
+    intro_bytes: usize,
     out: Vec<Output>,
+}
+
+/// What the sender of a packet lacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wants {
+    /// What is held of it beats what it says.
+    news_of_itself: bool,
+    /// This node does not know it in the life and incarnation it speaks of.
+    to_be_asked: bool,
+    /// It asked who this node is.
+    intro: bool,
+}
+
+/// Whether what a sender says of itself fits who it says it is; nobody says of itself that it is
+/// suspected or dead.
+fn is_honest(intro: &MemberState, from: &Brief) -> bool {
+    intro.id == from.id
+        && claim::freshness(intro) == from.freshness()
+        && !matches!(intro.status, MemberStatus::Suspected | MemberStatus::Dead)
 }
 
 impl Core {
@@ -204,7 +235,7 @@ impl Core {
         mut rng: SmallRng,
         now: Now,
     ) -> Self {
-        let local = claim::clip(local);
+        let local = Arc::new(claim::clip(local));
         let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
         let due = Due {
             probe: spread(&mut rng, ms(config.probe_interval)),
@@ -220,6 +251,7 @@ impl Core {
             cluster,
             local,
             born: now,
+            wall_offset_ms: now.unix_ms.saturating_sub(now.ms),
             members: MemberList::default(),
             rumors: Dissemination::default(),
             rng,
@@ -235,10 +267,12 @@ impl Core {
             introduced: false,
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
-            rejected: 0,
+            rejected: Rejections::default(),
             next_foreign_report_ms: 0,
             next_reject_answer_ms: 0,
+            next_stranger_answer_ms: 0,
             revision: 0,
+            intro_bytes: 0,
             out: Vec::new(),
         };
         core.spread_self();
@@ -269,6 +303,10 @@ impl Core {
             Phase::Silent => return,
             Phase::Farewell { .. } => return self.say_farewell(now),
             Phase::Running => {}
+        }
+        let offset = now.unix_ms.saturating_sub(now.ms);
+        if offset.abs_diff(self.wall_offset_ms) > WALL_JUMP_MS {
+            self.wall_offset_ms = offset;
         }
         let late = now.ms.saturating_sub(self.next_wake());
         if late > ms(self.config.probe_timeout) {
@@ -320,14 +358,14 @@ impl Core {
 
     /// How long a suspected member may refute.
     fn suspicion_ms(&self) -> u64 {
-        let reachable = self.members.reachable().len() + 1;
+        let reachable = self.members.reachable_count() + 1;
         ms(suspicion_timeout(&self.config, reachable))
     }
 
     fn transmit_limit(&self) -> u32 {
         transmit_limit(
             self.config.retransmit_mult,
-            self.members.reachable().len() + 1,
+            self.members.reachable_count() + 1,
         )
     }
 
@@ -340,32 +378,37 @@ impl Core {
         if packet.cluster != self.cluster {
             return self.refuse_foreign(now, source, &packet);
         }
-        let sender = packet.from;
-        let honest = !matches!(sender.status, MemberStatus::Suspected | MemberStatus::Dead);
-        if !honest || !claim::is_acceptable(&sender, now.unix_ms) {
-            return self.count_rejected();
-        }
-        if sender.id == self.local.id {
-            return self.meet_namesake(now, source, &sender);
+        let from = packet.from;
+        if from.id == self.local.id {
+            return self.meet_namesake(now, source, &from, packet.intro.as_deref());
         }
         if packet.to != self.local.id {
             let reason = RejectReason::OtherNode { wanted: packet.to };
-            return self.refuse(now, source, sender.id, &packet.body, reason);
+            return self.refuse(now, source, from.id, &packet.body, reason);
         }
-        let from = sender.id.clone();
-        // the sender's own word first: what it says of itself may refute the claims behind it
-        let outdated = self.hear(now, sender);
+        let said = packet
+            .intro
+            .as_ref()
+            .map_or(MemberStatus::Alive, |i| i.status);
+        if let Some(intro) = packet.intro {
+            if !is_honest(&intro, &from) || !claim::is_acceptable(&intro, now.unix_ms) {
+                return self.count_rejected(Rejected::Unacceptable);
+            }
+            // the sender's own word first: what it says of itself may refute the claims behind it
+            self.take_own_word(now, intro);
+        }
+        let mut wants = self.hear(now, &from, said);
+        wants.intro = packet.ask;
         for claim in packet.claims {
             self.apply(now, claim, claim::Via::Packet);
         }
-        self.answer(now, source, &from, packet.body, outdated);
+        self.answer(now, source, &from.id, packet.body, wants);
     }
 
-    fn answer(&mut self, now: Now, source: SocketAddr, from: &NodeId, body: Body, outdated: bool) {
+    fn answer(&mut self, now: Now, source: SocketAddr, from: &NodeId, body: Body, wants: Wants) {
         match body {
             Body::Ping { seq } => {
-                let claims = self.claim_about(from).filter(|_| outdated);
-                let packet = self.packet(from.clone(), Body::Ack { seq }, claims);
+                let packet = self.reply(from, Body::Ack { seq }, wants);
                 return self.send(Dest::Source(source), packet);
             }
             Body::Ack { seq } => self.acknowledged(now, seq, from),
@@ -373,38 +416,68 @@ impl Core {
                 self.relay_ping(now, source, from, seq, &target);
             }
             Body::RelayedAck { seq, target } => self.acknowledged_by_relay(now, seq, &target),
+            Body::Nack { seq, target } => self.nacked(seq, &target, from),
             Body::Gossip => {}
-            Body::Reject { .. } => self.count_rejected(),
+            Body::Reject { .. } => self.count_rejected(Rejected::Refused),
         }
-        if outdated {
-            self.tell(now, source, from);
+        if wants != Wants::default() && self.may_tell(now, from) {
+            let packet = self.reply(from, Body::Gossip, wants);
+            self.send(Dest::Source(source), packet);
         }
     }
 
-    /// Tells a member what is held of it, so that it can refute (or learn that a later process
-    /// has taken its name). At most twice a probe interval.
-    fn tell(&mut self, now: Now, source: SocketAddr, id: &NodeId) {
+    /// Whether it is time to send `id` something beyond what the protocol sends anyway: at most
+    /// twice a probe interval to a member, and few packets to all strangers together.
+    fn may_tell(&mut self, now: Now, id: &NodeId) -> bool {
         let gap = self.probe_interval_ms() / 2;
-        let Some(member) = self.members.get_mut(id) else {
-            return;
-        };
-        if member.told_ms.is_some_and(|told| now.ms < told + gap) {
-            return;
+        match self.members.get_mut(id) {
+            Some(member) => {
+                let told = &mut member.dealings_mut().told_ms;
+                let may = told.is_none_or(|told| now.ms >= told + gap);
+                if may {
+                    *told = Some(now.ms);
+                }
+                may
+            }
+            None => {
+                let may = now.ms >= self.next_stranger_answer_ms;
+                if may {
+                    self.next_stranger_answer_ms = now.ms + STRANGER_ANSWER_MS;
+                }
+                may
+            }
         }
-        member.told_ms = Some(now.ms);
-        let claims = self.claim_about(id);
-        let packet = self.packet(id.clone(), Body::Gossip, claims);
-        self.send(Dest::Source(source), packet);
+    }
+
+    /// A packet that gives its receiver what it lacks: what is held of it, so that it can refute
+    /// (or learn that a later process has taken its name), and who this node is.
+    fn reply(&mut self, to: &NodeId, body: Body, wants: Wants) -> Packet {
+        let first = self.claim_about(to).filter(|_| wants.news_of_itself);
+        let mut packet = self.packet(to.clone(), body, first);
+        packet.ask = wants.to_be_asked;
+        if wants.intro {
+            packet.intro = Some(Arc::clone(&self.local));
+        }
+        packet
     }
 
     /// A packet of a process that goes by this node's own id.
-    fn meet_namesake(&mut self, now: Now, source: SocketAddr, other: &MemberState) {
+    fn meet_namesake(
+        &mut self,
+        now: Now,
+        source: SocketAddr,
+        other: &Brief,
+        intro: Option<&MemberState>,
+    ) {
+        self.count_rejected(Rejected::Namesake);
         if other.generation > self.local.generation {
-            self.superseded(&other.address, other.generation);
+            let address = intro.map_or_else(|| source.to_string(), |i| i.address.clone());
+            self.superseded(&address, other.generation);
         } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
-            // it learns from the sender's state in this packet that it has to stop
+            // it learns from the sender of this packet that it has to stop
             self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
-            let packet = self.packet(other.id.clone(), Body::Gossip, None);
+            let mut packet = self.packet(other.id.clone(), Body::Gossip, None);
+            packet.intro = Some(Arc::clone(&self.local));
             self.send(Dest::Source(source), packet);
         }
     }
@@ -425,7 +498,10 @@ impl Core {
         body: &Body,
         reason: RejectReason,
     ) {
-        self.count_rejected();
+        self.count_rejected(match reason {
+            RejectReason::OtherCluster => Rejected::OtherCluster,
+            RejectReason::OtherNode { .. } => Rejected::OtherNode,
+        });
         if matches!(body, Body::Reject { .. }) || now.ms < self.next_reject_answer_ms {
             return;
         }
@@ -433,7 +509,9 @@ impl Core {
         let packet = Packet {
             cluster: self.cluster.clone(),
             to,
-            from: self.local.clone(),
+            from: Brief::of(&self.local),
+            intro: None,
+            ask: false,
             body: Body::Reject { reason },
             claims: Vec::new(),
         };
@@ -449,35 +527,43 @@ impl Core {
     }
 
     /// A message was refused (also for the driver, when it could not be read).
-    pub fn count_rejected(&mut self) {
-        self.rejected += 1;
+    pub fn count_rejected(&mut self, why: Rejected) {
+        self.rejected.count(why);
     }
 
     // ---- packets out ------------------------------------------------------------------------
 
     /// A packet filled up with rumors. `first` goes in before them, uncounted.
     fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        // news of this node itself heads the packet, and counts as a transmission of it
+        let news = self.rumors.contains(&self.local.id) || self.phase != Phase::Running;
         let mut packet = Packet {
             cluster: self.cluster.clone(),
             to,
-            from: self.local.clone(),
+            from: Brief::of(&self.local),
+            intro: news.then(|| Arc::clone(&self.local)),
+            ask: false,
             body,
             claims: first.into_iter().collect(),
         };
+        // an intro that is asked for comes on top, so there is always room for one
+        let intro_bytes = if news { 0 } else { self.intro_bytes };
         let budget = self
             .config
             .packet_bytes_max
-            .saturating_sub(codec::packet_bytes(&packet));
+            .saturating_sub(codec::packet_bytes(&packet) + intro_bytes);
         let limit = self.transmit_limit();
-        // our own state heads the packet: that is a transmission of it, and so is `first`
         let named = packet.claims.first().map(|c| c.state.id.clone());
-        let held = [Some(&self.local.id), named.as_ref()];
-        for id in held.into_iter().flatten() {
-            self.rumors.count_as_sent(id, limit);
+        if news {
+            self.rumors.count_as_sent(&self.local.id, limit);
         }
-        let rumors = self
-            .rumors
-            .take(budget, limit, |s| held.contains(&Some(&s.id)));
+        if let Some(named) = &named {
+            self.rumors.count_as_sent(named, limit);
+        }
+        let me = &self.local.id;
+        let rumors = self.rumors.take(budget, limit, |s| {
+            s.id == *me || Some(&s.id) == named.as_ref()
+        });
         packet.claims.extend(rumors);
         packet
     }
@@ -508,7 +594,7 @@ impl Core {
     /// What this node holds of a member, as a claim.
     fn claim_about(&self, id: &NodeId) -> Option<Claim> {
         let member = self.members.get(id)?;
-        let from = member.accusers.first().unwrap_or(id).clone();
+        let from = member.accusers().first().unwrap_or(id).clone();
         Some(Claim {
             state: member.state.clone(),
             from,
@@ -526,22 +612,36 @@ impl Core {
     /// Takes over what the node says of itself. Lifecycle and ring are news and raise the
     /// incarnation; load only rides along with what is sent anyway.
     pub fn set_local(&mut self, lifecycle: Lifecycle, ring: RingStamp, load: Load) {
-        self.local.load = load;
-        let news = self.local.lifecycle != lifecycle || self.local.ring != ring;
+        let local = Arc::make_mut(&mut self.local);
+        local.load = load;
+        let news = local.lifecycle != lifecycle || local.ring != ring;
         if self.phase == Phase::Running && news {
-            self.local.lifecycle = lifecycle;
-            self.local.ring = ring;
-            self.local.incarnation += 1;
+            local.lifecycle = lifecycle;
+            local.ring = ring;
+            local.incarnation += 1;
             self.spread_self();
         }
     }
 
+    /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
+        self.intro_bytes = codec::intro_bytes(&self.local);
         self.rumors.enqueue(Claim {
-            state: self.local.clone(),
+            state: Arc::clone(&self.local),
             from: self.local.id.clone(),
         });
+    }
+
+    /// From now on every change of the list is kept for [`Self::take_mutations`].
+    #[cfg(test)]
+    pub fn record_mutations(&mut self) {
+        self.members.record();
+    }
+
+    #[cfg(test)]
+    pub fn take_mutations(&mut self) -> Vec<super::members::Mutation> {
+        self.members.take_recorded()
     }
 
     pub fn take_outputs(&mut self) -> Vec<Output> {

@@ -5,14 +5,14 @@
 //! longer than the member list), a claim that does not fit a packet does not block smaller ones,
 //! and taking a packet's worth does not walk the whole queue.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, HashMap},
-};
-
 use ringmaster_shared::{api::membership::Rumor, id::NodeId};
 
-use super::{MemberState, claim::Claim, codec};
+use super::{
+    MemberState,
+    claim::Claim,
+    codec,
+    roster::{OfNode, Roster, Slot},
+};
 
 /// Claims looked at for one packet; beyond it the packet goes as it is.
 const LOOKED_AT_MAX: usize = 128;
@@ -27,43 +27,53 @@ pub fn transmit_limit(mult: u32, n: usize) -> u32 {
 /// The queue of claims to be piggybacked.
 #[derive(Default)]
 pub struct Dissemination {
-    entries: HashMap<NodeId, Entry>,
-    /// Least sent first, among equals the newest first.
-    order: BTreeSet<(u32, Reverse<u64>, NodeId)>,
-    next_number: u64,
+    entries: Roster<Entry>,
+    /// By how often they were sent; in each the last is the next to go. What points to an entry
+    /// that was replaced or moved on is skipped, and dropped when it is met.
+    levels: Vec<Vec<Turn>>,
+    next_stamp: u32,
+    /// Turns that are outdated.
+    stale: usize,
 }
 
 struct Entry {
     claim: Claim,
-    number: u64,
+    stamp: u32,
     transmissions: u32,
-    bytes: usize,
+    bytes: u32,
+}
+
+impl OfNode for Entry {
+    fn node(&self) -> &NodeId {
+        &self.claim.state.id
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Turn {
+    slot: Slot,
+    stamp: u32,
 }
 
 impl Dissemination {
     /// Starts to spread `claim`; whatever was being spread about that member is dropped.
     pub fn enqueue(&mut self, claim: Claim) {
-        let id = claim.state.id.clone();
-        self.remove(&id);
-        let number = self.next_number;
-        self.next_number += 1;
-        let bytes = codec::claim_bytes(&claim);
-        self.order.insert((0, Reverse(number), id.clone()));
-        self.entries.insert(
-            id,
-            Entry {
-                claim,
-                number,
-                transmissions: 0,
-                bytes,
-            },
-        );
+        self.remove(&claim.state.id.clone());
+        let bytes = u32::try_from(codec::claim_bytes(&claim)).unwrap_or(u32::MAX);
+        let stamp = self.new_stamp();
+        let slot = self.entries.put(Entry {
+            claim,
+            stamp,
+            transmissions: 0,
+            bytes,
+        });
+        self.line_up(0, Turn { slot, stamp });
+        self.sweep();
     }
 
     pub fn remove(&mut self, id: &NodeId) {
-        if let Some(entry) = self.entries.remove(id) {
-            self.order
-                .remove(&(entry.transmissions, Reverse(entry.number), id.clone()));
+        if self.entries.remove(id).is_some() {
+            self.stale += 1;
         }
     }
 
@@ -76,54 +86,106 @@ impl Dissemination {
     }
 
     pub fn contains(&self, id: &NodeId) -> bool {
-        self.entries.contains_key(id)
+        self.entries.slot_of(id).is_some()
     }
 
     /// Claims for one packet with `budget` bytes left, counted as sent. `skip` leaves a claim
     /// out uncounted (the receiver has it by other means).
     pub fn take(
         &mut self,
-        mut budget: usize,
+        budget: usize,
         limit: u32,
         skip: impl Fn(&MemberState) -> bool,
     ) -> Vec<Claim> {
+        let mut budget = u32::try_from(budget).unwrap_or(u32::MAX);
+        let mut looked_at = 0;
         let mut chosen = Vec::new();
-        for (_, _, id) in self.order.iter().take(LOOKED_AT_MAX) {
-            let Some(entry) = self.entries.get(id) else {
-                continue;
-            };
-            if entry.bytes <= budget && !skip(&entry.claim.state) {
-                budget -= entry.bytes;
-                chosen.push(id.clone());
+        let mut moved_on = Vec::new();
+        for level in &mut self.levels {
+            let mut at = level.len();
+            while at > 0 && looked_at < LOOKED_AT_MAX {
+                at -= 1;
+                looked_at += 1;
+                let turn = level[at];
+                let Some(entry) = current(&self.entries, turn) else {
+                    level.remove(at);
+                    self.stale = self.stale.saturating_sub(1);
+                    continue;
+                };
+                if entry.bytes <= budget && !skip(&entry.claim.state) {
+                    budget -= entry.bytes;
+                    level.remove(at);
+                    chosen.push(entry.claim.clone());
+                    moved_on.push(turn);
+                }
             }
         }
+        for turn in moved_on {
+            self.move_on(turn, limit);
+        }
         chosen
-            .into_iter()
-            .filter_map(|id| self.count_as_sent(&id, limit))
-            .collect()
     }
 
-    /// Counts one transmission of what is being spread about `id`, if anything; the claim is
-    /// dropped from the queue at the limit.
-    pub fn count_as_sent(&mut self, id: &NodeId, limit: u32) -> Option<Claim> {
-        let entry = self.entries.get_mut(id)?;
-        self.order
-            .remove(&(entry.transmissions, Reverse(entry.number), id.clone()));
-        entry.transmissions += 1;
-        if entry.transmissions >= limit {
-            return self.entries.remove(id).map(|e| e.claim);
+    /// Counts one transmission of what is being spread about `id`, if anything.
+    pub fn count_as_sent(&mut self, id: &NodeId, limit: u32) {
+        let Some(slot) = self.entries.slot_of(id) else {
+            return;
+        };
+        let stamp = self.new_stamp();
+        if let Some(entry) = self.entries.at_mut(slot) {
+            // its turn in the old level points nowhere from here on
+            entry.stamp = stamp;
+            self.stale += 1;
+            self.move_on(Turn { slot, stamp }, limit);
+            self.sweep();
         }
-        self.order
-            .insert((entry.transmissions, Reverse(entry.number), id.clone()));
-        Some(entry.claim.clone())
+    }
+
+    /// An entry whose turn was taken goes to the next level, or out at the limit.
+    fn move_on(&mut self, turn: Turn, limit: u32) {
+        let Some(entry) = self.entries.at_mut(turn.slot) else {
+            return;
+        };
+        entry.transmissions += 1;
+        let sent = entry.transmissions;
+        if sent >= limit {
+            let id = entry.claim.state.id.clone();
+            self.entries.remove(&id);
+        } else {
+            self.line_up(sent as usize, turn);
+        }
+    }
+
+    fn line_up(&mut self, level: usize, turn: Turn) {
+        if self.levels.len() <= level {
+            self.levels.resize_with(level + 1, Vec::new);
+        }
+        self.levels[level].push(turn);
+    }
+
+    fn new_stamp(&mut self) -> u32 {
+        self.next_stamp = self.next_stamp.wrapping_add(1);
+        self.next_stamp
+    }
+
+    /// Keeps outdated turns from piling up.
+    fn sweep(&mut self) {
+        if self.stale <= self.entries.len() + LOOKED_AT_MAX {
+            return;
+        }
+        self.stale = 0;
+        for level in &mut self.levels {
+            level.retain(|turn| current(&self.entries, *turn).is_some());
+        }
     }
 
     /// What is being spread, at most `max`, the least sent first.
     pub fn rumors(&self, limit: u32, max: usize) -> Vec<Rumor> {
-        self.order
+        self.levels
             .iter()
+            .flat_map(|level| level.iter().rev())
+            .filter_map(|turn| current(&self.entries, *turn))
             .take(max)
-            .filter_map(|(_, _, id)| self.entries.get(id))
             .map(|e| Rumor {
                 about: e.claim.state.id.clone(),
                 status: e.claim.state.status,
@@ -137,8 +199,16 @@ impl Dissemination {
     }
 }
 
+fn current(entries: &Roster<Entry>, turn: Turn) -> Option<&Entry> {
+    entries.at(turn.slot).filter(|e| e.stamp == turn.stamp)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
     use super::{
         super::testing::{id, member},
         *,
@@ -146,7 +216,7 @@ mod tests {
 
     fn claim(name: &str) -> Claim {
         Claim {
-            state: member(name),
+            state: member(name).into(),
             from: id("origin"),
         }
     }
@@ -184,7 +254,7 @@ mod tests {
         queue.enqueue(claim("a"));
         queue.take(10_000, 4, |_| false);
         let mut newer = claim("a");
-        newer.state.incarnation = 7;
+        Arc::make_mut(&mut newer.state).incarnation = 7;
         queue.enqueue(newer);
         let rumors = queue.rumors(4, 10);
         assert_eq!(rumors.len(), 1);
@@ -198,7 +268,7 @@ mod tests {
         let mut queue = Dissemination::default();
         queue.enqueue(claim("small"));
         let mut large = claim("large");
-        large.state.address = "x".repeat(200);
+        Arc::make_mut(&mut large.state).address = "x".repeat(200);
         queue.enqueue(large);
         let budget = codec::claim_bytes(&claim("small"));
         assert_eq!(names(&queue.take(budget, 4, |_| false)), ["small"]);
@@ -207,5 +277,53 @@ mod tests {
             "what is skipped is not counted"
         );
         assert_eq!(queue.rumors(4, 10)[0].transmissions, 0);
+    }
+
+    proptest! {
+        /// Whatever is enqueued, replaced and removed between packets: each claim is sent as
+        /// often as its limit says, and outdated turns do not pile up.
+        #[test]
+        fn each_is_sent_to_its_limit(steps in prop::collection::vec((0..8usize, 0..4u8), 1..120)) {
+            let mut queue = Dissemination::default();
+            let mut left = std::collections::BTreeMap::new();
+            for (who, what) in steps {
+                let name = format!("n{who}");
+                match what {
+                    0 => {
+                        queue.remove(&id(&name));
+                        left.remove(&name);
+                    }
+                    1 => {
+                        let one = left.get_mut(&name).map(|n| { *n -= 1; *n });
+                        queue.count_as_sent(&id(&name), 5);
+                        if one == Some(0) {
+                            left.remove(&name);
+                        }
+                    }
+                    2 => {
+                        queue.enqueue(claim(&name));
+                        left.insert(name, 5);
+                    }
+                    _ => {
+                        for sent in queue.take(150, 5, |_| false) {
+                            let name = sent.state.id.to_string();
+                            let n = left.get_mut(&name).expect("it is being spread");
+                            *n -= 1;
+                            if *n == 0 {
+                                left.remove(&name);
+                            }
+                        }
+                    }
+                }
+                prop_assert_eq!(queue.len(), left.len());
+                let rumors = queue.rumors(5, 100);
+                prop_assert_eq!(rumors.len(), left.len());
+                for rumor in rumors {
+                    prop_assert_eq!(5 - rumor.transmissions, left[rumor.about.as_str()]);
+                }
+                let turns: usize = queue.levels.iter().map(Vec::len).sum();
+                prop_assert!(turns <= 2 * left.len() + LOOKED_AT_MAX + 1);
+            }
+        }
     }
 }

@@ -22,9 +22,10 @@ use super::{
     GossipNotice, MemberState, Members,
     addresses::{self, Addresses, Route},
     claim::Now,
-    codec::{self, DATAGRAM_BYTES_MAX, Packet},
+    codec::{self, CodecError, DATAGRAM_BYTES_MAX, Packet},
     core::{Core, Dest, Happening, Output},
     exchange::Exchange,
+    rejected::Rejected,
     report,
 };
 use crate::{events::Events, replication::peers::PeerError};
@@ -255,7 +256,10 @@ impl<E: Exchange> Driver<E> {
         match codec::decode(bytes) {
             Ok(packet) => self.core.handle(now, source, packet),
             Err(error) => {
-                self.core.count_rejected();
+                self.core.count_rejected(match error {
+                    CodecError::Version(_) => Rejected::Version,
+                    _ => Rejected::Damaged,
+                });
                 self.log(turn, || {
                     format!(
                         "a packet of {} bytes from {source} is dropped: {error}",
@@ -365,7 +369,7 @@ impl<E: Exchange> Driver<E> {
             }
             return;
         }
-        let (exchange, states) = (self.exchange.clone(), self.core.states());
+        let (exchange, states) = (self.exchange.clone(), self.states());
         let timeout = if turn.farewell.is_some() {
             FAREWELL_TIMEOUT
         } else {
@@ -424,6 +428,12 @@ impl<E: Exchange> Driver<E> {
         }
     }
 
+    /// Everything this node knows, for the wire.
+    fn states(&self) -> Vec<MemberState> {
+        let known = self.core.states();
+        known.into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
     fn take_exchanged(
         &mut self,
         now: Now,
@@ -433,6 +443,7 @@ impl<E: Exchange> Driver<E> {
         match answer {
             Ok((by, states)) => {
                 self.core.contact_answered(address, &by);
+                let states = states.into_iter().map(Arc::new).collect();
                 self.core.merge(now, &by, states);
                 Ok(by)
             }
@@ -456,9 +467,10 @@ impl<E: Exchange> Driver<E> {
                 theirs,
                 reply,
             } => {
+                let theirs = theirs.into_iter().map(Arc::new).collect();
                 self.core.merge(now, &from, theirs);
                 self.publish(turn, true);
-                let _ = reply.send(self.core.states());
+                let _ = reply.send(self.states());
             }
             Command::Contact { address, reply } => {
                 self.start_exchange(turn, address, Some(reply));

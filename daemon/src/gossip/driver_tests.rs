@@ -367,7 +367,9 @@ async fn garbage_is_counted_and_a_foreign_cluster_gets_a_readable_no() {
     let ping = Packet {
         cluster: theirs.clone(),
         to: id("a"),
-        from: member("z"),
+        from: codec::Brief::of(&member("z")),
+        intro: Some(member("z").into()),
+        ask: false,
         body: Body::Ping { seq: 1 },
         claims: vec![],
     };

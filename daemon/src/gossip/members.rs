@@ -1,15 +1,23 @@
 //! The list of the other members, with what the protocol keeps beside each.
 //!
 //! Promises: the sets of reachable and of gone members and the order of suspicions always agree
-//! with the members' statuses; picking a random member costs no walk over the list. Which claim
-//! wins is decided in `claim.rs`; this only stores the winner.
+//! with the members' statuses; picking a random member costs no walk over the list; a member that
+//! this node has nothing to do with costs a few dozen bytes. Which claim wins is decided in
+//! `claim.rs`; this only stores the winner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, sync::Arc};
 
 use rand::{Rng, seq::index};
-use ringmaster_shared::{id::NodeId, member::MemberStatus};
+use ringmaster_shared::{
+    id::NodeId,
+    member::{Freshness, MemberStatus},
+};
 
-use super::{MemberState, claim::Now};
+use super::{
+    MemberState,
+    claim::{self, Now},
+    roster::{OfNode, Roster, Slot},
+};
 
 /// Accusers kept for a suspicion; enough for a sentence and for confirmations.
 const ACCUSERS_MAX: usize = 8;
@@ -17,14 +25,23 @@ const ACCUSERS_MAX: usize = 8;
 /// One other member.
 #[derive(Debug, Clone)]
 pub struct Member {
-    pub state: MemberState,
+    pub state: Arc<MemberState>,
+    /// When its status last changed here.
+    pub status_since_ms: u64,
+    dealings: Option<Box<Dealings>>,
+    /// Where in the set that its status puts it into; [`NOWHERE`] in none.
+    place: u32,
+    /// Whether the probe rotation holds it.
+    pub in_rotation: bool,
+}
+
+/// What this node had to do with a member itself. Of thousands of members most have none yet.
+#[derive(Debug, Clone, Default)]
+pub struct Dealings {
     /// When this node first knew of this life of it.
     pub known_since_ms: u64,
     /// Last proof of life that reached this node.
     pub heard_ms: Option<u64>,
-    pub last_seen_unix_ms: u64,
-    pub status_since_ms: u64,
-    pub status_since_unix_ms: u64,
     /// Messages received from it in this generation.
     pub heartbeat_seq: u64,
     /// Who got no answer from it, in the suspicion (or death) that is held.
@@ -33,67 +50,106 @@ pub struct Member {
     pub told_ms: Option<u64>,
     /// Answers over TCP but not over UDP; said once.
     pub udp_blocked: bool,
-    /// Whether the probe rotation holds it.
-    pub in_rotation: bool,
     suspicion_ends_ms: Option<u64>,
-    place: Place,
 }
 
 impl Member {
-    fn new(state: MemberState, now: Now) -> Self {
+    fn new(state: Arc<MemberState>, now: Now) -> Self {
         Self {
             state,
-            known_since_ms: now.ms,
-            heard_ms: None,
-            last_seen_unix_ms: now.unix_ms,
             status_since_ms: now.ms,
-            status_since_unix_ms: now.unix_ms,
-            heartbeat_seq: 0,
-            accusers: Vec::new(),
-            told_ms: None,
-            udp_blocked: false,
+            dealings: None,
+            place: NOWHERE,
             in_rotation: false,
-            suspicion_ends_ms: None,
-            place: Place::Nowhere,
         }
+    }
+
+    /// For changes; made when there are none yet.
+    pub fn dealings_mut(&mut self) -> &mut Dealings {
+        let since = self.status_since_ms;
+        self.dealings.get_or_insert_with(|| {
+            Box::new(Dealings {
+                known_since_ms: since,
+                ..Dealings::default()
+            })
+        })
+    }
+
+    /// Last proof of life, or when this node first knew of it.
+    pub fn last_seen_ms(&self) -> u64 {
+        self.dealings.as_ref().map_or(self.status_since_ms, |d| {
+            d.heard_ms.unwrap_or(d.known_since_ms)
+        })
+    }
+
+    pub fn heartbeat_seq(&self) -> u64 {
+        self.dealings.as_ref().map_or(0, |d| d.heartbeat_seq)
+    }
+
+    pub fn accusers(&self) -> &[NodeId] {
+        self.dealings.as_ref().map_or(&[], |d| &d.accusers)
+    }
+
+    pub fn udp_blocked(&self) -> bool {
+        self.dealings.as_ref().is_some_and(|d| d.udp_blocked)
+    }
+
+    #[cfg(test)]
+    pub fn suspicion_ends_ms(&self) -> Option<u64> {
+        self.dealings.as_ref()?.suspicion_ends_ms
     }
 
     /// Proof of life: it answered somebody at `now`.
     pub fn answered(&mut self, now: Now) {
-        self.heard_ms = Some(now.ms);
-        self.last_seen_unix_ms = now.unix_ms;
+        self.dealings_mut().heard_ms = Some(now.ms);
     }
 
     /// How long it has been silent towards this node.
     pub fn silent_ms(&self, now: Now) -> u64 {
-        now.ms
-            .saturating_sub(self.heard_ms.unwrap_or(self.known_since_ms))
+        now.ms.saturating_sub(self.last_seen_ms())
     }
 
     pub fn accuse(&mut self, by: &NodeId) {
-        if self.accusers.len() < ACCUSERS_MAX && !self.accusers.contains(by) {
-            self.accusers.push(by.clone());
+        let accusers = &mut self.dealings_mut().accusers;
+        if accusers.len() < ACCUSERS_MAX && !accusers.contains(by) {
+            accusers.push(by.clone());
         }
     }
 }
 
-/// Where in the random-access sets a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Reachable(usize),
-    Gone(usize),
-    Nowhere,
+impl OfNode for Member {
+    fn node(&self) -> &NodeId {
+        &self.state.id
+    }
+}
+
+/// Place of a member that is in none of the sets.
+const NOWHERE: u32 = u32::MAX;
+
+/// What is held of a member, as far as the protocol's rules go.
+pub type Held = (Freshness, MemberStatus);
+
+/// One change of what is held of a member, for checkers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    pub about: NodeId,
+    pub before: Option<Held>,
+    /// None: forgotten.
+    pub after: Option<Held>,
 }
 
 /// All members but this node, those that left included for as long as they are remembered.
 #[derive(Default)]
 pub struct MemberList {
-    members: BTreeMap<NodeId, Member>,
+    members: Roster<Member>,
     /// Alive or suspected.
-    reachable: Vec<NodeId>,
+    reachable: Vec<Slot>,
     /// Dead or stopped: to be tried again and again.
-    gone: Vec<NodeId>,
+    gone: Vec<Slot>,
     suspicions: BTreeSet<(u64, NodeId)>,
+    /// Members by status, in the order of [`MemberStatus`].
+    counts: [usize; 5],
+    recorded: Option<Vec<Mutation>>,
 }
 
 impl MemberList {
@@ -110,86 +166,113 @@ impl MemberList {
         self.members.len()
     }
 
-    /// Sorted by id.
+    /// In no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+        self.members.iter()
     }
 
-    pub fn reachable(&self) -> &[NodeId] {
-        &self.reachable
+    pub fn reachable_count(&self) -> usize {
+        self.reachable.len()
     }
 
-    pub fn gone(&self) -> &[NodeId] {
-        &self.gone
+    pub fn reachable(&self) -> impl Iterator<Item = &Member> {
+        self.reachable.iter().filter_map(|s| self.members.at(*s))
+    }
+
+    pub fn gone(&self) -> impl Iterator<Item = &Member> {
+        self.gone.iter().filter_map(|s| self.members.at(*s))
+    }
+
+    /// From now on every change is kept until it is taken.
+    #[cfg(test)]
+    pub fn record(&mut self) {
+        self.recorded.get_or_insert_default();
+    }
+
+    #[cfg(test)]
+    pub fn take_recorded(&mut self) -> Vec<Mutation> {
+        self.recorded
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    fn note(&mut self, about: &NodeId, before: Option<Held>, after: Option<Held>) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(Mutation {
+                about: about.clone(),
+                before,
+                after,
+            });
+        }
     }
 
     /// Stores the claim that won. `suspicion_ends_ms` is for a suspected member.
-    pub fn put(&mut self, state: MemberState, now: Now, suspicion_ends_ms: Option<u64>) {
+    pub fn put(&mut self, state: Arc<MemberState>, now: Now, suspicion_ends_ms: Option<u64>) {
         let id = state.id.clone();
-        self.unplace(&id);
         let status = state.status;
-        let member = self
-            .members
-            .entry(id.clone())
-            .or_insert_with(|| Member::new(state.clone(), now));
-        if member.state.generation == state.generation {
-            if member.state.status != status {
-                member.status_since_ms = now.ms;
-                member.status_since_unix_ms = now.unix_ms;
+        let after = Some((claim::freshness(&state), status));
+        let before = self.unplace(&id);
+        self.note(&id, before, after);
+        let slot = match self.members.slot_of(&id) {
+            Some(slot) => {
+                if let Some(member) = self.members.at_mut(slot) {
+                    replace(member, state, now);
+                }
+                slot
             }
-            if super::claim::freshness(&member.state) != super::claim::freshness(&state)
-                || status == MemberStatus::Alive
-            {
-                member.accusers.clear();
-            }
-            member.state = state;
-        } else {
-            let in_rotation = member.in_rotation;
-            *member = Member::new(state, now);
-            member.in_rotation = in_rotation;
-        }
-        member.suspicion_ends_ms = suspicion_ends_ms;
+            None => self.members.put(Member::new(state, now)),
+        };
+        self.counts[status as usize] += 1;
+        let Some(member) = self.members.at_mut(slot) else {
+            return;
+        };
         if let Some(ends) = suspicion_ends_ms {
-            self.suspicions.insert((ends, id.clone()));
+            member.dealings_mut().suspicion_ends_ms = Some(ends);
+            self.suspicions.insert((ends, id));
         }
-        let (set, place): (_, fn(usize) -> Place) = match status {
-            MemberStatus::Alive | MemberStatus::Suspected => {
-                (&mut self.reachable, Place::Reachable)
-            }
-            MemberStatus::Dead | MemberStatus::Stopped => (&mut self.gone, Place::Gone),
+        let set = match status {
+            MemberStatus::Alive | MemberStatus::Suspected => &mut self.reachable,
+            MemberStatus::Dead | MemberStatus::Stopped => &mut self.gone,
             MemberStatus::Left => return,
         };
-        member.place = place(set.len());
-        set.push(id);
+        member.place = set.len() as u32;
+        set.push(slot);
     }
 
     /// Forgets a member for good.
     pub fn remove(&mut self, id: &NodeId) {
-        self.unplace(id);
+        let before = self.unplace(id);
+        if before.is_some() {
+            self.note(id, before, None);
+        }
         self.members.remove(id);
     }
 
     /// Takes the member out of the sets, before its status changes.
-    fn unplace(&mut self, id: &NodeId) {
-        let Some(member) = self.members.get_mut(id) else {
-            return;
-        };
-        if let Some(ends) = member.suspicion_ends_ms.take() {
+    fn unplace(&mut self, id: &NodeId) -> Option<Held> {
+        let member = self.members.get_mut(id)?;
+        let held = (claim::freshness(&member.state), member.state.status);
+        self.counts[held.1 as usize] -= 1;
+        let ends = member
+            .dealings
+            .as_mut()
+            .and_then(|d| d.suspicion_ends_ms.take());
+        let place = std::mem::replace(&mut member.place, NOWHERE) as usize;
+        if let Some(ends) = ends {
             self.suspicions.remove(&(ends, id.clone()));
         }
-        let place = std::mem::replace(&mut member.place, Place::Nowhere);
-        let (set, at) = match place {
-            Place::Reachable(at) => (&mut self.reachable, at),
-            Place::Gone(at) => (&mut self.gone, at),
-            Place::Nowhere => return,
+        let set = match held.1 {
+            MemberStatus::Alive | MemberStatus::Suspected => &mut self.reachable,
+            MemberStatus::Dead | MemberStatus::Stopped => &mut self.gone,
+            MemberStatus::Left => return Some(held),
         };
-        set.swap_remove(at);
-        if let Some(moved) = set.get(at).and_then(|id| self.members.get_mut(id)) {
-            moved.place = match place {
-                Place::Reachable(_) => Place::Reachable(at),
-                _ => Place::Gone(at),
-            };
+        set.swap_remove(place);
+        let moved = set.get(place).copied();
+        if let Some(moved) = moved.and_then(|slot| self.members.at_mut(slot)) {
+            moved.place = place as u32;
         }
+        Some(held)
     }
 
     /// Up to `k` distinct reachable members for which `fits` holds, at random. Looks at a few
@@ -203,7 +286,7 @@ impl MemberList {
         let looked_at = (k + 4).min(self.reachable.len());
         index::sample(rng, self.reachable.len(), looked_at)
             .into_iter()
-            .filter_map(|at| self.members.get(&self.reachable[at]))
+            .filter_map(|at| self.members.at(self.reachable[at]))
             .filter(|m| fits(m))
             .take(k)
             .collect()
@@ -213,10 +296,29 @@ impl MemberList {
         self.suspicions.first().map(|(ends, _)| *ends)
     }
 
+    /// Suspected members, the next to end first.
+    pub fn suspected(&self) -> impl Iterator<Item = &Member> {
+        self.suspicions
+            .iter()
+            .filter_map(|(_, id)| self.members.get(id))
+    }
+
     /// The suspected member whose time is up, if any.
     pub fn overdue_suspicion(&self, now: Now) -> Option<&Member> {
         let (ends, id) = self.suspicions.first()?;
         (*ends <= now.ms).then(|| self.members.get(id)).flatten()
+    }
+
+    /// Sets when the suspicion that is held of a member ends.
+    pub fn end_suspicion_at(&mut self, id: &NodeId, ends_ms: u64) {
+        let member = self.members.get_mut(id);
+        let Some(held) = member.and_then(|m| m.dealings.as_mut()?.suspicion_ends_ms.as_mut())
+        else {
+            return;
+        };
+        let before = std::mem::replace(held, ends_ms);
+        self.suspicions.remove(&(before, id.clone()));
+        self.suspicions.insert((ends_ms, id.clone()));
     }
 
     /// Gives every suspected member `ms` more.
@@ -225,15 +327,35 @@ impl MemberList {
         for (ends, id) in all {
             let later = ends.saturating_add(ms);
             if let Some(member) = self.members.get_mut(&id) {
-                member.suspicion_ends_ms = Some(later);
+                member.dealings_mut().suspicion_ends_ms = Some(later);
             }
             self.suspicions.insert((later, id));
         }
     }
 
     pub fn count(&self, status: MemberStatus) -> usize {
-        self.iter().filter(|m| m.state.status == status).count()
+        self.counts[status as usize]
     }
+}
+
+/// A newer claim about the same member. A later life starts from nothing.
+fn replace(member: &mut Member, state: Arc<MemberState>, now: Now) {
+    if member.state.generation != state.generation {
+        let in_rotation = member.in_rotation;
+        *member = Member::new(state, now);
+        member.in_rotation = in_rotation;
+        return;
+    }
+    let news = claim::freshness(&member.state) != claim::freshness(&state);
+    if (news || state.status == MemberStatus::Alive) && !member.accusers().is_empty() {
+        member.dealings_mut().accusers.clear();
+    }
+    if member.state.status != state.status {
+        // made before the time changes: it keeps since when the member is known
+        member.dealings_mut();
+        member.status_since_ms = now.ms;
+    }
+    member.state = state;
 }
 
 #[cfg(test)]
@@ -252,17 +374,17 @@ mod tests {
 
     /// The sets and the order of suspicions agree with the statuses.
     fn check(list: &MemberList) -> Result<(), TestCaseError> {
-        for (ids, place) in [(&list.reachable, 0), (&list.gone, 1)] {
-            for (n, id) in ids.iter().enumerate() {
-                let expected = [Place::Reachable(n), Place::Gone(n)][place];
-                prop_assert_eq!(list.members[id].place, expected);
+        for ids in [&list.reachable, &list.gone] {
+            for (n, slot) in ids.iter().enumerate() {
+                prop_assert_eq!(list.members.at(*slot).map(|m| m.place), Some(n as u32));
             }
         }
         for m in list.iter() {
-            let (reachable, gone) = (
-                list.reachable.contains(&m.state.id),
-                list.gone.contains(&m.state.id),
-            );
+            let among = |set: &[Slot]| {
+                let ids = set.iter().filter_map(|slot| list.members.at(*slot));
+                ids.filter(|other| other.state.id == m.state.id).count() == 1
+            };
+            let (reachable, gone) = (among(&list.reachable), among(&list.gone));
             prop_assert_eq!(reachable, m.state.status.is_reachable());
             prop_assert_eq!(
                 gone,
@@ -273,7 +395,12 @@ mod tests {
                 .iter()
                 .filter(|(_, i)| *i == m.state.id)
                 .count();
-            prop_assert_eq!(listed, usize::from(m.suspicion_ends_ms.is_some()));
+            prop_assert_eq!(listed, usize::from(m.suspicion_ends_ms().is_some()));
+        }
+        use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+        for status in [Alive, Suspected, Dead, Stopped, Left] {
+            let held = list.iter().filter(|m| m.state.status == status).count();
+            prop_assert_eq!(list.count(status), held);
         }
         Ok(())
     }
@@ -296,7 +423,7 @@ mod tests {
                 state.status = *status;
                 state.generation = generation;
                 let ends = (*status == Suspected).then_some(n as u64 + 10);
-                list.put(state, at(n as u64), ends);
+                list.put(Arc::new(state), at(n as u64), ends);
                 if what == 0 {
                     list.extend_suspicions(3);
                 }
@@ -308,18 +435,18 @@ mod tests {
     #[test]
     fn a_later_life_starts_from_nothing() {
         let mut list = MemberList::default();
-        list.put(member("a"), at(1), None);
+        list.put(Arc::new(member("a")), at(1), None);
         let held = list.get_mut(&id("a")).expect("there");
-        held.heartbeat_seq = 9;
-        held.udp_blocked = true;
         held.in_rotation = true;
+        held.dealings_mut().heartbeat_seq = 9;
+        held.dealings_mut().udp_blocked = true;
         let mut later = member("a");
         later.generation = 2;
-        list.put(later, at(5), None);
+        list.put(Arc::new(later), at(5), None);
         let held = list.get(&id("a")).expect("there");
-        assert_eq!(held.heartbeat_seq, 0);
-        assert_eq!(held.known_since_ms, 5);
-        assert!(!held.udp_blocked);
+        assert_eq!(held.heartbeat_seq(), 0);
+        assert_eq!(held.last_seen_ms(), 5);
+        assert!(!held.udp_blocked());
         assert!(held.in_rotation, "the rotation still holds it");
     }
 
@@ -327,7 +454,7 @@ mod tests {
     fn picks_are_distinct_and_fit() {
         let mut list = MemberList::default();
         for n in 0..30 {
-            list.put(member(&format!("n{n}")), at(0), None);
+            list.put(Arc::new(member(&format!("n{n}"))), at(0), None);
         }
         let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..100 {
@@ -338,5 +465,38 @@ mod tests {
             assert_eq!(ids.len(), 3);
             assert!(!ids.contains(&"n7"));
         }
+    }
+
+    #[test]
+    fn a_member_one_has_nothing_to_do_with_is_small() {
+        assert!(size_of::<Option<Member>>() <= 32);
+    }
+
+    #[test]
+    fn changes_are_recorded_when_asked_for() {
+        let mut list = MemberList::default();
+        list.put(Arc::new(member("a")), at(1), None);
+        assert!(list.take_recorded().is_empty());
+        list.record();
+        let mut dead = member("a");
+        dead.status = MemberStatus::Dead;
+        list.put(Arc::new(dead), at(2), None);
+        list.remove(&id("a"));
+        let held = |status| Some(((1, 0), status));
+        let about = id("a");
+        let (before, after) = (held(MemberStatus::Alive), held(MemberStatus::Dead));
+        let expected = [
+            Mutation {
+                about: about.clone(),
+                before,
+                after,
+            },
+            Mutation {
+                about,
+                before: after,
+                after: None,
+            },
+        ];
+        assert_eq!(list.take_recorded(), expected);
     }
 }

@@ -241,7 +241,7 @@ mod tests {
         state.status = status;
         state.incarnation = incarnation;
         MemberView {
-            state,
+            state: state.into(),
             last_seen: Timestamp::UNIX_EPOCH,
             status_since: Timestamp::UNIX_EPOCH,
             heartbeat_seq: 0,

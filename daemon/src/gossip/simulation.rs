@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
@@ -38,7 +39,7 @@ enum Step {
     Exchange {
         from: usize,
         to: usize,
-        states: Vec<MemberState>,
+        states: Vec<Arc<MemberState>>,
         answer: bool,
     },
     TcpAnswer {
@@ -427,7 +428,7 @@ impl World {
             let states = self.nodes[n].core.states();
             for m in 0..self.nodes.len() {
                 let held = states.iter().find(|s| s.id.as_str() == name(m));
-                if !self.is_true(m, held) {
+                if !self.is_true(m, held.map(|h| &**h)) {
                     let truth = self.nodes[m].condition;
                     return Some(format!(
                         "{} is {truth:?}; {} holds {held:?}",

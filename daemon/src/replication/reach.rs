@@ -59,6 +59,8 @@ fn lifecycle_why_not(lifecycle: Lifecycle) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ringmaster_shared::member::{Load, RingStamp};
 
     use super::*;
@@ -71,7 +73,7 @@ mod tests {
     fn view(name: &str, status: MemberStatus, lifecycle: Lifecycle) -> MemberView {
         let at = Timestamp::from_second(100).expect("valid");
         MemberView {
-            state: MemberState {
+            state: Arc::new(MemberState {
                 id: id(name),
                 address: format!("{name}:1"),
                 zone: "default".into(),
@@ -82,7 +84,7 @@ mod tests {
                 incarnation: 0,
                 ring: RingStamp::default(),
                 load: Load::default(),
-            },
+            }),
             last_seen: at,
             status_since: at,
             heartbeat_seq: 0,

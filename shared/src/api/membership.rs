@@ -99,6 +99,9 @@ pub struct GossipStatus {
     pub queue_depth: usize,
     /// Messages refused: another cluster, another target, damaged, too new.
     pub rejected_messages: u64,
+    /// The same by reason; every reason is listed.
+    #[serde(default)]
+    pub rejected: BTreeMap<String, u64>,
     /// Why `health_score` is not 0: sentences, the weightiest first; empty when it is.
     #[serde(default)]
     pub health_reasons: Vec<String>,

@@ -8,7 +8,10 @@ use rand::{Rng, seq::IndexedRandom};
 use ringmaster_shared::id::NodeId;
 
 use super::{Core, Output, ms};
-use crate::gossip::claim::{ADDRESS_BYTES_MAX, Now};
+use crate::gossip::{
+    claim::{ADDRESS_BYTES_MAX, Now},
+    rejected::Rejected,
+};
 
 /// Addresses kept to be tried.
 const CONTACTS_MAX: usize = 512;
@@ -68,7 +71,7 @@ impl Core {
 
     /// Grows with the logarithm of the cluster, so that the exchanged bytes stay bounded.
     pub(super) fn exchange_interval_ms(&self) -> u64 {
-        let n = self.members.reachable().len() + 1;
+        let n = self.members.reachable_count() + 1;
         let doublings = n.div_ceil(SCALE_FROM).next_power_of_two().ilog2();
         ms(self.config.push_pull_interval).saturating_mul(u64::from(doublings) + 1)
     }
@@ -104,16 +107,13 @@ impl Core {
 
     /// One attempt; a few for a node that reaches nobody.
     pub(super) fn reconnect(&mut self) {
-        let attempts = if self.members.reachable().is_empty() {
+        let attempts = if self.members.reachable_count() == 0 {
             FEW
         } else {
             1
         };
-        let gone = self.members.gone().iter();
-        let mut pool: Vec<String> = gone
-            .filter_map(|id| self.members.get(id))
-            .map(|m| m.state.address.clone())
-            .collect();
+        let gone = self.members.gone();
+        let mut pool: Vec<String> = gone.map(|m| m.state.address.clone()).collect();
         pool.extend(self.open_contacts());
         pool.sort_unstable();
         pool.dedup();
@@ -132,8 +132,6 @@ impl Core {
         let reachable: std::collections::HashSet<&str> = self
             .members
             .reachable()
-            .iter()
-            .filter_map(|id| self.members.get(id))
             .map(|m| m.state.address.as_str())
             .collect();
         let settled = |contact: &&Contact| {
@@ -169,7 +167,7 @@ impl Core {
 
     /// A contacted node belongs to another cluster.
     pub fn contact_is_foreign(&mut self, now: Now, address: &str, theirs: &str) {
-        self.count_rejected();
+        self.count_rejected(Rejected::OtherCluster);
         self.note_foreign(now, address.to_owned(), theirs.to_owned());
     }
 }

@@ -1,6 +1,8 @@
 //! The end of a member, its own or another's. A node that goes down on purpose: everybody reachable is told a few times, by packet
 //! and a couple by exchange, and then there is silence for good.
 
+use std::sync::Arc;
+
 use ringmaster_shared::{
     id::NodeId,
     member::{Lifecycle, MemberStatus},
@@ -24,9 +26,10 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
-        self.local.status = last;
-        self.local.lifecycle = Lifecycle::Stopped;
-        self.local.incarnation += 1;
+        let local = Arc::make_mut(&mut self.local);
+        local.status = last;
+        local.lifecycle = Lifecycle::Stopped;
+        local.incarnation += 1;
         self.revision += 1;
         let witnesses: Vec<String> = self
             .members
@@ -55,8 +58,9 @@ impl Core {
         };
         let state = MemberState {
             status: MemberStatus::Left,
-            ..member.state.clone()
+            ..(*member.state).clone()
         };
+        let state = Arc::new(state);
         let from = self.local.id.clone();
         self.apply(now, Claim { state, from }, Via::Own);
     }
@@ -75,8 +79,6 @@ impl Core {
         let everybody: Vec<(NodeId, String)> = self
             .members
             .reachable()
-            .iter()
-            .filter_map(|id| self.members.get(id))
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
             .collect();
         let done = rounds_left <= 1 || everybody.is_empty();

@@ -1,14 +1,18 @@
 //! What claims do: to the list, to this node's own incarnation, and to what is spread on.
 
+use std::sync::Arc;
+
 use ringmaster_shared::{
     id::{Generation, NodeId},
     member::MemberStatus,
 };
 
-use super::{Core, Happening, MEMBERS_MAX, Phase};
+use super::{Core, Happening, MEMBERS_MAX, Phase, Wants, is_honest};
 use crate::gossip::{
     MemberState,
     claim::{self, Claim, Now, Via},
+    codec::Brief,
+    rejected::Rejected,
 };
 
 /// What was held before a claim won; enough to say what changed.
@@ -21,34 +25,37 @@ struct Before {
 }
 
 impl Core {
-    /// A member's own word about itself, in a packet or as who exchanged lists. True when this
-    /// node holds something that beats it: the sender has to hear of that.
-    pub(super) fn hear(&mut self, now: Now, sender: MemberState) -> bool {
-        let (id, load) = (sender.id.clone(), sender.load);
-        let said = sender.clone();
-        self.apply(
-            now,
-            Claim {
-                from: sender.id.clone(),
-                state: sender,
-            },
-            Via::Packet,
-        );
-        let Some(member) = self.members.get_mut(&id) else {
-            return false;
+    /// A member's own word about itself: in a packet, or as who exchanged lists.
+    pub(super) fn take_own_word(&mut self, now: Now, state: Arc<MemberState>) {
+        let from = state.id.clone();
+        self.apply(now, Claim { state, from }, Via::Packet);
+    }
+
+    /// `from` spoke, as `said` (alive, or going): proof of life. Returns what it lacks.
+    pub(super) fn hear(&mut self, now: Now, from: &Brief, said: MemberStatus) -> Wants {
+        let Some(member) = self.members.get_mut(&from.id) else {
+            return Wants {
+                to_be_asked: true,
+                ..Wants::default()
+            };
         };
-        if member.state.generation == said.generation {
-            member.heartbeat_seq += 1;
+        let held = claim::freshness(&member.state);
+        if held.0 == from.generation {
+            member.dealings_mut().heartbeat_seq += 1;
             member.answered(now);
-            if member.state.incarnation == said.incarnation {
-                member.state.load = load;
+            if held.1 == from.incarnation && member.state.load != from.load {
+                Arc::make_mut(&mut member.state).load = from.load;
             }
         }
-        claim::beats(&member.state, &said)
+        Wants {
+            news_of_itself: (held, member.state.status) > (from.freshness(), said),
+            to_be_asked: from.freshness() > held,
+            intro: false,
+        }
     }
 
     /// Merges what a seed gave when it let this node in; who found whom dead is not known.
-    pub fn welcome(&mut self, now: Now, states: Vec<MemberState>) {
+    pub fn welcome(&mut self, now: Now, states: Vec<Arc<MemberState>>) {
         for state in states.into_iter().take(MEMBERS_MAX) {
             let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
@@ -56,7 +63,7 @@ impl Core {
     }
 
     /// Merges the full list of `from`, got in an exchange.
-    pub fn merge(&mut self, now: Now, from: &NodeId, states: Vec<MemberState>) {
+    pub fn merge(&mut self, now: Now, from: &NodeId, states: Vec<Arc<MemberState>>) {
         if self.phase != Phase::Running {
             return;
         }
@@ -65,12 +72,13 @@ impl Core {
             .take(MEMBERS_MAX)
             .partition(|s| s.id == *from && *from != self.local.id);
         for state in own {
-            let alive_or_going =
-                !matches!(state.status, MemberStatus::Suspected | MemberStatus::Dead);
-            if alive_or_going && claim::is_acceptable(&state, now.unix_ms) {
-                self.hear(now, state);
+            let brief = Brief::of(&state);
+            if is_honest(&state, &brief) && claim::is_acceptable(&state, now.unix_ms) {
+                let said = state.status;
+                self.take_own_word(now, state);
+                self.hear(now, &brief, said);
             } else {
-                self.count_rejected();
+                self.count_rejected(Rejected::Unacceptable);
             }
         }
         for state in others {
@@ -82,20 +90,25 @@ impl Core {
     /// Takes a claim in, if it wins.
     pub(super) fn apply(&mut self, now: Now, mut claim: Claim, via: Via) {
         if !claim::is_acceptable(&claim.state, now.unix_ms) {
-            return self.count_rejected();
+            return self.count_rejected(Rejected::Unacceptable);
         }
         if claim.state.id == self.local.id {
             return self.apply_to_self(&claim);
         }
         let held = self.members.get(&claim.state.id).map(|m| &m.state);
         if via == Via::Exchange {
-            claim.state.status = claim::status_from_exchange(&claim.state, held);
+            let status = claim::status_from_exchange(&claim.state, held.map(|h| &**h));
+            if status != claim.state.status {
+                Arc::make_mut(&mut claim.state).status = status;
+            }
         }
         match held {
             // for somebody unknown a tombstone has nothing to protect, and taking it in would
             // let it go round for ever
             None if claim.state.status == MemberStatus::Left => {}
-            None if self.members.len() >= MEMBERS_MAX => self.count_rejected(),
+            None if self.members.len() >= MEMBERS_MAX => {
+                self.count_rejected(Rejected::Unacceptable)
+            }
             None => self.accept(now, claim, via),
             Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
             Some(held) => {
@@ -122,7 +135,7 @@ impl Core {
         });
         let wait_ms = self.suspicion_ms();
         let ends = (status == MemberStatus::Suspected).then_some(now.ms + wait_ms);
-        self.members.put(claim.state.clone(), now, ends);
+        self.members.put(Arc::clone(&claim.state), now, ends);
         self.revision += 1;
         if let Some(member) = self.members.get_mut(&id) {
             let accused =
@@ -179,7 +192,7 @@ impl Core {
             }
             (_, Dead) => {
                 let held = self.members.get(&id);
-                let accusers = held.map(|m| m.accusers.clone()).unwrap_or_default();
+                let accusers = held.map(|m| m.accusers().to_vec()).unwrap_or_default();
                 let silent_ms = before.map_or(0, |b| b.silent_ms);
                 self.happened(Happening::Dead {
                     id,
@@ -209,7 +222,7 @@ impl Core {
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
-            self.local.incarnation = theirs.incarnation + 1;
+            Arc::make_mut(&mut self.local).incarnation = theirs.incarnation + 1;
             self.spread_self();
             if accused {
                 self.happened(Happening::SelfRefuted {
@@ -238,8 +251,9 @@ impl Core {
         };
         let state = MemberState {
             status: MemberStatus::Suspected,
-            ..member.state.clone()
+            ..(*member.state).clone()
         };
+        let state = Arc::new(state);
         let from = self.local.id.clone();
         self.apply(now, Claim { state, from }, Via::Own);
     }
@@ -249,11 +263,13 @@ impl Core {
         while let Some(member) = self.members.overdue_suspicion(now) {
             let state = MemberState {
                 status: MemberStatus::Dead,
-                ..member.state.clone()
+                ..(*member.state).clone()
             };
+            let state = Arc::new(state);
             let me = &self.local.id;
-            let from = match member.accusers.first() {
-                Some(first) if !member.accusers.contains(me) => first.clone(),
+            let accusers = member.accusers();
+            let from = match accusers.first() {
+                Some(first) if !accusers.contains(me) => first.clone(),
                 _ => me.clone(),
             };
             self.apply(now, Claim { state, from }, Via::Own);

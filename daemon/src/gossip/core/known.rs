@@ -1,6 +1,9 @@
 //! What this node knows, for full-state exchanges, for the rest of the node and for people.
 //! Reads only.
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
 use ringmaster_shared::{
     api::membership::{
         GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor,
@@ -16,7 +19,7 @@ pub(super) const RUMORS_LISTED_MAX: usize = 1000;
 
 impl Core {
     /// Everything this node knows, itself included, for a full-state exchange.
-    pub fn states(&self) -> Vec<MemberState> {
+    pub fn states(&self) -> Vec<Arc<MemberState>> {
         std::iter::once(&self.local)
             .chain(self.members.iter().map(|m| &m.state))
             .cloned()
@@ -25,29 +28,31 @@ impl Core {
 
     /// All but those that left, this node included, sorted by id.
     pub fn views(&self, now: Now) -> Vec<MemberView> {
-        let me = MemberView {
-            state: self.local.clone(),
+        let others = self.members.iter();
+        let mut views: Vec<MemberView> = others
+            .filter(|m| m.state.status != MemberStatus::Left)
+            .map(|m| MemberView {
+                state: Arc::clone(&m.state),
+                last_seen: self.wall_time(m.last_seen_ms()),
+                status_since: self.wall_time(m.status_since_ms),
+                heartbeat_seq: m.heartbeat_seq(),
+                doubts: doubts(m),
+            })
+            .collect();
+        views.push(MemberView {
+            state: Arc::clone(&self.local),
             last_seen: crate::time::timestamp_of_ms(now.unix_ms),
             status_since: crate::time::timestamp_of_ms(self.born.unix_ms),
             heartbeat_seq: 0,
             doubts: Doubts::default(),
-        };
-        let others = self
-            .members
-            .iter()
-            .filter(|m| m.state.status != MemberStatus::Left);
-        let mut views: Vec<MemberView> = others
-            .map(|m| MemberView {
-                state: m.state.clone(),
-                last_seen: crate::time::timestamp_of_ms(m.last_seen_unix_ms),
-                status_since: crate::time::timestamp_of_ms(m.status_since_unix_ms),
-                heartbeat_seq: m.heartbeat_seq,
-                doubts: doubts(m),
-            })
-            .collect();
-        let at = views.partition_point(|v| v.state.id < me.state.id);
-        views.insert(at, me);
+        });
+        views.sort_unstable_by(|a, b| a.state.id.cmp(&b.state.id));
         views
+    }
+
+    /// A monotonic time as people read it.
+    pub(super) fn wall_time(&self, ms: u64) -> Timestamp {
+        crate::time::timestamp_of_ms(ms.saturating_add(self.wall_offset_ms))
     }
 
     /// Grows whenever the list changed in anything but counters, times and load.
@@ -78,7 +83,8 @@ impl Core {
             active_rumors: self.rumors.len(),
             health_score: 0,
             queue_depth,
-            rejected_messages: self.rejected,
+            rejected_messages: self.rejected.sum(),
+            rejected: self.rejected.by_reason(),
             health_reasons: Vec::new(),
             queues: GossipQueues::default(),
             suspicions: Vec::new(),
@@ -101,14 +107,13 @@ fn doubts(member: &Member) -> Doubts {
         MemberStatus::Suspected | MemberStatus::Dead
     ) {
         return Doubts {
-            udp_blocked: member.udp_blocked,
+            udp_blocked: member.udp_blocked(),
             ..Doubts::default()
         };
     }
-    let heard = member.heard_ms.unwrap_or(member.known_since_ms);
     Doubts {
-        accusers: member.accusers.clone(),
-        silent_ms: member.status_since_ms.saturating_sub(heard),
-        udp_blocked: member.udp_blocked,
+        accusers: member.accusers().to_vec(),
+        silent_ms: member.status_since_ms.saturating_sub(member.last_seen_ms()),
+        udp_blocked: member.udp_blocked(),
     }
 }

@@ -186,7 +186,7 @@ impl Core {
         if !answers_tcp {
             return self.suspect(now, target);
         }
-        if !std::mem::replace(&mut member.udp_blocked, true) {
+        if !std::mem::replace(&mut member.dealings_mut().udp_blocked, true) {
             let (id, address) = (target.clone(), member.state.address.clone());
             self.happened(Happening::UdpBlocked { id, address });
         }
@@ -209,8 +209,8 @@ impl Core {
             .position(|p| p.seq == seq && p.target == *from)
         {
             self.probes.swap_remove(at);
-            if let Some(member) = self.members.get_mut(from) {
-                member.udp_blocked = false;
+            if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
+                member.dealings_mut().udp_blocked = false;
             }
             return;
         }
@@ -237,6 +237,12 @@ impl Core {
                 member.answered(now);
             }
         }
+    }
+
+    /// A helper is well, but got no answer either.
+    pub(super) fn nacked(&mut self, seq: u32, target: &NodeId, from: &NodeId) {
+        // counted for the local health once that is built
+        let _ = (seq, target, from);
     }
 
     /// Pings a member for `asker`. Only members on the list: nobody can use this node to send

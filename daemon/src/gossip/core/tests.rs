@@ -44,17 +44,26 @@ fn state(name: &str, generation: u64, incarnation: u64, status: MemberStatus) ->
     }
 }
 
-fn packet(from: MemberState, to: &str, body: Body, claims: Vec<MemberState>) -> Packet {
+/// Of a sender that says all of itself.
+fn packet(
+    from: impl Into<Arc<MemberState>>,
+    to: &str,
+    body: Body,
+    claims: Vec<MemberState>,
+) -> Packet {
+    let from = from.into();
     let accuser = from.id.clone();
     Packet {
         cluster: cluster(),
         to: id(to),
-        from,
+        from: Brief::of(&from),
+        intro: Some(from),
+        ask: false,
         body,
         claims: claims
             .into_iter()
             .map(|state| Claim {
-                state,
+                state: state.into(),
                 from: accuser.clone(),
             })
             .collect(),
@@ -283,7 +292,10 @@ fn a_fresher_death_of_the_dead_is_remembered() {
     core.merge(
         at(3),
         &id("x"),
-        vec![state("b", 1, 12, Dead), state("b", 1, 11, Alive)],
+        vec![
+            state("b", 1, 12, Dead).into(),
+            state("b", 1, 11, Alive).into(),
+        ],
     );
     assert_eq!(status_of(&core, "b"), Some(Dead), "by exchange as well");
     assert_eq!(freshness_of(&core, "b"), (1, 12));
@@ -339,7 +351,10 @@ fn a_restart_nobody_noticed_is_reported() {
         source(),
         packet(b.clone(), "a", Body::Gossip, vec![]),
     );
-    assert_eq!(core.members.get(&id("b")).map(|m| m.heartbeat_seq), Some(1));
+    assert_eq!(
+        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
+        Some(1)
+    );
     core.take_outputs();
     b.generation = 2;
     b.address = "b:2".into();
@@ -357,7 +372,7 @@ fn a_restart_nobody_noticed_is_reported() {
     ));
     assert_eq!(told.len(), 2);
     assert_eq!(
-        core.members.get(&id("b")).map(|m| m.heartbeat_seq),
+        core.members.get(&id("b")).map(|m| m.heartbeat_seq()),
         Some(1),
         "counted anew"
     );
@@ -396,7 +411,7 @@ fn bad_news_of_this_life_is_refuted_above_anything_seen() {
 #[test]
 fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
     let mut core = core_of("a");
-    core.local.generation = 10;
+    Arc::make_mut(&mut core.local).generation = 10;
     gossip(
         &mut core,
         0,
@@ -406,7 +421,7 @@ fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
     core.merge(
         at(0),
         &id("x"),
-        vec![state("a", 9, 50, MemberStatus::Alive)],
+        vec![state("a", 9, 50, MemberStatus::Alive).into()],
     );
     let told = happenings(&mut core);
     assert!(
@@ -434,7 +449,7 @@ fn a_later_life_of_this_node_supersedes_it_and_an_earlier_one_does_not() {
 #[test]
 fn namesakes_find_out_from_each_others_packets() {
     let (mut older, mut younger) = (core_of("a"), core_of("a"));
-    younger.local.generation = 2;
+    Arc::make_mut(&mut younger.local).generation = 2;
     let ping = packet(older.local.clone(), "a", Body::Ping { seq: 1 }, vec![]);
     younger.handle(at(0), source(), ping);
     let answer = packets(&mut younger).pop().expect("an answer").1;
@@ -473,7 +488,11 @@ fn who_is_held_dead_is_told_and_comes_back_by_its_own_word() {
 fn a_ping_to_a_suspect_carries_the_suspicion() {
     let mut core = core_of("a");
     gossip(&mut core, 0, "b", vec![]);
-    core.merge(at(0), &id("x"), vec![state("b", 1, 0, MemberStatus::Dead)]);
+    core.merge(
+        at(0),
+        &id("x"),
+        vec![state("b", 1, 0, MemberStatus::Dead).into()],
+    );
     assert_eq!(
         status_of(&core, "b"),
         Some(MemberStatus::Suspected),
@@ -552,7 +571,7 @@ fn broken_clocks_and_nonsense_are_refused() {
     core.merge(
         at(0),
         &id("b"),
-        vec![state("b", two_years_on, 0, MemberStatus::Alive)],
+        vec![state("b", two_years_on, 0, MemberStatus::Alive).into()],
     );
     assert_eq!(status_of(&core, "b"), None);
     gossip(
@@ -611,7 +630,10 @@ fn stopping_is_told_to_everybody_and_then_there_is_silence() {
     let mut told: Vec<&str> = Vec::new();
     for output in &outputs {
         if let Output::Send { packet, .. } = output {
-            assert_eq!(packet.from.status, MemberStatus::Stopped);
+            assert_eq!(
+                packet.intro.as_ref().map(|i| i.status),
+                Some(MemberStatus::Stopped)
+            );
             assert_eq!(packet.from.incarnation, 1);
             told.push(packet.to.as_str());
         }
@@ -799,7 +821,7 @@ fn local_news_raise_the_incarnation_and_load_does_not() {
 fn packets_keep_to_their_budget() {
     let mut core = core_of("a");
     let many: Vec<_> = (0..200)
-        .map(|n| member(&format!("member-{n:04}")))
+        .map(|n| Arc::new(member(&format!("member-{n:04}"))))
         .collect();
     core.merge(at(0), &id("x"), many);
     gossip(&mut core, 0, "b", vec![]);
@@ -823,7 +845,7 @@ fn intervals_scale_as_memberlist_does() {
         (129, 120, 8442),
     ] {
         let mut core = core_of("a");
-        let others = (1..n).map(|i| member(&format!("n{i}"))).collect();
+        let others = (1..n).map(|i| member(&format!("n{i}")).into()).collect();
         core.merge(at(0), &id("x"), others);
         assert_eq!(core.exchange_interval_ms(), exchange_s * 1000, "n = {n}");
         assert_eq!(core.suspicion_ms(), suspicion_ms, "n = {n}");
@@ -833,16 +855,102 @@ fn intervals_scale_as_memberlist_does() {
 #[test]
 fn thousands_of_members_cost_a_bounded_tick() {
     let mut core = core_of("a");
-    let others = (0..5000).map(|i| member(&format!("n{i:05}"))).collect();
+    let others = (0..5000)
+        .map(|i| member(&format!("n{i:05}")).into())
+        .collect();
     core.merge(at(0), &id("x"), others);
     core.take_outputs();
     // counted work, not time: a round sends to its fanout and a probe's helpers, however many
     // members and rumors there are
+    let mut sent = 0;
     for (_, output) in run_until(&mut core, 400) {
         if let Output::Send { packet, .. } = output {
-            assert!(packet.claims.len() < 30);
+            sent += 1;
+            assert!(codec::packet_bytes(&packet) <= 1400);
+            assert!(packet.claims.len() > 10, "room is used");
         }
     }
+    assert!(
+        (6..=9).contains(&sent),
+        "two rounds of three, and a probe: {sent}"
+    );
     assert_eq!(core.status(0).cluster_size, 5001);
     assert!(core.rumors().len() <= known::RUMORS_LISTED_MAX);
+}
+
+/// A node that is known in another life or incarnation than it speaks of, and says nothing more
+/// of itself, is asked, and asked again only now and then.
+#[test]
+fn who_is_not_known_as_it_speaks_is_asked_and_introduces_itself() {
+    let mut a = core_of("a");
+    a.merge(at(0), &id("x"), vec![member("b").into()]);
+    a.take_outputs();
+    let brief = |incarnation| Packet {
+        intro: None,
+        ..packet(
+            state("b", 1, incarnation, MemberStatus::Alive),
+            "a",
+            Body::Gossip,
+            vec![],
+        )
+    };
+    a.handle(at(1), source(), brief(0));
+    assert!(packets(&mut a).is_empty(), "known as it is");
+    a.handle(at(2), source(), brief(3));
+    let asked = packets(&mut a);
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].1.ask && asked[0].0 == Dest::Source(source()));
+    assert_eq!(freshness_of(&a, "b"), (1, 0), "nothing is made up");
+    a.handle(at(3), source(), brief(3));
+    assert!(packets(&mut a).is_empty(), "not twice at once");
+
+    // the other side: it is told, and then they know each other
+    let mut b = core_with(GossipConfig::default(), "b", &[]);
+    Arc::make_mut(&mut b.local).incarnation = 3;
+    b.merge(at(0), &id("x"), vec![member("a").into()]);
+    run_until(&mut b, 10_000);
+    b.handle(at(10_000), source(), asked[0].1.clone());
+    let told = packets(&mut b);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].1.intro.is_some());
+    a.handle(at(600), source(), told[0].1.clone());
+    assert_eq!(freshness_of(&a, "b"), (1, 3));
+}
+
+/// Strangers cannot make this node send more than a few small packets.
+#[test]
+fn strangers_are_asked_seldom() {
+    let mut a = core_of("a");
+    run_until(&mut a, 1_000);
+    for n in 0..1_000u64 {
+        let name = format!("stranger-{n}");
+        let hello = Packet {
+            intro: None,
+            ..packet(member(&name), "a", Body::Gossip, vec![])
+        };
+        a.handle(at(1_000 + n / 10), source(), hello);
+    }
+    let asked = packets(&mut a);
+    assert!((2..=6).contains(&asked.len()), "{} in 100 ms", asked.len());
+}
+
+#[test]
+fn an_intro_of_somebody_else_is_refused() {
+    let mut a = core_of("a");
+    let honest = || packet(member("b"), "a", Body::Gossip, vec![]);
+    let edits: [fn(&mut MemberState); 4] = [
+        |s| s.id = id("c"),
+        |s| s.incarnation = 9,
+        |s| s.status = MemberStatus::Dead,
+        |s| s.address.clear(),
+    ];
+    for (n, edit) in edits.into_iter().enumerate() {
+        let mut forged = honest();
+        edit(Arc::make_mut(forged.intro.as_mut().expect("there")));
+        a.handle(at(0), source(), forged);
+        assert_eq!(a.rejected.of(Rejected::Unacceptable), n as u64 + 1);
+        assert_eq!(status_of(&a, "b").or(status_of(&a, "c")), None);
+    }
+    a.handle(at(0), source(), honest());
+    assert_eq!(status_of(&a, "b"), Some(MemberStatus::Alive));
 }

@@ -128,7 +128,7 @@ impl PeerServer {
     fn members(&self) -> Response {
         match self.gossip.get() {
             Some(gossip) => Response::Members {
-                members: gossip.members().iter().map(|m| m.state.clone()).collect(),
+                members: gossip.states(),
             },
             None => not_ready(),
         }

@@ -211,7 +211,7 @@ pub fn settled(epoch: Epoch, names: &[&str]) -> Topology {
 
 fn member_view(name: &NodeId, status: MemberStatus, generation: u64) -> MemberView {
     MemberView {
-        state: MemberState {
+        state: Arc::new(MemberState {
             id: name.clone(),
             address: format!("{name}:1"),
             zone: "default".into(),
@@ -222,7 +222,7 @@ fn member_view(name: &NodeId, status: MemberStatus, generation: u64) -> MemberVi
             incarnation: 0,
             ring: RingStamp::default(),
             load: Load::default(),
-        },
+        }),
         last_seen: Timestamp::now(),
         status_since: Timestamp::now(),
         heartbeat_seq: 0,
@@ -366,9 +366,9 @@ impl Lab {
             let view = list.iter_mut().find(|m| m.state.id == id(name));
             let view = view.expect("a member");
             if status == MemberStatus::Alive && view.state.status != status {
-                view.state.generation += 1;
+                Arc::make_mut(&mut view.state).generation += 1;
             }
-            view.state.status = status;
+            Arc::make_mut(&mut view.state).status = status;
             *members = Arc::new(list);
         });
     }

@@ -261,7 +261,7 @@ impl Cluster {
             me: through.clone(),
             cluster: self.clone(),
         };
-        let members: Vec<MemberState> = seat.members().iter().map(|m| m.state.clone()).collect();
+        let members: Vec<MemberState> = seat.members().iter().map(|m| (*m.state).clone()).collect();
         let plan = plan::plan(
             &Picture {
                 topology: &ring,
@@ -325,7 +325,7 @@ impl Cluster {
                         state.status = MemberStatus::Dead;
                     }
                     MemberView {
-                        state,
+                        state: state.into(),
                         last_seen: Timestamp::UNIX_EPOCH,
                         status_since: Timestamp::UNIX_EPOCH,
                         heartbeat_seq: 0,

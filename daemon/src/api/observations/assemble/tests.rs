@@ -43,10 +43,10 @@ fn round(own: &str, views: Vec<MemberView>, answers: Vec<Answer>) -> Round {
 fn the_doubtful_are_asked_first_and_the_stopped_not_at_all() {
     let mut all = many(300);
     for view in &mut all[0..50] {
-        view.state.status = Dead;
+        set(view, Dead);
     }
-    all[60].state.status = Suspected;
-    all[61].state.status = Stopped;
+    set(&mut all[60], Suspected);
+    set(&mut all[61], Stopped);
     let chosen = choose(&all, &id("node-00299"), 256);
     assert_eq!(chosen.asked.len(), 256);
     assert_eq!(chosen.asked[0], id("node-00061"));
@@ -127,7 +127,7 @@ fn trouble_alone_leaves_out_who_is_well() {
 fn a_large_cluster_shows_trouble_whatever_was_asked_for() {
     let mine = many(1_000);
     let mut theirs = mine.clone();
-    theirs[6].state.status = Dead;
+    set(&mut theirs[6], Dead);
     let answers: Vec<Answer> = choose(&mine, &id("node-00001"), 256)
         .asked
         .iter()
@@ -145,4 +145,8 @@ fn a_large_cluster_shows_trouble_whatever_was_asked_for() {
     );
     let bytes = serde_json::to_vec(&got).expect("JSON").len();
     assert!(bytes < 100_000, "{bytes}");
+}
+
+fn set(view: &mut MemberView, status: MemberStatus) {
+    std::sync::Arc::make_mut(&mut view.state).status = status;
 }
