@@ -12,7 +12,10 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use ringmaster_shared::{
     api::{
-        health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
+        health::{
+            ClusterStatus, GossipHealth, NodeStatus, ReplicationStatus, StatusResponse,
+            StorageStatus,
+        },
         membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer, Sight},
         observations::disagreements,
         ring::ring_response,
@@ -195,6 +198,7 @@ fn status(cluster: &Cluster, i: usize) -> StatusResponse {
             membership_digest: members.membership_digest.clone(),
             problems: vec![],
         },
+        gossip: Some(GossipHealth::default()),
         timestamp: utc().as_second(),
     }
 }

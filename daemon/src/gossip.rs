@@ -34,7 +34,10 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 use rand::{SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{
-    api::membership::{GossipConfigInfo, GossipStatus, Rumor},
+    api::{
+        health::GossipHealth,
+        membership::{GossipConfigInfo, GossipStatus, Rumor},
+    },
     event::EventCode,
     id::{ClusterId, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
@@ -350,6 +353,19 @@ impl GossipHandle {
 
     pub fn status(&self) -> GossipStatus {
         self.shared.published.report.borrow().status.clone()
+    }
+
+    /// The same in short, for the node's status.
+    pub fn health(&self) -> GossipHealth {
+        let report = self.shared.published.report.borrow();
+        let status = &report.status;
+        let unreachable = status.seeds.iter().filter(|s| !s.reachable);
+        GossipHealth {
+            health_score: status.health_score,
+            health_reasons: status.health_reasons.clone(),
+            udp_blocked: status.udp_blocked.clone(),
+            seeds_unreachable: unreachable.map(|s| s.address.clone()).collect(),
+        }
     }
 
     pub fn config_info(&self) -> GossipConfigInfo {

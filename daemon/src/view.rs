@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
-        health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
+        health::{
+            ClusterStatus, GossipHealth, NodeStatus, ReplicationStatus, StatusResponse,
+            StorageStatus,
+        },
         membership::{MemberInfo, MembersResponse},
         ring::{LocateResponse, LocatedReplica, RingResponse, RingSummary},
     },
@@ -67,6 +70,8 @@ pub struct Look {
     pub store: Option<StoreLook>,
     /// Requests were turned away within the last seconds.
     pub overloaded: bool,
+    /// `None` while gossip is silent.
+    pub gossip: Option<GossipHealth>,
 }
 
 /// The three answers that make up the live feed.
@@ -201,6 +206,7 @@ fn status(
             membership_digest: members_response.membership_digest.clone(),
             problems: keeper.problems(found, look.now_ms()),
         },
+        gossip: look.gossip.clone(),
         timestamp: look.now.as_second(),
     }
 }
@@ -399,6 +405,7 @@ pub mod tests {
             members: members.map(Arc::new),
             store: None,
             overloaded: false,
+            gossip: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! `/gossip/*`.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     body::Body,

@@ -109,6 +109,7 @@ impl Node {
             members: None,
             store: None,
             overloaded: false,
+            gossip: None,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -155,6 +156,7 @@ impl Node {
                 tombstones_wait_for: repair.tombstones_wait_for,
             }),
             overloaded: self.gates.admission.pressure().overloaded,
+            gossip: self.gossip.get().map(GossipHandle::health),
         }
     }
 
