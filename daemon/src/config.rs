@@ -18,7 +18,10 @@ use std::{
 
 use ringmaster_shared::id::NodeId;
 
-use crate::{cli::Failure, gossip::GossipConfig};
+use crate::{
+    cli::Failure,
+    gossip::{GossipConfig, Lifeguard},
+};
 pub use duration::in_words;
 pub use layers::Layers;
 
@@ -176,11 +179,14 @@ fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {
         gossip_interval: time("gossip.interval")?,
         gossip_fanout: count("gossip.fanout", 16)? as usize,
         suspicion_mult: count("gossip.suspicion_mult", 100)? as u32,
+        suspicion_max_mult: count("gossip.suspicion_max_mult", 100)? as u32,
+        awareness_max: count("gossip.awareness_max", 64)? as u32,
         retransmit_mult: count("gossip.retransmit_mult", 100)? as u32,
         push_pull_interval: time("gossip.push_pull_interval")?,
         reconnect_interval: time("gossip.reconnect_interval")?,
         packet_bytes_max: layers.required("gossip.packet_bytes", |t| whole(t, 512, 60_000))?
             as usize,
+        lifeguard: Lifeguard::default(),
     })
 }
 

@@ -72,8 +72,13 @@ pub struct GossipConfig {
     pub gossip_interval: Duration,
     /// Members that get news in each gossip interval.
     pub gossip_fanout: usize,
-    /// Suspicion lasts this many probe intervals (times the logarithm of the cluster).
+    /// A suspicion that others confirmed lasts this many probe intervals (times the logarithm of
+    /// the cluster).
     pub suspicion_mult: u32,
+    /// One that nobody confirmed lasts this many times longer.
+    pub suspicion_max_mult: u32,
+    /// Local health has this many levels; at the worst a probe takes as many intervals.
+    pub awareness_max: u32,
     /// A claim is sent this many times (times the digits of the cluster's size).
     pub retransmit_mult: u32,
     /// Between full-state exchanges; grows with the cluster.
@@ -81,6 +86,28 @@ pub struct GossipConfig {
     /// How often dead members, seeds and remembered members are tried again.
     pub reconnect_interval: Duration,
     pub packet_bytes_max: usize,
+    pub lifeguard: Lifeguard,
+}
+
+/// The parts of Lifeguard, each of which can be left out to compare; all are on in a daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifeguard {
+    /// A node that is slow itself gives others more time.
+    pub health: bool,
+    /// A suspicion by one node alone lasts long; each further accuser shortens it.
+    pub confirmations: bool,
+    /// Whoever meets a suspected member tells it so first of all.
+    pub buddy: bool,
+}
+
+impl Default for Lifeguard {
+    fn default() -> Self {
+        Self {
+            health: true,
+            confirmations: true,
+            buddy: true,
+        }
+    }
 }
 
 impl Default for GossipConfig {
@@ -92,10 +119,13 @@ impl Default for GossipConfig {
             gossip_interval: Duration::from_millis(200),
             gossip_fanout: 3,
             suspicion_mult: 4,
+            suspicion_max_mult: 6,
+            awareness_max: 8,
             retransmit_mult: 4,
             push_pull_interval: Duration::from_secs(30),
             reconnect_interval: Duration::from_secs(5),
             packet_bytes_max: 1400,
+            lifeguard: Lifeguard::default(),
         }
     }
 }
@@ -144,6 +174,56 @@ pub struct Doubts {
     pub silent_ms: u64,
     /// It answers over TCP, but not over UDP.
     pub udp_blocked: bool,
+}
+
+/// A suspicion that this node holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuspicionView {
+    pub about: NodeId,
+    /// Who got no answer from it, in the order this node heard of them, at most eight. Empty when
+    /// it came with a list that does not say who found it so.
+    pub accusers: Vec<NodeId>,
+    /// How many milliseconds ago it began here.
+    pub since_ms: u64,
+    /// Milliseconds until the member is held dead, unless it answers; less when others confirm.
+    pub ends_in_ms: u64,
+    /// Accusers after the first that counted.
+    pub confirmations: u32,
+    /// So many bring it down to the shortest time; 0 when it has that from the start.
+    pub wanted: u32,
+}
+
+/// A sign that the fault may be this node's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strain {
+    /// Nobody answered a probe, not even those that were asked to help with it.
+    MissedAnswers,
+    /// Others held this node suspected or dead.
+    RefutedItself,
+    /// It was paused or starved: its own timers went off late.
+    StoodStill,
+}
+
+impl Strain {
+    pub const ALL: [Self; 3] = [Self::MissedAnswers, Self::RefutedItself, Self::StoodStill];
+}
+
+/// How well this node itself is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthView {
+    /// 0 is well; its probes take `score + 1` intervals.
+    pub score: u32,
+    pub score_max: u32,
+    /// What told against it since it was last well, the most frequent first; empty at 0.
+    pub reasons: Vec<HealthReason>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReason {
+    pub strain: Strain,
+    /// How often; for missed answers, how many were missed.
+    pub times: u64,
+    pub last_ms_ago: u64,
 }
 
 /// What gossip tells the node to do, beyond the member list.

@@ -309,7 +309,21 @@ pub static SETTINGS: &[Setting] = &[
         "gossip.suspicion_mult",
         "N",
         Some("4"),
-        "Suspicion lasts this, times log10(members), times the probe interval",
+        "A confirmed suspicion lasts this, times log10(members), times the probe interval",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.suspicion_max_mult",
+        "N",
+        Some("6"),
+        "One that nobody confirmed lasts this many times longer",
+    ),
+    setting(
+        GOSSIP,
+        "gossip.awareness_max",
+        "N",
+        Some("8"),
+        "A node that is slow itself gives others up to this many times longer; 1: never",
     ),
     setting(
         GOSSIP,

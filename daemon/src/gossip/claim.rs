@@ -49,6 +49,8 @@ pub enum Via {
     Packet,
     /// In a full-state exchange: possibly old, so deaths are only suspicions.
     Exchange,
+    /// A death that came in an exchange, taken in as suspicion.
+    HeldDead,
     /// This node's own finding.
     Own,
 }

@@ -9,24 +9,21 @@
 //! status is never anything but alive until [`Core::stop`], after which it is silent for good.
 //!
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
-//! Lifeguard's local health has its place in [`Core::probe_interval_ms`] (a multiplier) and
-//! [`Core::suspicion_ms`] (confirmations); both are asked at every use.
 
+mod awareness;
 mod exchanging;
 mod farewell;
 mod hearsay;
 mod known;
+mod probe;
 mod probing;
+mod relays;
+pub(super) mod suspicion;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rand::{Rng, rngs::SmallRng};
 use ringmaster_shared::{
@@ -35,11 +32,10 @@ use ringmaster_shared::{
 };
 
 use self::{
-    exchanging::Contact,
-    probing::{Probe, Relay},
+    awareness::Awareness, exchanging::Contact, probe::Probe, relays::Relays, suspicion::Suspicion,
 };
 use super::{
-    GossipConfig, MemberState,
+    GossipConfig, MemberState, Strain,
     claim::{self, Claim, Now},
     codec::{self, Body, Brief, Packet, RejectReason},
     dissemination::{Dissemination, transmit_limit},
@@ -187,9 +183,8 @@ pub struct Core {
     rotation: Vec<NodeId>,
     cursor: usize,
     probes: Vec<Probe>,
-    relays: HashMap<u32, Relay>,
-    /// Relays by age; they all live equally long.
-    relay_order: VecDeque<u32>,
+    relays: Relays,
+    health: Awareness,
     next_seq: u32,
     contacts: Vec<Contact>,
     introduced: bool,
@@ -246,6 +241,7 @@ impl Core {
         };
         let next_seq = rng.random();
         let contacts = Contact::list(contacts, &local.address);
+        let health = Awareness::new(&config);
         let mut core = Self {
             config,
             cluster,
@@ -260,8 +256,8 @@ impl Core {
             rotation: Vec::new(),
             cursor: 0,
             probes: Vec::new(),
-            relays: HashMap::new(),
-            relay_order: VecDeque::new(),
+            relays: Relays::default(),
+            health,
             next_seq,
             contacts,
             introduced: false,
@@ -290,7 +286,8 @@ impl Core {
                 let due = &self.due;
                 [due.probe, due.gossip, due.exchange, due.reconnect, due.reap]
                     .into_iter()
-                    .chain(self.next_probe_step())
+                    .chain(self.probes.iter().map(Probe::next_step_ms))
+                    .chain(self.relays.next_nack_ms())
                     .chain(self.members.next_suspicion_end_ms())
                     .min()
                     .unwrap_or(u64::MAX)
@@ -310,12 +307,12 @@ impl Core {
         }
         let late = now.ms.saturating_sub(self.next_wake());
         if late > ms(self.config.probe_timeout) {
-            self.excuse_others(late);
+            self.excuse_others(now, late);
         }
+        self.send_nacks(now);
         self.advance_probes(now);
         self.end_suspicions(now);
         if now.ms >= self.due.probe {
-            self.due.probe = next_due(self.due.probe, self.probe_interval_ms(), now);
             self.start_probe(now);
         }
         if now.ms >= self.due.gossip {
@@ -330,10 +327,15 @@ impl Core {
     }
 
     /// This node itself stood still (paused, starved): who did not answer meanwhile is not to
-    /// blame, and the answers may still wait in the socket.
-    fn excuse_others(&mut self, late_ms: u64) {
-        self.probes.clear();
-        self.members.extend_suspicions(late_ms);
+    /// blame, and the answers may still wait in the socket. Everybody gets the time it missed.
+    /// Nothing is called off: a node that is always late would else never find anything out.
+    fn excuse_others(&mut self, now: Now, late_ms: u64) {
+        let patience = ms(self.config.probe_timeout);
+        for probe in &mut self.probes {
+            probe.postpone(now.ms, late_ms, patience);
+        }
+        self.members.excuse_suspected(late_ms);
+        self.health.strained(now, Strain::StoodStill, 1);
     }
 
     fn reap(&mut self, now: Now) {
@@ -351,15 +353,15 @@ impl Core {
         }
     }
 
-    /// Milliseconds from one probe to the next.
+    /// Milliseconds from one probe to the next, for a node that is well.
     fn probe_interval_ms(&self) -> u64 {
         ms(self.config.probe_interval).max(1)
     }
 
-    /// How long a suspected member may refute.
-    fn suspicion_ms(&self) -> u64 {
+    /// How long a suspected member may refute, counted from now.
+    fn suspicion(&self, now: Now) -> Suspicion {
         let reachable = self.members.reachable_count() + 1;
-        ms(suspicion_timeout(&self.config, reachable))
+        Suspicion::begin(&self.config, reachable, now)
     }
 
     fn transmit_limit(&self) -> u32 {
@@ -415,8 +417,10 @@ impl Core {
             Body::PingRequest { seq, target } => {
                 self.relay_ping(now, source, from, seq, &target);
             }
-            Body::RelayedAck { seq, target } => self.acknowledged_by_relay(now, seq, &target),
-            Body::Nack { seq, target } => self.nacked(seq, &target, from),
+            Body::RelayedAck { seq, target } => {
+                self.acknowledged_by_relay(now, seq, from, &target);
+            }
+            Body::Nack { seq, target } => self.nacked(seq, from, &target),
             Body::Gossip => {}
             Body::Reject { .. } => self.count_rejected(Rejected::Refused),
         }
@@ -585,7 +589,7 @@ impl Core {
             if self.rumors.is_empty() {
                 return;
             }
-            let first = self.grave_claim_about(&id);
+            let first = self.buddy_claim_about(&id);
             let packet = self.packet(id, Body::Gossip, first);
             self.send(Dest::Address(address), packet);
         }
@@ -601,8 +605,12 @@ impl Core {
         })
     }
 
-    /// The same when it is bad news, which its subject must hear first of all.
-    fn grave_claim_about(&self, id: &NodeId) -> Option<Claim> {
+    /// The same when it is bad news, which its subject must hear first of all, so that it can
+    /// refute at once (Lifeguard's buddy system, section IV.C).
+    fn buddy_claim_about(&self, id: &NodeId) -> Option<Claim> {
+        if !self.config.lifeguard.buddy {
+            return None;
+        }
         self.claim_about(id)
             .filter(|c| c.state.status != MemberStatus::Alive)
     }
@@ -653,7 +661,8 @@ impl Core {
     }
 }
 
-/// `mult * max(1, log10 n) * probe interval`, for `n` reachable members.
+/// `mult * max(1, log10 n) * probe interval`, for `n` reachable members: how long a suspicion
+/// lasts that others confirmed.
 pub fn suspicion_timeout(config: &GossipConfig, n: usize) -> Duration {
     let scale = (n.max(1) as f64).log10().max(1.0);
     let base = config.probe_interval.saturating_mul(config.suspicion_mult);

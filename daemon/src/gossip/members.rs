@@ -16,6 +16,7 @@ use ringmaster_shared::{
 use super::{
     MemberState,
     claim::{self, Now},
+    core::suspicion::Suspicion,
     roster::{OfNode, Roster, Slot},
 };
 
@@ -50,7 +51,7 @@ pub struct Dealings {
     pub told_ms: Option<u64>,
     /// Answers over TCP but not over UDP; said once.
     pub udp_blocked: bool,
-    suspicion_ends_ms: Option<u64>,
+    suspicion: Option<Box<Suspicion>>,
 }
 
 impl Member {
@@ -95,8 +96,8 @@ impl Member {
     }
 
     #[cfg(test)]
-    pub fn suspicion_ends_ms(&self) -> Option<u64> {
-        self.dealings.as_ref()?.suspicion_ends_ms
+    pub fn suspicion(&self) -> Option<&Suspicion> {
+        self.dealings.as_ref()?.suspicion.as_deref()
     }
 
     /// Proof of life: it answered somebody at `now`.
@@ -109,11 +110,14 @@ impl Member {
         now.ms.saturating_sub(self.last_seen_ms())
     }
 
-    pub fn accuse(&mut self, by: &NodeId) {
+    /// True when `by` is a new accuser.
+    pub fn accuse(&mut self, by: &NodeId) -> bool {
         let accusers = &mut self.dealings_mut().accusers;
-        if accusers.len() < ACCUSERS_MAX && !accusers.contains(by) {
+        let new = accusers.len() < ACCUSERS_MAX && !accusers.contains(by);
+        if new {
             accusers.push(by.clone());
         }
+        new
     }
 }
 
@@ -207,8 +211,8 @@ impl MemberList {
         }
     }
 
-    /// Stores the claim that won. `suspicion_ends_ms` is for a suspected member.
-    pub fn put(&mut self, state: Arc<MemberState>, now: Now, suspicion_ends_ms: Option<u64>) {
+    /// Stores the claim that won. `suspicion` is for a suspected member.
+    pub fn put(&mut self, state: Arc<MemberState>, now: Now, suspicion: Option<Suspicion>) {
         let id = state.id.clone();
         let status = state.status;
         let after = Some((claim::freshness(&state), status));
@@ -227,9 +231,9 @@ impl MemberList {
         let Some(member) = self.members.at_mut(slot) else {
             return;
         };
-        if let Some(ends) = suspicion_ends_ms {
-            member.dealings_mut().suspicion_ends_ms = Some(ends);
-            self.suspicions.insert((ends, id));
+        if let Some(suspicion) = suspicion {
+            member.dealings_mut().suspicion = Some(Box::new(suspicion));
+            self.suspicions.insert((suspicion.ends_ms(), id));
         }
         let set = match status {
             MemberStatus::Alive | MemberStatus::Suspected => &mut self.reachable,
@@ -257,7 +261,8 @@ impl MemberList {
         let ends = member
             .dealings
             .as_mut()
-            .and_then(|d| d.suspicion_ends_ms.take());
+            .and_then(|d| d.suspicion.take())
+            .map(|s| s.ends_ms());
         let place = std::mem::replace(&mut member.place, NOWHERE) as usize;
         if let Some(ends) = ends {
             self.suspicions.remove(&(ends, id.clone()));
@@ -309,27 +314,35 @@ impl MemberList {
         (*ends <= now.ms).then(|| self.members.get(id)).flatten()
     }
 
-    /// Sets when the suspicion that is held of a member ends.
-    pub fn end_suspicion_at(&mut self, id: &NodeId, ends_ms: u64) {
-        let member = self.members.get_mut(id);
-        let Some(held) = member.and_then(|m| m.dealings.as_mut()?.suspicion_ends_ms.as_mut())
-        else {
-            return;
+    /// `by` found the same as who first suspected the member. True when that is new and shortens
+    /// the suspicion.
+    pub fn confirm(&mut self, id: &NodeId, by: &NodeId) -> bool {
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
         };
-        let before = std::mem::replace(held, ends_ms);
+        let first = member.accusers().is_empty();
+        if !member.accuse(by) || first {
+            return false;
+        }
+        let Some(suspicion) = &mut member.dealings_mut().suspicion else {
+            return false;
+        };
+        let before = suspicion.ends_ms();
+        let counts = suspicion.confirm();
+        let ends = suspicion.ends_ms();
         self.suspicions.remove(&(before, id.clone()));
-        self.suspicions.insert((ends_ms, id.clone()));
+        self.suspicions.insert((ends, id.clone()));
+        counts
     }
 
-    /// Gives every suspected member `ms` more.
-    pub fn extend_suspicions(&mut self, ms: u64) {
-        let all = std::mem::take(&mut self.suspicions);
-        for (ends, id) in all {
-            let later = ends.saturating_add(ms);
-            if let Some(member) = self.members.get_mut(&id) {
-                member.dealings_mut().suspicion_ends_ms = Some(later);
+    /// This node stood still for `ms`: every suspected member gets as much more.
+    pub fn excuse_suspected(&mut self, ms: u64) {
+        for (_, id) in std::mem::take(&mut self.suspicions) {
+            let member = self.members.get_mut(&id);
+            if let Some(suspicion) = member.and_then(|m| m.dealings_mut().suspicion.as_mut()) {
+                suspicion.excuse(ms);
+                self.suspicions.insert((suspicion.ends_ms(), id));
             }
-            self.suspicions.insert((later, id));
         }
     }
 
@@ -364,7 +377,10 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::{
-        super::testing::{id, member},
+        super::{
+            GossipConfig,
+            testing::{id, member},
+        },
         *,
     };
 
@@ -395,7 +411,7 @@ mod tests {
                 .iter()
                 .filter(|(_, i)| *i == m.state.id)
                 .count();
-            prop_assert_eq!(listed, usize::from(m.suspicion_ends_ms().is_some()));
+            prop_assert_eq!(listed, usize::from(m.suspicion().is_some()));
         }
         use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
         for status in [Alive, Suspected, Dead, Stopped, Left] {
@@ -422,10 +438,17 @@ mod tests {
                 let mut state = member(&name);
                 state.status = *status;
                 state.generation = generation;
-                let ends = (*status == Suspected).then_some(n as u64 + 10);
-                list.put(Arc::new(state), at(n as u64), ends);
-                if what == 0 {
-                    list.extend_suspicions(3);
+                let now = at(n as u64);
+                let begun = Suspicion::begin(&GossipConfig::default(), 10, now);
+                let suspicion = (*status == Suspected).then_some(begun);
+                list.put(Arc::new(state), now, suspicion);
+                match what {
+                    0 => list.excuse_suspected(3),
+                    1 => {
+                        list.confirm(&id(&name), &id("x"));
+                        list.confirm(&id(&name), &id("y"));
+                    }
+                    _ => {}
                 }
                 check(&list)?;
             }

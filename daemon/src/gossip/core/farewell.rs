@@ -1,5 +1,6 @@
-//! The end of a member, its own or another's. A node that goes down on purpose: everybody reachable is told a few times, by packet
-//! and a couple by exchange, and then there is silence for good.
+//! The end of a member, its own or another's. A node that goes down on purpose: everybody
+//! reachable is told a few times, by packet and a couple by exchange, and then there is silence
+//! for good.
 
 use std::sync::Arc;
 

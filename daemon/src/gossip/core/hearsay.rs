@@ -7,7 +7,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Core, Happening, MEMBERS_MAX, Phase, Wants, is_honest};
+use super::{Core, Happening, MEMBERS_MAX, Phase, Strain, Wants, is_honest};
 use crate::gossip::{
     MemberState,
     claim::{self, Claim, Now, Via},
@@ -82,24 +82,27 @@ impl Core {
             }
         }
         for state in others {
-            let from = from.clone();
+            // who lists somebody as suspected need not have found it out itself, and must not
+            // count as one accuser more
+            let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
     }
 
     /// Takes a claim in, if it wins.
-    pub(super) fn apply(&mut self, now: Now, mut claim: Claim, via: Via) {
+    pub(super) fn apply(&mut self, now: Now, mut claim: Claim, mut via: Via) {
         if !claim::is_acceptable(&claim.state, now.unix_ms) {
             return self.count_rejected(Rejected::Unacceptable);
         }
         if claim.state.id == self.local.id {
-            return self.apply_to_self(&claim);
+            return self.apply_to_self(now, &claim);
         }
         let held = self.members.get(&claim.state.id).map(|m| &m.state);
         if via == Via::Exchange {
             let status = claim::status_from_exchange(&claim.state, held.map(|h| &**h));
             if status != claim.state.status {
                 Arc::make_mut(&mut claim.state).status = status;
+                via = Via::HeldDead;
             }
         }
         match held {
@@ -112,13 +115,21 @@ impl Core {
             None => self.accept(now, claim, via),
             Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
             Some(held) => {
-                let confirms = held.status == MemberStatus::Suspected
+                let same = held.status == MemberStatus::Suspected
                     && claim.state.status == MemberStatus::Suspected
                     && claim::freshness(held) == claim::freshness(&claim.state);
-                if let Some(member) = self.members.get_mut(&claim.state.id).filter(|_| confirms) {
-                    member.accuse(&claim.from);
+                if same && claim.from != claim.state.id {
+                    self.confirm(claim);
                 }
             }
+        }
+    }
+
+    /// Somebody suspects a member that is suspected already. Who found it out for itself counts,
+    /// and the first few that do are spread on like any news.
+    fn confirm(&mut self, claim: Claim) {
+        if self.members.confirm(&claim.state.id, &claim.from) {
+            self.rumors.enqueue(claim);
         }
     }
 
@@ -133,9 +144,12 @@ impl Core {
             status_since_ms: m.status_since_ms,
             silent_ms: m.silent_ms(now),
         });
-        let wait_ms = self.suspicion_ms();
-        let ends = (status == MemberStatus::Suspected).then_some(now.ms + wait_ms);
-        self.members.put(Arc::clone(&claim.state), now, ends);
+        let suspicion = (status == MemberStatus::Suspected).then(|| match via {
+            Via::HeldDead => self.suspicion(now).without_confirmations(),
+            _ => self.suspicion(now),
+        });
+        let wait_ms = suspicion.map_or(0, |s| s.ends_ms().saturating_sub(now.ms));
+        self.members.put(Arc::clone(&claim.state), now, suspicion);
         self.revision += 1;
         if let Some(member) = self.members.get_mut(&id) {
             let accused =
@@ -208,7 +222,7 @@ impl Core {
     /// What others say of this node. Bad news in this life is refuted by a higher incarnation;
     /// news of an earlier life is outdated, and the present one is told again; news of a later
     /// life means that another process has taken this node's name.
-    fn apply_to_self(&mut self, claim: &Claim) {
+    fn apply_to_self(&mut self, now: Now, claim: &Claim) {
         let theirs = &claim.state;
         if theirs.generation > self.local.generation {
             return self.superseded(&theirs.address, theirs.generation);
@@ -225,6 +239,9 @@ impl Core {
             Arc::make_mut(&mut self.local).incarnation = theirs.incarnation + 1;
             self.spread_self();
             if accused {
+                if matches!(theirs.status, MemberStatus::Suspected | MemberStatus::Dead) {
+                    self.health.strained(now, Strain::RefutedItself, 1);
+                }
                 self.happened(Happening::SelfRefuted {
                     by: claim.from.clone(),
                     claimed: theirs.status,

@@ -12,7 +12,9 @@ use ringmaster_shared::{
 };
 
 use super::Core;
-use crate::gossip::{Doubts, MemberState, MemberView, claim::Now, members::Member};
+use crate::gossip::{
+    Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member,
+};
 
 /// Rumors listed for a person.
 pub(super) const RUMORS_LISTED_MAX: usize = 1000;
@@ -81,7 +83,7 @@ impl Core {
             dead_nodes,
             stopped_nodes,
             active_rumors: self.rumors.len(),
-            health_score: 0,
+            health_score: self.health.score(),
             queue_depth,
             rejected_messages: self.rejected.sum(),
             rejected: self.rejected.by_reason(),
@@ -94,6 +96,26 @@ impl Core {
             probes: ProbeFigures::default(),
             counts: GossipCounts::default(),
         }
+    }
+
+    /// The suspicions this node holds, the next to end first.
+    pub fn suspicions(&self, now: Now) -> Vec<SuspicionView> {
+        let view = |m: &Member| {
+            m.suspicion().map(|s| SuspicionView {
+                about: m.state.id.clone(),
+                accusers: m.accusers().to_vec(),
+                since_ms: now.ms.saturating_sub(s.since_ms()),
+                ends_in_ms: s.ends_ms().saturating_sub(now.ms),
+                confirmations: s.confirmations(),
+                wanted: s.wanted(),
+            })
+        };
+        self.members.suspected().filter_map(view).collect()
+    }
+
+    /// How well this node itself is, and what tells against it.
+    pub fn health(&self, now: Now) -> HealthView {
+        self.health.view(now)
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {

@@ -1,40 +1,23 @@
 //! The failure detector: one member after the other is pinged; who does not answer is asked for
 //! through others and over TCP; who answers nobody is suspected.
+//!
+//! One probe's state is in `probe.rs`, that of pings made for others in `relays.rs`; here is who
+//! is probed when, and what an answer or its absence means.
 
 use std::net::SocketAddr;
 
 use rand::{Rng, seq::SliceRandom};
-use ringmaster_shared::{id::NodeId, member::Freshness};
+use ringmaster_shared::id::NodeId;
 
-use super::{Core, Dest, Happening, Output, ms};
+use super::{
+    Core, Dest, Happening, Output, Strain, ms, next_due,
+    probe::{End, Patience, Probe},
+    relays::Relay,
+};
 use crate::gossip::{
     claim::{self, Now},
     codec::Body,
 };
-
-/// Pings made for others at a time.
-const RELAYS_MAX: usize = 1024;
-
-/// A probe under way.
-pub(super) struct Probe {
-    seq: u32,
-    target: NodeId,
-    /// What was held of it when the probe began; if it spoke up since, the probe is void.
-    freshness: Freshness,
-    started_ms: u64,
-    asked_others: bool,
-    answers_tcp: bool,
-}
-
-/// A ping made for another node.
-pub(super) struct Relay {
-    target: NodeId,
-    asker: NodeId,
-    source: SocketAddr,
-    /// The asker's number.
-    seq: u32,
-    ends_ms: u64,
-}
 
 impl Core {
     fn new_seq(&mut self) -> u32 {
@@ -42,27 +25,30 @@ impl Core {
         self.next_seq
     }
 
-    /// When a probe under way next needs a decision.
-    pub(super) fn next_probe_step(&self) -> Option<u64> {
-        let timeout = ms(self.config.probe_timeout);
-        self.probes
-            .iter()
-            .map(|p| {
-                p.started_ms
-                    + if p.asked_others {
-                        self.probe_ms()
-                    } else {
-                        timeout
-                    }
-            })
-            .min()
-    }
-
-    /// How long a probe has, indirect answers included.
+    /// How long a probe takes for a node that is well, indirect answers included.
     fn probe_ms(&self) -> u64 {
         self.probe_interval_ms()
             .max(ms(self.config.probe_timeout) + 1)
     }
+
+    /// A node that is not well itself waits longer in all, but asks others as early as ever: if
+    /// packets are lost, theirs may come through, and a late direct answer is welcome to the end.
+    fn patience(&self) -> Patience {
+        Patience {
+            direct_ms: ms(self.config.probe_timeout),
+            whole_ms: self.health.stretch(self.probe_ms()),
+        }
+    }
+
+    /// Who is asked to ping says after this time that there was no answer: early enough to reach
+    /// the asker, if it is well, before its probe is over.
+    fn nack_after_ms(&self) -> u64 {
+        let direct = ms(self.config.probe_timeout);
+        let rest = self.probe_ms().saturating_sub(direct);
+        direct.min(rest) * 4 / 5
+    }
+
+    // ---- whose turn it is -------------------------------------------------------------------
 
     /// A new member takes a random place, so that nodes do not all probe it at once.
     pub(super) fn put_into_rotation(&mut self, id: &NodeId) {
@@ -98,8 +84,14 @@ impl Core {
         None
     }
 
+    // ---- this node's own probes -------------------------------------------------------------
+
     pub(super) fn start_probe(&mut self, now: Now) {
+        let patience = self.patience();
+        self.due.probe = next_due(self.due.probe, patience.whole_ms, now);
         let Some(id) = self.next_target() else {
+            // nobody is left whose silence could tell anything
+            self.health.eased();
             return;
         };
         let Some(member) = self.members.get(&id) else {
@@ -108,48 +100,36 @@ impl Core {
         let address = member.state.address.clone();
         let freshness = claim::freshness(&member.state);
         let seq = self.new_seq();
-        self.probes.push(Probe {
-            seq,
-            target: id.clone(),
-            freshness,
-            started_ms: now.ms,
-            asked_others: false,
-            answers_tcp: false,
-        });
-        // who is suspected hears of it first hand and can refute at once
-        let first = self.grave_claim_about(&id);
+        let probe = Probe::begin(seq, id.clone(), freshness, now.ms, patience);
+        self.probes.push(probe);
+        let first = self.buddy_claim_about(&id);
         let packet = self.packet(id, Body::Ping { seq }, first);
         self.send(Dest::Address(address), packet);
     }
 
     pub(super) fn advance_probes(&mut self, now: Now) {
-        let (timeout, whole) = (ms(self.config.probe_timeout), self.probe_ms());
-        let mut ask = Vec::new();
-        for probe in &mut self.probes {
-            if !probe.asked_others && now.ms >= probe.started_ms + timeout {
-                probe.asked_others = true;
-                ask.push((probe.seq, probe.target.clone()));
-            }
+        let waiting: Vec<usize> = (0..self.probes.len())
+            .filter(|at| self.probes[*at].wants_help(now.ms))
+            .collect();
+        for at in waiting {
+            let (seq, target) = (self.probes[at].seq, self.probes[at].target.clone());
+            let helpers = self.ask_others(seq, &target);
+            self.probes[at].asked(helpers);
         }
-        for (seq, target) in ask {
-            self.ask_others(seq, &target);
-        }
-        let mut over = Vec::new();
-        self.probes.retain_mut(|probe| {
-            let ended = now.ms >= probe.started_ms + whole;
-            if ended {
-                over.push((probe.target.clone(), probe.freshness, probe.answers_tcp));
-            }
-            !ended
-        });
-        for (target, freshness, answers_tcp) in over {
-            self.end_probe(now, &target, freshness, answers_tcp);
+        let over: Vec<(Probe, End)> = self
+            .probes
+            .extract_if(.., |probe| probe.end(now.ms).is_some())
+            .filter_map(|probe| probe.end(now.ms).map(|end| (probe, end)))
+            .collect();
+        for (probe, end) in over {
+            self.end_probe(now, &probe, end);
         }
     }
 
-    fn ask_others(&mut self, seq: u32, target: &NodeId) {
+    /// Asks a few others and TCP; returns who was asked.
+    fn ask_others(&mut self, seq: u32, target: &NodeId) -> Vec<NodeId> {
         let Some(member) = self.members.get(target) else {
-            return;
+            return Vec::new();
         };
         let address = member.state.address.clone();
         let helpers: Vec<(NodeId, String)> = self
@@ -160,30 +140,38 @@ impl Core {
             .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
             .collect();
-        for (helper, address) in helpers {
+        for (helper, address) in &helpers {
             // the claim tells the helper where we believe the target to be
             let first = self.claim_about(target);
             let body = Body::PingRequest {
                 seq,
                 target: target.clone(),
             };
-            let packet = self.packet(helper, body, first);
-            self.send(Dest::Address(address), packet);
+            let packet = self.packet(helper.clone(), body, first);
+            self.send(Dest::Address(address.clone()), packet);
         }
         let node = target.clone();
         self.out.push(Output::TcpProbe { seq, node, address });
+        helpers.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Nobody's ping was answered in time.
-    fn end_probe(&mut self, now: Now, target: &NodeId, freshness: Freshness, answers_tcp: bool) {
+    /// No ping was answered in time.
+    fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
+        match end {
+            End::OnlyTcp => self.health.eased(),
+            End::Unanswered { missing } => {
+                self.health.strained(now, Strain::MissedAnswers, missing);
+            }
+        }
+        let target = &probe.target;
         let Some(member) = self.members.get_mut(target) else {
             return;
         };
-        let spoke_up = claim::freshness(&member.state) != freshness;
+        let spoke_up = claim::freshness(&member.state) != probe.freshness;
         if spoke_up || !member.state.status.is_reachable() {
             return;
         }
-        if !answers_tcp {
+        if end != End::OnlyTcp {
             return self.suspect(now, target);
         }
         if !std::mem::replace(&mut member.dealings_mut().udp_blocked, true) {
@@ -195,33 +183,23 @@ impl Core {
     /// The fallback probe was answered over TCP.
     pub fn tcp_answered(&mut self, now: Now, seq: u32) {
         if let Some(probe) = self.probes.iter_mut().find(|p| p.seq == seq) {
-            probe.answers_tcp = true;
+            probe.answered_over_tcp();
             if let Some(member) = self.members.get_mut(&probe.target) {
                 member.answered(now);
             }
         }
     }
 
+    /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
-        if let Some(at) = self
-            .probes
-            .iter()
-            .position(|p| p.seq == seq && p.target == *from)
-        {
-            self.probes.swap_remove(at);
+        if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
             if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
                 member.dealings_mut().udp_blocked = false;
             }
-            return;
-        }
-        // the entry in `relay_order` is dropped when its time is over
-        let relayed = self.relays.get(&seq).is_some_and(|r| r.target == *from);
-        if let Some(relay) = self.relays.remove(&seq).filter(|_| relayed)
-            && now.ms < relay.ends_ms
-        {
+        } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);
             let body = Body::RelayedAck {
-                seq: relay.seq,
+                seq: relay.asker_seq,
                 target: relay.target,
             };
             let packet = self.packet(relay.asker, body, first);
@@ -229,21 +207,44 @@ impl Core {
         }
     }
 
-    pub(super) fn acknowledged_by_relay(&mut self, now: Now, seq: u32, target: &NodeId) {
-        let asked = |p: &Probe| p.seq == seq && p.target == *target && p.asked_others;
-        if let Some(at) = self.probes.iter().position(asked) {
-            self.probes.swap_remove(at);
-            if let Some(member) = self.members.get_mut(target) {
-                member.answered(now);
-            }
+    pub(super) fn acknowledged_by_relay(
+        &mut self,
+        now: Now,
+        seq: u32,
+        by: &NodeId,
+        target: &NodeId,
+    ) {
+        let asked = |p: &Probe| p.seq == seq && p.target == *target && p.has_helper(by);
+        if self.end_answered(now, asked)
+            && let Some(member) = self.members.get_mut(target)
+        {
+            member.answered(now);
         }
     }
 
-    /// A helper is well, but got no answer either.
-    pub(super) fn nacked(&mut self, seq: u32, target: &NodeId, from: &NodeId) {
-        // counted for the local health once that is built
-        let _ = (seq, target, from);
+    /// Ends the probe that was answered, if there is one: this node hears well.
+    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> bool {
+        let Some(at) = self.probes.iter().position(which) else {
+            return false;
+        };
+        let probe = self.probes.swap_remove(at);
+        self.health.eased();
+        // the rest of a stretched probe is not waited for: health comes back at the pace of
+        // healthy probes, and failures go unnoticed no longer than they must
+        let next = probe.started_ms + self.probe_interval_ms();
+        self.due.probe = self.due.probe.min(next.max(now.ms));
+        true
     }
+
+    /// A helper is well, but got no answer.
+    pub(super) fn nacked(&mut self, seq: u32, by: &NodeId, target: &NodeId) {
+        let mut probes = self.probes.iter_mut();
+        if let Some(probe) = probes.find(|p| p.seq == seq && p.target == *target) {
+            probe.nacked(by);
+        }
+    }
+
+    // ---- pings for others -------------------------------------------------------------------
 
     /// Pings a member for `asker`. Only members on the list: nobody can use this node to send
     /// packets to strangers.
@@ -255,36 +256,37 @@ impl Core {
         asker_seq: u32,
         target: &NodeId,
     ) {
-        while let Some(oldest) = self.relay_order.front() {
-            match self.relays.get(oldest) {
-                Some(relay) if now.ms < relay.ends_ms => break,
-                _ => {
-                    self.relays.remove(oldest);
-                    self.relay_order.pop_front();
-                }
-            }
-        }
-        let Some(member) = self.members.get(target) else {
-            return;
+        let relay = Relay {
+            target: target.clone(),
+            asker: asker.clone(),
+            source,
+            asker_seq,
         };
-        if self.relay_order.len() >= RELAYS_MAX {
-            return;
-        }
-        let address = member.state.address.clone();
+        let address = self.members.get(target).map(|m| m.state.address.clone());
+        let Some(address) = address.filter(|_| self.relays.has_room(now.ms, target)) else {
+            return self.send_nack(relay);
+        };
         let seq = self.new_seq();
-        self.relays.insert(
-            seq,
-            Relay {
-                target: target.clone(),
-                asker: asker.clone(),
-                source,
-                seq: asker_seq,
-                ends_ms: now.ms + self.probe_ms(),
-            },
-        );
-        self.relay_order.push_back(seq);
-        let first = self.grave_claim_about(target);
+        let nack_ms = now.ms + self.nack_after_ms();
+        let ends_ms = now.ms + self.probe_ms();
+        self.relays.begin(seq, relay, nack_ms, ends_ms);
+        let first = self.buddy_claim_about(target);
         let packet = self.packet(target.clone(), Body::Ping { seq }, first);
         self.send(Dest::Address(address), packet);
+    }
+
+    pub(super) fn send_nacks(&mut self, now: Now) {
+        for relay in self.relays.take_overdue(now.ms) {
+            self.send_nack(relay);
+        }
+    }
+
+    fn send_nack(&mut self, relay: Relay) {
+        let body = Body::Nack {
+            seq: relay.asker_seq,
+            target: relay.target,
+        };
+        let packet = self.packet(relay.asker, body, None);
+        self.send(Dest::Source(relay.source), packet);
     }
 }
