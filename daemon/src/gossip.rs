@@ -15,6 +15,7 @@ mod core;
 mod dissemination;
 mod driver;
 mod exchange;
+mod ledger;
 mod members;
 mod rejected;
 mod report;
@@ -32,6 +33,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use prometheus_client::metrics::histogram::Histogram;
 use rand::{SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{
     api::{
@@ -249,6 +251,8 @@ pub struct GossipParts {
     pub remembered: Vec<String>,
     pub peers: Peers,
     pub events: Events,
+    /// Takes the round trips of pings, seconds.
+    pub round_trips: Histogram,
     pub stop: CancellationToken,
 }
 
@@ -273,9 +277,11 @@ struct EngineParts<E> {
     cluster_id: ClusterId,
     local: MemberState,
     socket: std::net::UdpSocket,
-    contacts: Vec<String>,
+    seeds: Vec<String>,
+    remembered: Vec<String>,
     exchange: E,
     events: Events,
+    round_trips: Histogram,
     stop: CancellationToken,
 }
 
@@ -292,9 +298,11 @@ impl GossipHandle {
             cluster_id: parts.cluster_id,
             local: parts.local,
             socket: parts.socket,
-            contacts: [parts.seeds, parts.remembered].concat(),
+            seeds: parts.seeds,
+            remembered: parts.remembered,
             exchange,
             events: parts.events,
+            round_trips: parts.round_trips,
             stop: parts.stop,
         };
         Self::start_engine(engine, members)
@@ -312,10 +320,11 @@ impl GossipHandle {
             parts.config.clone(),
             parts.cluster_id.clone(),
             parts.local,
-            parts.contacts,
+            [parts.seeds.clone(), parts.remembered].concat(),
             SmallRng::from_os_rng(),
             now,
         );
+        core.mark_seeds(now, &parts.seeds);
         core.welcome(now, members.into_iter().map(Arc::new).collect());
         let (local, local_seen) = watch::channel(local);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
@@ -343,6 +352,7 @@ impl GossipHandle {
                     local: local_seen,
                     commands: commands_taken,
                     stop: parts.stop,
+                    round_trips: parts.round_trips,
                     tcp_probe_timeout: left.max(Duration::from_millis(50)),
                 };
                 tokio::spawn(driver.run());

@@ -137,6 +137,21 @@ pub enum Happening {
         id: NodeId,
         address: String,
     },
+    /// It answers over UDP again.
+    UdpOpen {
+        id: NodeId,
+    },
+    /// A configured seed has not answered for long.
+    SeedUnreachable {
+        address: String,
+        silent_ms: u64,
+        error: Option<String>,
+    },
+    /// It was said to be unreachable, and is a reachable member now.
+    SeedAnswers {
+        address: String,
+        after_ms: u64,
+    },
     Foreign {
         /// Where it came from, or who was contacted.
         source: String,
@@ -192,6 +207,7 @@ pub struct Core {
     exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
     rejected: Rejections,
+    tally: Tally,
     next_foreign_report_ms: u64,
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
@@ -199,6 +215,22 @@ pub struct Core {
     /// Size of this node's own state in a packet.
     intro_bytes: usize,
     out: Vec<Output>,
+}
+
+/// What came of the probes and suspicions, counted since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub probes: ProbeEnds,
+    pub confirmations: u64,
+}
+
+/// How probes ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbeEnds {
+    pub direct: u64,
+    pub by_others: u64,
+    pub by_tcp: u64,
+    pub unanswered: u64,
 }
 
 /// What the sender of a packet lacks.
@@ -264,6 +296,7 @@ impl Core {
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
             rejected: Rejections::default(),
+            tally: Tally::default(),
             next_foreign_report_ms: 0,
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,

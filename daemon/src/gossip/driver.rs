@@ -5,8 +5,9 @@
 
 use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::histogram::Histogram;
 use ringmaster_shared::{
-    api::membership::{GossipStatus, Rumor},
+    api::membership::{GossipQueues, GossipStatus, Rumor},
     id::{ClusterId, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
@@ -22,11 +23,12 @@ use super::{
     GossipNotice, MemberState, Members,
     addresses::{self, Addresses, Route},
     claim::Now,
-    codec::{self, CodecError, DATAGRAM_BYTES_MAX, Packet},
+    codec::{self, Body, CodecError, DATAGRAM_BYTES_MAX, Packet},
     core::{Core, Dest, Happening, Output},
     exchange::Exchange,
+    ledger::Ledger,
     rejected::Rejected,
-    report,
+    report::Reporter,
 };
 use crate::{events::Events, replication::peers::PeerError};
 
@@ -118,6 +120,8 @@ pub struct Driver<E> {
     pub stop: CancellationToken,
     /// How long a fallback probe may take.
     pub tcp_probe_timeout: Duration,
+    /// Round trips of pings, seconds.
+    pub round_trips: Histogram,
 }
 
 /// The monotonic clock of one engine, and the wall clock beside it.
@@ -134,6 +138,11 @@ impl Clock {
             ms: self.0.elapsed().as_millis() as u64,
             unix_ms: crate::time::unix_ms(),
         }
+    }
+
+    /// Microseconds since the start.
+    fn us(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn instant(self, ms: u64) -> Instant {
@@ -155,6 +164,8 @@ struct Turn {
     dirty: bool,
     next_log_ms: u64,
     receive_errors: u32,
+    ledger: Ledger,
+    reporter: Reporter,
 }
 
 impl<E: Exchange> Driver<E> {
@@ -171,6 +182,8 @@ impl<E: Exchange> Driver<E> {
             dirty: true,
             next_log_ms: 0,
             receive_errors: 0,
+            ledger: Ledger::default(),
+            reporter: Reporter::new(self.events.clone(), self.cluster.clone()),
         };
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
@@ -203,6 +216,7 @@ impl<E: Exchange> Driver<E> {
                 self.core.tick(now);
             }
             self.flush(&mut turn);
+            self.look_after(&mut turn);
             self.publish(&mut turn, false);
             self.end_farewell(&mut turn);
         }
@@ -254,7 +268,14 @@ impl<E: Exchange> Driver<E> {
     fn take_packet(&mut self, turn: &mut Turn, source: SocketAddr, bytes: &[u8]) {
         let now = self.clock.now();
         match codec::decode(bytes) {
-            Ok(packet) => self.core.handle(now, source, packet),
+            Ok(packet) => {
+                if let Body::Ack { seq } = packet.body
+                    && let Some(us) = turn.ledger.ping_answered(seq, self.clock.us())
+                {
+                    self.round_trips.observe(us as f64 / 1e6);
+                }
+                self.core.handle(now, source, packet);
+            }
             Err(error) => {
                 self.core.count_rejected(match error {
                     CodecError::Version(_) => Rejected::Version,
@@ -282,14 +303,20 @@ impl<E: Exchange> Driver<E> {
     fn flush(&mut self, turn: &mut Turn) {
         for output in self.core.take_outputs() {
             match output {
-                Output::Send { to, packet } => self.send(turn, to, &packet),
+                Output::Send { to, packet } => {
+                    if let Body::Ping { seq } = packet.body {
+                        turn.ledger.ping_sent(seq, self.clock.us());
+                    }
+                    self.send(turn, to, &packet);
+                }
                 Output::TcpProbe { seq, node, address } => {
                     self.probe_by_tcp(turn, seq, node, address);
                 }
                 Output::Exchange { address } => self.start_exchange(turn, address, None),
                 Output::Happened(happening) => {
                     self.note(&happening);
-                    report::report(&self.events, &self.cluster, &happening);
+                    turn.ledger.happened(&happening);
+                    turn.reporter.report(self.clock.now().ms, &happening);
                 }
             }
         }
@@ -451,6 +478,7 @@ impl<E: Exchange> Driver<E> {
                 if let PeerError::WrongCluster { theirs, .. } = &error {
                     self.core.contact_is_foreign(now, address, theirs);
                 }
+                self.core.contact_failed(now, address, &error.to_string());
                 tracing::debug!(%error, "exchange failed");
                 Err(error)
             }
@@ -511,11 +539,37 @@ impl<E: Exchange> Driver<E> {
             *members = views;
             changed
         });
-        let queue_depth = turn.jobs.len() + self.commands.len() + turn.addresses.waiting();
-        self.published.report.send_replace(Arc::new(Report {
-            status: self.core.status(queue_depth),
-            rumors: self.core.rumors(),
-        }));
+        let report = self.report(turn, now);
+        self.published.report.send_replace(Arc::new(report));
+    }
+
+    fn report(&self, turn: &mut Turn, now: Now) -> Report {
+        let queues = GossipQueues {
+            waiting_for_names: turn.addresses.waiting(),
+            exchanges: turn.exchanges,
+            jobs: turn.jobs.len().saturating_sub(turn.exchanges),
+            commands: self.commands.len(),
+            ..GossipQueues::default()
+        };
+        let queue_depth = turn.jobs.len() + queues.commands + queues.waiting_for_names;
+        let mut status = self.core.status(queue_depth);
+        status.queues = queues;
+        status.counts = turn.ledger.counts();
+        turn.ledger.probes_ended(now.ms, self.core.probe_ends());
+        status.probes = turn.ledger.figures(now.ms);
+        self.core.tell_more(now, &mut status);
+        let rumors = self.core.rumors();
+        Report { status, rumors }
+    }
+
+    /// What is worth a word although nothing particular happened.
+    fn look_after(&self, turn: &mut Turn) {
+        let now = self.clock.now();
+        let view = self.core.health(now);
+        if let Some(news) = turn.ledger.health(now.ms, view.score) {
+            turn.reporter.health(now.ms, news, &view);
+        }
+        turn.reporter.catch_up(now.ms);
     }
 }
 

@@ -254,6 +254,7 @@ fn run_parts(
             remembered,
             peers: peers.clone(),
             events: node.events.clone(),
+            round_trips: node.metrics.gossip.round_trips.clone(),
             stop: node.stop.clone(),
         },
         members,

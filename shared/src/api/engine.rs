@@ -66,33 +66,21 @@ pub struct SeedInfo {
     pub last_error: Option<String>,
 }
 
-/// Messages and their bytes.
+/// What gossip sent and received since its start. Bytes are those of datagrams and of messages
+/// inside frames; what TCP, HTTP and the kernel put around them is not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Flow {
-    pub messages: u64,
-    pub bytes: u64,
-}
-
-impl Flow {
-    pub fn add(&mut self, bytes: usize) {
-        self.messages += 1;
-        self.bytes += bytes as u64;
-    }
-}
-
-/// What gossip sent and received. UDP bytes are payloads, without the headers below them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub struct GossipTraffic {
-    pub udp_sent: Flow,
-    pub udp_received: Flow,
+    pub udp_sent_bytes: u64,
+    pub udp_received_bytes: u64,
+    pub udp_sent_packets: u64,
+    pub udp_received_packets: u64,
     /// Exchanges of lists over TCP, whoever began them.
-    pub exchange_sent: Flow,
-    pub exchange_received: Flow,
-    /// Exchanges in which both held the same already.
-    #[serde(default)]
+    pub exchange_bytes_sent: u64,
+    pub exchange_bytes_received: u64,
+    /// Exchanges this node began in which both held the same already.
     pub exchanges_equal: u64,
-    /// Exchanges in which something differed.
-    #[serde(default)]
+    /// Exchanges this node began in which something differed.
     pub exchanges_differing: u64,
 }
 
@@ -126,7 +114,7 @@ pub struct GossipCounts {
     pub suspicions_refuted: u64,
     /// Times that a further accuser confirmed a suspicion.
     pub suspicions_confirmed: u64,
-    /// Members that were held dead.
+    /// Members that came to be held dead.
     pub deaths: u64,
     /// Times that this node had to refute what others held of it.
     pub self_refuted: u64,

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::{
-    engine::{
-        Flow, GossipCounts, GossipQueues, GossipTraffic, ProbeFigures, SeedInfo, SuspicionInfo,
-    },
+    engine::{GossipCounts, GossipQueues, GossipTraffic, ProbeFigures, SeedInfo, SuspicionInfo},
     observations::{Disagreement, ObservationsResponse, Observer, Sight},
 };
 use crate::{

@@ -129,6 +129,7 @@ impl Core {
     /// and the first few that do are spread on like any news.
     fn confirm(&mut self, claim: Claim) {
         if self.members.confirm(&claim.state.id, &claim.from) {
+            self.tally.confirmations += 1;
             self.rumors.enqueue(claim);
         }
     }

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::membership::{
-        GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor,
+        GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor, SuspicionInfo,
     },
     member::MemberStatus,
 };
 
-use super::Core;
+use super::{Core, ProbeEnds};
 use crate::gossip::{
-    Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member,
+    Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member, report,
 };
 
+/// Suspicions, and members reached over TCP only, listed for a person.
+const LISTED_MAX: usize = 256;
 /// Rumors listed for a person.
 pub(super) const RUMORS_LISTED_MAX: usize = 1000;
 
@@ -111,6 +113,37 @@ impl Core {
             })
         };
         self.members.suspected().filter_map(view).collect()
+    }
+
+    /// What `/gossip/status` tells beyond the counts; `status` fills the rest.
+    pub fn tell_more(&self, now: Now, status: &mut GossipStatus) {
+        let info = |s: SuspicionView| SuspicionInfo {
+            about: s.about,
+            accusers: s.accusers,
+            since: self.wall_time(now.ms.saturating_sub(s.since_ms)),
+            ends_in_ms: s.ends_in_ms,
+            confirmations: s.confirmations,
+            wanted: s.wanted,
+        };
+        let suspicions = self.suspicions(now).into_iter();
+        status.suspicions = suspicions.take(LISTED_MAX).map(info).collect();
+        status.seeds = self.seeds();
+        let blocked = self.members.iter().filter(|m| m.udp_blocked());
+        let blocked = blocked.filter(|m| m.state.status.is_reachable());
+        status.udp_blocked = blocked
+            .map(|m| m.state.id.clone())
+            .take(LISTED_MAX)
+            .collect();
+        status.udp_blocked.sort_unstable();
+        status.health_reasons = report::health_reasons(&self.health.view(now));
+        status.queues.rumors = self.rumors.len();
+        status.queues.probes = self.probes.len();
+        status.queues.relays = self.relays.len();
+        status.counts.suspicions_confirmed = self.tally.confirmations;
+    }
+
+    pub fn probe_ends(&self) -> ProbeEnds {
+        self.tally.probes
     }
 
     /// How well this node itself is, and what tells against it.

@@ -158,8 +158,12 @@ impl Core {
     /// No ping was answered in time.
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
-            End::OnlyTcp => self.health.eased(),
+            End::OnlyTcp => {
+                self.tally.probes.by_tcp += 1;
+                self.health.eased();
+            }
             End::Unanswered { missing } => {
+                self.tally.probes.unanswered += 1;
                 self.health.strained(now, Strain::MissedAnswers, missing);
             }
         }
@@ -193,8 +197,10 @@ impl Core {
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
         if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+            self.tally.probes.direct += 1;
             if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
                 member.dealings_mut().udp_blocked = false;
+                self.happened(Happening::UdpOpen { id: from.clone() });
             }
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);
@@ -215,10 +221,11 @@ impl Core {
         target: &NodeId,
     ) {
         let asked = |p: &Probe| p.seq == seq && p.target == *target && p.has_helper(by);
-        if self.end_answered(now, asked)
-            && let Some(member) = self.members.get_mut(target)
-        {
-            member.answered(now);
+        if self.end_answered(now, asked) {
+            self.tally.probes.by_others += 1;
+            if let Some(member) = self.members.get_mut(target) {
+                member.answered(now);
+            }
         }
     }
 
