@@ -68,12 +68,15 @@ impl Matrix {
             .iter()
             .flat_map(|o| o.sees.keys().cloned().chain([o.node_id.clone()]))
             .collect();
-        let members = columns.len().max(seen.observers.len()) + seen.well;
+        let listed: BTreeSet<&NodeId> = seen.observers.iter().flat_map(|o| o.sees.keys()).collect();
+        // the daemon may have left out those who are well
+        let members = match seen.well {
+            0 => columns.len(),
+            well => listed.len() + well,
+        };
         let large = members >= LARGE_FROM;
         let mut rows: Vec<&Observer> = seen.observers.iter().collect();
         if large {
-            let listed: BTreeSet<&NodeId> =
-                seen.observers.iter().flat_map(|o| o.sees.keys()).collect();
             let well = well(&seen.observers);
             columns.retain(|id| listed.contains(id) && !well.contains(id));
             let odd = odd(seen);

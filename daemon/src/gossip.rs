@@ -59,6 +59,8 @@ use crate::{events::Events, replication::peers::Peers};
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// An exchange with an address may take this long, connecting included.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A seed silent for so long is told in the node's status, milliseconds.
+const SEED_SILENT_MS: i64 = 60_000;
 /// The farewell may take this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
@@ -449,7 +451,10 @@ impl GossipHandle {
     pub fn health(&self) -> GossipHealth {
         let report = self.shared.published.report.borrow();
         let status = &report.status;
-        let unreachable = status.seeds.iter().filter(|s| !s.reachable);
+        let now = Timestamp::now().as_millisecond();
+        let long_silent = |since: Timestamp| now - since.as_millisecond() >= SEED_SILENT_MS;
+        let seeds = status.seeds.iter();
+        let unreachable = seeds.filter(|s| s.silent_since.is_some_and(long_silent));
         GossipHealth {
             health_score: status.health_score,
             health_reasons: status.health_reasons.clone(),

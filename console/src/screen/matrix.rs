@@ -77,6 +77,15 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect, whole: bool) {
     for row in matrix.rows.iter().skip(top).take(places) {
         let name = format::left(row.observer.as_str(), name_width + 1);
         let mut line = Line::from(format!(" {name}"));
+        if let Some(error) = row.error.as_ref().filter(|_| labels.words) {
+            // where there is room for words, one reason says more than many question marks
+            let why = format!("? {}", format::printable(error));
+            let room = labels.each * shown.len();
+            let why = format::truncate(&why, room, theme.glyphs.ellipsis);
+            line.push_span(Span::styled(why, theme.quiet()));
+            rows.line(buf, &line);
+            continue;
+        }
         for cell in row.cells.iter().take(shown.end).skip(shown.start) {
             let mark = mark(theme, *cell);
             let text = if labels.words {

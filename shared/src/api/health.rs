@@ -39,7 +39,7 @@ pub struct GossipHealth {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub udp_blocked: Vec<NodeId>,
-    /// Configured seeds behind which no reachable member is known: addresses.
+    /// Configured seeds that have not answered for a minute: addresses.
     #[serde(default)]
     pub seeds_unreachable: Vec<String>,
 }

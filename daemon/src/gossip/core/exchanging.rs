@@ -226,6 +226,7 @@ impl Core {
                     .find(|m| m.state.address == contact.address);
                 at.map(|m| m.state.id.clone())
             }),
+            silent_since: seed.silent_since_ms.map(|ms| self.wall_time(ms)),
             last_tried: seed.tried_ms.map(|ms| self.wall_time(ms)),
             last_error: seed.error.clone(),
         };
