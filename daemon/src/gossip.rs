@@ -14,13 +14,18 @@ mod codec;
 mod core;
 mod dissemination;
 mod driver;
+mod envelope;
 mod exchange;
 mod ledger;
 mod members;
+mod reconcile;
 mod rejected;
 mod report;
 mod roster;
+pub mod secrecy;
 pub mod sight;
+mod traffic;
+mod wire;
 
 #[cfg(test)]
 mod driver_tests;
@@ -38,22 +43,30 @@ use rand::{SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{
     api::{
         health::GossipHealth,
-        membership::{GossipConfigInfo, GossipStatus, Rumor},
+        membership::{GossipConfigInfo, GossipStatus, GossipTraffic, Rumor},
     },
     event::EventCode,
     id::{ClusterId, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
+    envelope::{ENVELOPE_BYTES, Speaks},
     exchange::{Exchange, OverPeers},
+    secrecy::Secrecy,
+    traffic::Traffic,
+    wire::Wire,
 };
-use crate::{events::Events, replication::peers::Peers};
+pub use self::driver::Served;
+use crate::{
+    events::Events,
+    replication::{frames::RefusalCode, peers::Peers},
+};
 
 /// How long a caller of the handle waits for the engine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,6 +74,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A seed silent for so long is told in the node's status, milliseconds.
 const SEED_SILENT_MS: i64 = 60_000;
+/// Questions of exchanges served at once; who is turned away tries again later.
+const SERVING_MAX: usize = 16;
 /// The farewell may take this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
@@ -255,6 +270,8 @@ pub struct GossipParts {
     pub events: Events,
     /// Takes the round trips of pings, seconds.
     pub round_trips: Histogram,
+    /// The keys of the gossip, where there are any.
+    pub secrecy: Option<Secrecy>,
     pub stop: CancellationToken,
 }
 
@@ -271,6 +288,9 @@ struct Shared {
     local: watch::Sender<LocalState>,
     commands: mpsc::Sender<Command>,
     published: Arc<Published>,
+    traffic: Arc<Traffic>,
+    /// Questions of exchanges that are served at once.
+    serving: Semaphore,
 }
 
 /// The parts, with TCP behind a trait.
@@ -284,6 +304,8 @@ struct EngineParts<E> {
     exchange: E,
     events: Events,
     round_trips: Histogram,
+    secrecy: Option<Secrecy>,
+    speaks: Speaks,
     stop: CancellationToken,
 }
 
@@ -305,6 +327,8 @@ impl GossipHandle {
             exchange,
             events: parts.events,
             round_trips: parts.round_trips,
+            secrecy: parts.secrecy,
+            speaks: Speaks::OURS,
             stop: parts.stop,
         };
         Self::start_engine(engine, members)
@@ -318,8 +342,19 @@ impl GossipHandle {
             ring: parts.local.ring,
             load: parts.local.load,
         };
+        let wire = Wire::new(
+            parts.local.id.clone(),
+            parts.cluster_id.clone(),
+            parts.speaks,
+            parts.secrecy.clone(),
+            parts.config.packet_bytes_max,
+        );
+        let mut config = parts.config.clone();
+        // the core counts with a plain envelope
+        let sealing = wire::overhead_bytes(parts.secrecy.as_ref()) - ENVELOPE_BYTES;
+        config.packet_bytes_max = config.packet_bytes_max.saturating_sub(sealing);
         let mut core = Core::new(
-            parts.config.clone(),
+            config,
             parts.cluster_id.clone(),
             parts.local,
             [parts.seeds.clone(), parts.remembered].concat(),
@@ -339,18 +374,21 @@ impl GossipHandle {
             notices: watch::Sender::new(None),
             report: watch::Sender::new(Arc::new(report)),
         });
+        let traffic = Arc::new(Traffic::default());
         let probe_time = parts.config.probe_interval;
         let left = probe_time.saturating_sub(parts.config.probe_timeout);
         match async_socket(parts.socket) {
             Ok(socket) => {
                 let driver = Driver {
                     core,
+                    wire,
                     clock,
                     cluster: parts.cluster_id,
                     socket,
                     exchange: parts.exchange,
                     events: parts.events,
                     published: Arc::clone(&published),
+                    traffic: Arc::clone(&traffic),
                     local: local_seen,
                     commands: commands_taken,
                     stop: parts.stop,
@@ -370,6 +408,8 @@ impl GossipHandle {
             local,
             commands,
             published,
+            traffic,
+            serving: Semaphore::new(SERVING_MAX),
         };
         Self {
             shared: Arc::new(shared),
@@ -415,19 +455,40 @@ impl GossipHandle {
         });
     }
 
-    /// Server half of a push/pull over TCP: merges what came, returns all this node knows.
-    pub async fn exchange(&self, from: &NodeId, theirs: Vec<MemberState>) -> Vec<MemberState> {
-        let from = from.clone();
-        let merge = |reply| Command::Merge {
-            from,
-            theirs,
-            reply,
-        };
-        match self.ask(merge, COMMAND_TIMEOUT).await {
+    /// Takes a joiner in; returns all this node knows.
+    pub async fn admit(&self, member: MemberState) -> Vec<MemberState> {
+        let admit = |reply| Command::Admit { member, reply };
+        match self.ask(admit, COMMAND_TIMEOUT).await {
             Ok(states) => states,
             // stopped or drowned: what was last known is still true enough
             Err(_) => self.states(),
         }
+    }
+
+    /// Server half of a full-state exchange: the answer to a question that `from` asks over TCP.
+    pub async fn exchange(&self, from: &NodeId, message: Vec<u8>) -> Served {
+        let busy = |reason: &str| Served::Refused {
+            code: RefusalCode::TooBusy,
+            reason: reason.to_owned(),
+        };
+        let Ok(_place) = self.shared.serving.try_acquire() else {
+            return busy("too many exchanges of gossip are under way");
+        };
+        let from = from.clone();
+        let serve = |reply| Command::Serve {
+            from,
+            message,
+            reply,
+        };
+        match self.ask(serve, COMMAND_TIMEOUT).await {
+            Ok(served) => served,
+            Err(_) => busy("the gossip engine does not answer"),
+        }
+    }
+
+    /// What went over the network since the start.
+    pub fn traffic(&self) -> GossipTraffic {
+        self.shared.traffic.read()
     }
 
     /// All members but those that left.
@@ -444,7 +505,10 @@ impl GossipHandle {
     }
 
     pub fn status(&self) -> GossipStatus {
-        self.shared.published.report.borrow().status.clone()
+        GossipStatus {
+            traffic: self.traffic(),
+            ..self.shared.published.report.borrow().status.clone()
+        }
     }
 
     /// The same in short, for the node's status.

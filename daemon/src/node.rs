@@ -28,6 +28,7 @@ use crate::{
     },
     cli::Failure,
     config::Config,
+    gossip::secrecy::Secrecy,
     identity::IdentityStore,
     lifecycle::{
         Ticket,
@@ -93,6 +94,13 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         }
     })?;
     entry::check_seeds(config, &identity)?;
+    let secrecy = Secrecy::load(
+        config.secrecy.keyring_file.as_deref(),
+        &config.data_dir,
+        config.secrecy.verify,
+        identity.generation(),
+    )
+    .map_err(|e| Failure::Usage(e.to_string()))?;
     let (orders, mut received) = orders::channel();
     signals::watch(orders.clone())
         .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
@@ -100,7 +108,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         Some(_) => Phase::Standby,
         None => Phase::Starting,
     };
-    let node = Node::new(config.clone(), identity, orders, phase)?;
+    let node = Node::new(config.clone(), identity, secrecy, orders, phase)?;
     let limits = ServerLimits {
         connections: descriptors::connections(config.limits.connections),
         header_timeout: config.limits.header_timeout,

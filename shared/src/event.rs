@@ -75,6 +75,12 @@ pub enum EventCode {
     TombstonesBlocked,
     /// Two contents under one ring epoch.
     RingFork,
+    /// Gossip that is not sealed with a key both sides hold.
+    KeyMismatch,
+    /// Keys of the gossip were installed, made primary or removed.
+    KeyringChanged,
+    /// A node speaks no version of the gossip protocol that this one speaks.
+    ProtocolMismatch,
     /// This node gave up one cluster for another and pushes what it holds.
     ClusterAdopted,
     #[serde(other)]

@@ -17,6 +17,7 @@ mod hearsay;
 mod known;
 mod probe;
 mod probing;
+mod reconciling;
 mod relays;
 pub(super) mod suspicion;
 
@@ -82,7 +83,8 @@ pub enum Output {
         node: NodeId,
         address: String,
     },
-    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`].
+    /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
+    /// [`Core::contact_answered`].
     Exchange {
         address: String,
     },

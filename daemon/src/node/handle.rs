@@ -15,7 +15,7 @@ use crate::{
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
-    gossip::{GossipHandle, MemberState},
+    gossip::{GossipHandle, MemberState, secrecy::Secrecy},
     health::keeper::Keeper,
     identity::IdentityStore,
     lifecycle::{Control, LifecycleHandle, facts::Phase, orders::OrderSender},
@@ -32,6 +32,8 @@ pub struct Node {
     pub facts: NodeFacts,
     pub config: Config,
     pub identity: IdentityStore,
+    /// The keys of the gossip, where there are any.
+    pub secrecy: Option<Secrecy>,
     pub topology: TopologyHandle,
     pub control: Control,
     pub lifecycle: LifecycleHandle,
@@ -68,6 +70,7 @@ impl Node {
     pub fn new(
         config: Config,
         identity: IdentityStore,
+        secrecy: Option<Secrecy>,
         orders: OrderSender,
         phase: Phase,
     ) -> Result<SharedNode, Failure> {
@@ -117,6 +120,7 @@ impl Node {
             facts,
             config,
             identity,
+            secrecy,
             topology,
             control,
             lifecycle,

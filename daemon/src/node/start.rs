@@ -204,6 +204,8 @@ fn open_doors(node: &SharedNode, store: &Store) -> Peers {
     let server = PeerServer {
         node_id: node.facts.id.clone(),
         identity: node.identity.clone(),
+        secrecy: node.secrecy.clone(),
+        events: node.events.clone(),
         lifecycle: node.lifecycle.clone(),
         store: store.clone(),
         topology: node.topology.clone(),
@@ -255,6 +257,7 @@ fn run_parts(
             peers: peers.clone(),
             events: node.events.clone(),
             round_trips: node.metrics.gossip.round_trips.clone(),
+            secrecy: node.secrecy.clone(),
             stop: node.stop.clone(),
         },
         members,

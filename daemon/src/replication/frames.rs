@@ -55,13 +55,16 @@ pub struct ResponseFrame {
 pub enum Request {
     /// Proof of life over TCP (fallback probe).
     Ping,
-    /// A node without a cluster, or coming back, asks to be let in.
+    /// A node without a cluster, or coming back, asks to be let in. The proof shows that it holds
+    /// a key of the gossip, see `gossip/secrecy/joining.rs`; empty without one.
     Join {
         member: MemberState,
+        proof: Vec<u8>,
     },
-    /// Full-state exchange of gossip.
-    PushPull {
-        members: Vec<MemberState>,
+    /// A question of gossip's full-state exchange, in an envelope of its own, sealed or not
+    /// (`gossip/wire.rs`).
+    Gossip {
+        message: Vec<u8>,
     },
     /// The receiver's member list.
     Members,
@@ -220,6 +223,14 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
+    /// A [`Response::Welcome`], sealed for the joiner whose proof it answers.
+    SealedWelcome {
+        sealed: Vec<u8>,
+    },
+    /// The answer to [`Request::Gossip`], in an envelope as well.
+    Gossip {
+        message: Vec<u8>,
+    },
     /// Refused with [`RefusalCode::Stale`]; begin again above this.
     Stale {
         floor: Hlc,
@@ -261,4 +272,6 @@ pub enum RefusalCode {
     ReadOnly,
     /// Issued before the partition's floor: it may bring back what was deleted.
     Stale,
+    /// Not sealed, or not with a key that is held here.
+    Keys,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringmaster_shared::{
+    event::EventCode,
     id::{ClusterId, Epoch, Generation, NodeId},
     member::Lifecycle,
     topology::Topology,
@@ -11,13 +12,15 @@ use ringmaster_shared::{
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
     gossip::{
-        MemberState, MemberView,
+        MemberState, MemberView, Served,
+        secrecy::joining,
         sight::{self, Marks},
     },
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
     },
+    time::unix_ms,
 };
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
@@ -49,8 +52,8 @@ impl Handler for Dispatch {
         }
         match request {
             Request::Ping => Response::Pong,
-            Request::Join { member } => self.node.join(caller, member).await,
-            Request::PushPull { members } => self.node.push_pull(caller, members).await,
+            Request::Join { member, proof } => self.node.join(member, &proof).await,
+            Request::Gossip { message } => self.node.gossip(caller, message).await,
             Request::Members => self.node.members(),
             Request::FetchTopology => Response::Topology {
                 topology: self.node.topology.current().map(|t| (*t).clone()),
@@ -80,7 +83,37 @@ impl Handler for Dispatch {
 }
 
 impl PeerServer {
-    async fn join(&self, caller: &Caller, member: MemberState) -> Response {
+    async fn join(&self, member: MemberState, proof: &[u8]) -> Response {
+        let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
+            Ok(bond) => bond,
+            Err(reason) => return self.refuse_stranger(&member, reason),
+        };
+        let welcome = self.welcome(member).await;
+        match (bond, &self.secrecy) {
+            (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
+                match postcard::to_stdvec(&welcome) {
+                    Ok(plain) => Response::SealedWelcome {
+                        sealed: joining::seal_welcome(secrecy, bond, &plain),
+                    },
+                    Err(error) => refused(RefusalCode::BadRequest, error.to_string()),
+                }
+            }
+            _ => welcome,
+        }
+    }
+
+    /// Says it to both sides, to this one now and then.
+    fn refuse_stranger(&self, member: &MemberState, reason: String) -> Response {
+        let knocks = self.secrecy.as_ref();
+        if knocks.is_some_and(|s| s.complain(&member.address, unix_ms())) {
+            let message = format!("not let in: {reason}");
+            self.events
+                .warn(EventCode::KeyMismatch, Some(&member.id), message);
+        }
+        refused(RefusalCode::Keys, reason)
+    }
+
+    async fn welcome(&self, member: MemberState) -> Response {
         let generation = self.identity.generation();
         if let Some(refusal) = namesake(&self.node_id, generation, &member) {
             return refusal;
@@ -108,7 +141,7 @@ impl PeerServer {
                 ),
             };
         }
-        let members = gossip.exchange(&caller.node_id, vec![member]).await;
+        let members = gossip.admit(member).await;
         Response::Welcome {
             cluster_id,
             topology: (*topology).clone(),
@@ -116,12 +149,13 @@ impl PeerServer {
         }
     }
 
-    async fn push_pull(&self, caller: &Caller, theirs: Vec<MemberState>) -> Response {
-        match self.gossip.get() {
-            Some(gossip) => Response::Members {
-                members: gossip.exchange(&caller.node_id, theirs).await,
-            },
-            None => not_ready(),
+    async fn gossip(&self, caller: &Caller, message: Vec<u8>) -> Response {
+        let Some(gossip) = self.gossip.get() else {
+            return not_ready();
+        };
+        match gossip.exchange(&caller.node_id, message).await {
+            Served::Answer(message) => Response::Gossip { message },
+            Served::Refused { code, reason } => refused(code, reason),
         }
     }
 
@@ -271,7 +305,7 @@ mod tests {
             entries: vec![],
             issued: ringmaster_shared::clock::Hlc::default(),
         };
-        let push_pull = Request::PushPull { members: vec![] };
+        let push_pull = Request::Gossip { message: vec![] };
         let cases = [
             (Serving, A, A, &merge, None),
             (Draining, A, A, &merge, None),
