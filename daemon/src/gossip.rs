@@ -53,6 +53,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::driver::Served;
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
@@ -62,7 +63,6 @@ use self::{
     traffic::Traffic,
     wire::Wire,
 };
-pub use self::driver::Served;
 use crate::{
     events::Events,
     replication::{frames::RefusalCode, peers::Peers},

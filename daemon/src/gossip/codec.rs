@@ -165,11 +165,6 @@ pub fn packet_bytes(packet: &Packet) -> usize {
     bytes_of(packet).saturating_add(ENVELOPE_BYTES + 2)
 }
 
-/// What an intro adds to a packet.
-pub fn intro_bytes(intro: &MemberState) -> usize {
-    bytes_of(intro)
-}
-
 /// Counted, not written.
 fn bytes_of(what: &impl Serialize) -> usize {
     postcard::serialize_with_flavor(what, Size::default()).unwrap_or(usize::MAX)

@@ -16,6 +16,7 @@ mod farewell;
 mod hearsay;
 mod known;
 mod probe;
+pub(super) mod probe_log;
 mod probing;
 mod reconciling;
 mod relays;
@@ -33,7 +34,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, exchanging::Contact, probe::Probe, relays::Relays, suspicion::Suspicion,
+    awareness::Awareness, exchanging::Contact, probe::Probe, probe_log::ProbeLog, relays::Relays,
+    suspicion::Suspicion,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -202,6 +204,10 @@ pub struct Core {
     probes: Vec<Probe>,
     relays: Relays,
     health: Awareness,
+    /// How this node's latest probes ended.
+    log: ProbeLog,
+    /// Confirmations that shortened a suspicion.
+    confirmed: u64,
     next_seq: u32,
     contacts: Vec<Contact>,
     introduced: bool,
@@ -209,30 +215,11 @@ pub struct Core {
     exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
     rejected: Rejections,
-    tally: Tally,
     next_foreign_report_ms: u64,
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
     revision: u64,
-    /// Size of this node's own state in a packet.
-    intro_bytes: usize,
     out: Vec<Output>,
-}
-
-/// What came of the probes and suspicions, counted since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub probes: ProbeEnds,
-    pub confirmations: u64,
-}
-
-/// How probes ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProbeEnds {
-    pub direct: u64,
-    pub by_others: u64,
-    pub by_tcp: u64,
-    pub unanswered: u64,
 }
 
 /// What the sender of a packet lacks.
@@ -292,18 +279,18 @@ impl Core {
             probes: Vec::new(),
             relays: Relays::default(),
             health,
+            log: ProbeLog::default(),
+            confirmed: 0,
             next_seq,
             contacts,
             introduced: false,
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
             rejected: Rejections::default(),
-            tally: Tally::default(),
             next_foreign_report_ms: 0,
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
             revision: 0,
-            intro_bytes: 0,
             out: Vec::new(),
         };
         core.spread_self();
@@ -369,6 +356,7 @@ impl Core {
         for probe in &mut self.probes {
             probe.postpone(now.ms, late_ms, patience);
         }
+        self.due.probe = self.due.probe.saturating_add(late_ms);
         self.members.excuse_suspected(late_ms);
         self.health.strained(now, Strain::StoodStill, 1);
     }
@@ -490,9 +478,9 @@ impl Core {
 
     /// A packet that gives its receiver what it lacks: what is held of it, so that it can refute
     /// (or learn that a later process has taken its name), and who this node is.
-    fn reply(&mut self, to: &NodeId, body: Body, wants: Wants) -> Packet {
+    fn reply(&self, to: &NodeId, body: Body, wants: Wants) -> Packet {
         let first = self.claim_about(to).filter(|_| wants.news_of_itself);
-        let mut packet = self.packet(to.clone(), body, first);
+        let mut packet = self.answer_packet(to.clone(), body, first);
         packet.ask = wants.to_be_asked;
         if wants.intro {
             packet.intro = Some(Arc::clone(&self.local));
@@ -515,7 +503,7 @@ impl Core {
         } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
             // it learns from the sender of this packet that it has to stop
             self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
-            let mut packet = self.packet(other.id.clone(), Body::Gossip, None);
+            let mut packet = self.answer_packet(other.id.clone(), Body::Gossip, None);
             packet.intro = Some(Arc::clone(&self.local));
             self.send(Dest::Source(source), packet);
         }
@@ -572,11 +560,12 @@ impl Core {
 
     // ---- packets out ------------------------------------------------------------------------
 
-    /// A packet filled up with rumors. `first` goes in before them, uncounted.
-    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
-        // news of this node itself heads the packet, and counts as a transmission of it
+    /// An answer, or anything else that goes to where a packet came from. It carries no rumors:
+    /// who forges the address that its packets come from could else have a large packet sent
+    /// there for a small one, and use up the rumors that others are waiting for.
+    fn answer_packet(&self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
         let news = self.rumors.contains(&self.local.id) || self.phase != Phase::Running;
-        let mut packet = Packet {
+        Packet {
             cluster: self.cluster.clone(),
             to,
             from: Brief::of(&self.local),
@@ -584,16 +573,20 @@ impl Core {
             ask: false,
             body,
             claims: first.into_iter().collect(),
-        };
-        // an intro that is asked for comes on top, so there is always room for one
-        let intro_bytes = if news { 0 } else { self.intro_bytes };
+        }
+    }
+
+    /// A packet to a member's address, filled up with rumors. `first` goes in before them.
+    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        let mut packet = self.answer_packet(to, body, first);
         let budget = self
             .config
             .packet_bytes_max
-            .saturating_sub(codec::packet_bytes(&packet) + intro_bytes);
+            .saturating_sub(codec::packet_bytes(&packet));
         let limit = self.transmit_limit();
         let named = packet.claims.first().map(|c| c.state.id.clone());
-        if news {
+        // news of this node itself heads the packet, and counts as a transmission of it
+        if packet.intro.is_some() {
             self.rumors.count_as_sent(&self.local.id, limit);
         }
         if let Some(named) = &named {
@@ -669,7 +662,6 @@ impl Core {
     /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
-        self.intro_bytes = codec::intro_bytes(&self.local);
         self.rumors.enqueue(Claim {
             state: Arc::clone(&self.local),
             from: self.local.id.clone(),

@@ -31,7 +31,7 @@ use super::{
     codec::Body,
     core::{Core, Happening, Output},
     exchange::{Exchange, Said},
-    ledger::Ledger,
+    ledger::{self, Ledger},
     report::Reporter,
     secrecy::complaints::Complaints,
     traffic::Traffic,
@@ -413,7 +413,7 @@ impl<E: Exchange> Driver<E> {
         self.published.report.send_replace(Arc::new(report));
     }
 
-    fn report(&self, turn: &mut Turn<E>, now: Now) -> Report {
+    fn report(&self, turn: &Turn<E>, now: Now) -> Report {
         let queues = GossipQueues {
             waiting_for_names: turn.addresses.waiting(),
             exchanges: turn.exchanging.len(),
@@ -425,8 +425,9 @@ impl<E: Exchange> Driver<E> {
         let mut status = self.core.status(queue_depth);
         status.queues = queues;
         status.counts = turn.ledger.counts();
-        turn.ledger.probes_ended(now.ms, self.core.probe_ends());
-        status.probes = turn.ledger.figures(now.ms);
+        let since = now.ms.saturating_sub(ledger::WINDOW_MS);
+        let ended = self.core.probe_log().since(since);
+        status.probes = turn.ledger.figures(now.ms, ended);
         self.core.tell_more(now, &mut status);
         let rumors = self.core.rumors();
         Report { status, rumors }

@@ -12,11 +12,13 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::core::{Happening, ProbeEnds};
+use super::core::{Happening, probe_log::Answered};
 
 /// A slot of the window, milliseconds, and how many there are.
 const SLOT_MS: u64 = 60_000;
 const SLOTS: u64 = 5;
+/// How far figures look back, milliseconds.
+pub const WINDOW_MS: u64 = SLOT_MS * SLOTS;
 /// Round trips kept for a slot; more than that are thinned out.
 const SAMPLES_MAX: usize = 512;
 /// Pings whose answer is waited for.
@@ -30,7 +32,6 @@ const LASTS_MS: u64 = 5_000;
 #[derive(Debug, Clone, Default)]
 struct Slot {
     number: u64,
-    ends: ProbeEnds,
     /// Microseconds.
     round_trips: Vec<u32>,
     seen: u64,
@@ -47,7 +48,6 @@ pub enum HealthNews {
 pub struct Ledger {
     counts: GossipCounts,
     slots: VecDeque<Slot>,
-    ends: ProbeEnds,
     /// Number and time of pings under way, microseconds; the oldest first.
     pings: VecDeque<(u32, u64)>,
     /// Since when the score has been on the side that was not said yet.
@@ -94,16 +94,6 @@ impl Ledger {
         &mut self.slots[last]
     }
 
-    /// How probes ended since the start, as the core counts them.
-    pub fn probes_ended(&mut self, now_ms: u64, total: ProbeEnds) {
-        let before = std::mem::replace(&mut self.ends, total);
-        let ends = &mut self.slot(now_ms).ends;
-        ends.direct += total.direct.saturating_sub(before.direct);
-        ends.by_others += total.by_others.saturating_sub(before.by_others);
-        ends.by_tcp += total.by_tcp.saturating_sub(before.by_tcp);
-        ends.unanswered += total.unanswered.saturating_sub(before.unanswered);
-    }
-
     pub fn ping_sent(&mut self, seq: u32, at_us: u64) {
         if self.pings.len() == PINGS_MAX {
             self.pings.pop_front();
@@ -129,29 +119,31 @@ impl Ledger {
         Some(took)
     }
 
-    /// The last minutes; the running one counts.
-    pub fn figures(&self, now_ms: u64) -> ProbeFigures {
+    /// The last minutes; `ended` is how the probes of [`WINDOW_MS`] ended, from the core.
+    pub fn figures(&self, now_ms: u64, ended: impl Iterator<Item = Answered>) -> ProbeFigures {
         let number = now_ms / SLOT_MS;
-        let recent = || self.slots.iter().filter(|s| s.number + SLOTS > number);
-        let sum = |of: fn(&ProbeEnds) -> u64| recent().map(|s| of(&s.ends)).sum();
-        let mut trips: Vec<u32> = recent()
-            .flat_map(|s| s.round_trips.iter().copied())
-            .collect();
+        let recent = self.slots.iter().filter(|s| s.number + SLOTS > number);
+        let mut trips: Vec<u32> = recent.flat_map(|s| s.round_trips.iter().copied()).collect();
         trips.sort_unstable();
         let at = |percent: usize| {
             let place = (trips.len() * percent).div_ceil(100).saturating_sub(1);
             trips.get(place).map(|us| f64::from(*us) / 1000.0)
         };
-        let first = recent().map(|s| s.number).min().unwrap_or(number);
-        ProbeFigures {
-            window_s: now_ms.saturating_sub(first * SLOT_MS) / 1000,
-            direct: sum(|e| e.direct),
-            by_others: sum(|e| e.by_others),
-            by_tcp: sum(|e| e.by_tcp),
-            unanswered: sum(|e| e.unanswered),
+        let mut figures = ProbeFigures {
+            window_s: WINDOW_MS.min(now_ms) / 1000,
             round_trip_p50_ms: at(50),
             round_trip_p99_ms: at(99),
+            ..ProbeFigures::default()
+        };
+        for end in ended {
+            *match end {
+                Answered::Itself { .. } => &mut figures.direct,
+                Answered::ThroughOthers => &mut figures.by_others,
+                Answered::OverTcp => &mut figures.by_tcp,
+                Answered::Never => &mut figures.unanswered,
+            } += 1;
         }
+        figures
     }
 
     /// Looks at the score; the answer is said once, after it has lasted.
@@ -185,6 +177,10 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    fn none() -> impl Iterator<Item = Answered> {
+        std::iter::empty()
+    }
+
     #[test]
     fn round_trips_are_those_of_pings_and_slide_out() {
         let mut ledger = Ledger::default();
@@ -196,11 +192,13 @@ mod tests {
             assert_eq!(ledger.ping_answered(n, at + took), None, "only once");
         }
         assert_eq!(ledger.ping_answered(7_777, 0), None, "never asked");
-        let figures = ledger.figures(100_000);
+        let figures = ledger.figures(100_000, none());
         assert_eq!(figures.round_trip_p50_ms, Some(0.4));
         assert_eq!(figures.round_trip_p99_ms, Some(0.4));
         assert_eq!(
-            ledger.figures(100_000 + 10 * SLOT_MS).round_trip_p50_ms,
+            ledger
+                .figures(100_000 + 10 * SLOT_MS, none())
+                .round_trip_p50_ms,
             None
         );
         for n in 0..10_000 {
@@ -220,20 +218,23 @@ mod tests {
     }
 
     #[test]
-    fn probes_count_in_the_minute_they_ended_in() {
-        let mut ledger = Ledger::default();
-        let ends = |direct, unanswered| ProbeEnds {
-            direct,
-            unanswered,
-            ..ProbeEnds::default()
-        };
-        ledger.probes_ended(1_000, ends(10, 1));
-        ledger.probes_ended(70_000, ends(15, 3));
-        let figures = ledger.figures(70_000);
-        assert_eq!((figures.direct, figures.unanswered), (15, 3));
+    fn probes_are_counted_by_who_answered() {
+        let ended = [
+            Answered::Itself { round_trip_ms: 1 },
+            Answered::Never,
+            Answered::Itself { round_trip_ms: 9 },
+            Answered::OverTcp,
+            Answered::ThroughOthers,
+        ];
+        let figures = Ledger::default().figures(70_000, ended.into_iter());
+        let got = (
+            figures.direct,
+            figures.by_others,
+            figures.by_tcp,
+            figures.unanswered,
+        );
+        assert_eq!(got, (2, 1, 1, 1));
         assert_eq!(figures.window_s, 70);
-        let later = ledger.figures(SLOTS * SLOT_MS + 1);
-        assert_eq!((later.direct, later.unanswered), (5, 2));
     }
 
     #[test]

@@ -297,6 +297,17 @@ impl MemberList {
             .collect()
     }
 
+    /// Of those that are dead, stopped or left: for whom that has been so the longest. Walks over
+    /// them all.
+    pub fn longest_gone(&self) -> Option<&NodeId> {
+        let gone = self.members.iter().filter(|m| {
+            let status = m.state.status;
+            !status.is_reachable()
+        });
+        let oldest = gone.min_by_key(|m| (m.status_since_ms, &m.state.id));
+        oldest.map(|m| &m.state.id)
+    }
+
     pub fn next_suspicion_end_ms(&self) -> Option<u64> {
         self.suspicions.first().map(|(ends, _)| *ends)
     }

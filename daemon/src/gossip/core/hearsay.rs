@@ -47,8 +47,11 @@ impl Core {
                 Arc::make_mut(&mut member.state).load = from.load;
             }
         }
+        let status = member.state.status;
+        // buddy messages can be switched off to compare; who is gone is told in any case
+        let kept_from_it = status == MemberStatus::Suspected && !self.config.lifeguard.buddy;
         Wants {
-            news_of_itself: (held, member.state.status) > (from.freshness(), said),
+            news_of_itself: (held, status) > (from.freshness(), said) && !kept_from_it,
             to_be_asked: from.freshness() > held,
             intro: false,
         }
@@ -83,8 +86,12 @@ impl Core {
         }
         for state in others {
             // who lists somebody as suspected need not have found it out itself, and must not
-            // count as one accuser more
-            let from = state.id.clone();
+            // count as one accuser more; what it holds of this node it does hold
+            let from = if state.id == self.local.id {
+                from.clone()
+            } else {
+                state.id.clone()
+            };
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
     }
@@ -109,10 +116,13 @@ impl Core {
             // for somebody unknown a tombstone has nothing to protect, and taking it in would
             // let it go round for ever
             None if claim.state.status == MemberStatus::Left => {}
-            None if self.members.len() >= MEMBERS_MAX => {
-                self.count_rejected(Rejected::Unacceptable)
+            None => {
+                if self.make_room(claim.state.status) {
+                    self.accept(now, claim, via);
+                } else {
+                    self.count_rejected(Rejected::Unacceptable);
+                }
             }
-            None => self.accept(now, claim, via),
             Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
             Some(held) => {
                 let same = held.status == MemberStatus::Suspected
@@ -125,11 +135,29 @@ impl Core {
         }
     }
 
+    /// Whether there is a place for one more. When the list is full of names that came and went,
+    /// who is alive takes the place of who has been gone the longest. Only the living do: the
+    /// dead that others list would else push each other out for ever.
+    fn make_room(&mut self, status: MemberStatus) -> bool {
+        if self.members.len() < MEMBERS_MAX {
+            return true;
+        }
+        if status != MemberStatus::Alive {
+            return false;
+        }
+        let Some(longest) = self.members.longest_gone().cloned() else {
+            return false;
+        };
+        self.rumors.remove(&longest);
+        self.members.remove(&longest);
+        true
+    }
+
     /// Somebody suspects a member that is suspected already. Who found it out for itself counts,
     /// and the first few that do are spread on like any news.
     fn confirm(&mut self, claim: Claim) {
         if self.members.confirm(&claim.state.id, &claim.from) {
-            self.tally.confirmations += 1;
+            self.confirmed += 1;
             self.rumors.enqueue(claim);
         }
     }

@@ -11,7 +11,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Core, ProbeEnds};
+use super::{Core, probe_log::ProbeLog};
 use crate::gossip::{
     Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member, report,
 };
@@ -137,18 +137,28 @@ impl Core {
         status.udp_blocked.sort_unstable();
         status.health_reasons = report::health_reasons(&self.health.view(now));
         status.queues.rumors = self.rumors.len();
-        status.queues.probes = self.probes.len();
-        status.queues.relays = self.relays.len();
-        status.counts.suspicions_confirmed = self.tally.confirmations;
-    }
-
-    pub fn probe_ends(&self) -> ProbeEnds {
-        self.tally.probes
+        (status.queues.probes, status.queues.relays) = self.probes_under_way();
+        status.counts.suspicions_confirmed = self.confirmations();
     }
 
     /// How well this node itself is, and what tells against it.
     pub fn health(&self, now: Now) -> HealthView {
         self.health.view(now)
+    }
+
+    /// How this node's latest probes ended, the oldest first.
+    pub fn probe_log(&self) -> &ProbeLog {
+        &self.log
+    }
+
+    /// Own probes, and pings made for others, that wait for their answer.
+    pub fn probes_under_way(&self) -> (usize, usize) {
+        (self.probes.len(), self.relays.len())
+    }
+
+    /// How often a further accuser shortened a suspicion, since the start.
+    pub fn confirmations(&self) -> u64 {
+        self.confirmed
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {

@@ -12,6 +12,7 @@ use ringmaster_shared::id::NodeId;
 use super::{
     Core, Dest, Happening, Output, Strain, ms, next_due,
     probe::{End, Patience, Probe},
+    probe_log::Answered,
     relays::Relay,
 };
 use crate::gossip::{
@@ -68,6 +69,9 @@ impl Core {
         while !self.rotation.is_empty() {
             if self.cursor >= self.rotation.len() {
                 self.cursor = 0;
+                // who was forgotten and came back meanwhile stands there twice
+                self.rotation.sort_unstable();
+                self.rotation.dedup();
                 self.rotation.shuffle(&mut self.rng);
             }
             let id = self.rotation[self.cursor].clone();
@@ -159,11 +163,11 @@ impl Core {
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
             End::OnlyTcp => {
-                self.tally.probes.by_tcp += 1;
+                self.log.note(now, Answered::OverTcp);
                 self.health.eased();
             }
             End::Unanswered { missing } => {
-                self.tally.probes.unanswered += 1;
+                self.log.note(now, Answered::Never);
                 self.health.strained(now, Strain::MissedAnswers, missing);
             }
         }
@@ -196,8 +200,8 @@ impl Core {
 
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
-        if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
-            self.tally.probes.direct += 1;
+        if let Some(round_trip_ms) = self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+            self.log.note(now, Answered::Itself { round_trip_ms });
             if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
                 member.dealings_mut().udp_blocked = false;
                 self.happened(Happening::UdpOpen { id: from.clone() });
@@ -208,7 +212,7 @@ impl Core {
                 seq: relay.asker_seq,
                 target: relay.target,
             };
-            let packet = self.packet(relay.asker, body, first);
+            let packet = self.answer_packet(relay.asker, body, first);
             self.send(Dest::Source(relay.source), packet);
         }
     }
@@ -221,26 +225,25 @@ impl Core {
         target: &NodeId,
     ) {
         let asked = |p: &Probe| p.seq == seq && p.target == *target && p.has_helper(by);
-        if self.end_answered(now, asked) {
-            self.tally.probes.by_others += 1;
+        if self.end_answered(now, asked).is_some() {
+            self.log.note(now, Answered::ThroughOthers);
             if let Some(member) = self.members.get_mut(target) {
                 member.answered(now);
             }
         }
     }
 
-    /// Ends the probe that was answered, if there is one: this node hears well.
-    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> bool {
-        let Some(at) = self.probes.iter().position(which) else {
-            return false;
-        };
+    /// Ends the probe that was answered, if there is one: this node hears well. Returns how long
+    /// it took.
+    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> Option<u64> {
+        let at = self.probes.iter().position(which)?;
         let probe = self.probes.swap_remove(at);
         self.health.eased();
         // the rest of a stretched probe is not waited for: health comes back at the pace of
         // healthy probes, and failures go unnoticed no longer than they must
         let next = probe.started_ms + self.probe_interval_ms();
         self.due.probe = self.due.probe.min(next.max(now.ms));
-        true
+        Some(now.ms.saturating_sub(probe.started_ms))
     }
 
     /// A helper is well, but got no answer.
@@ -293,7 +296,7 @@ impl Core {
             seq: relay.asker_seq,
             target: relay.target,
         };
-        let packet = self.packet(relay.asker, body, None);
+        let packet = self.answer_packet(relay.asker, body, None);
         self.send(Dest::Source(relay.source), packet);
     }
 }
