@@ -11,6 +11,7 @@ mod restart;
 mod rolling;
 mod run;
 mod screens;
+mod sees;
 mod verbs;
 
 use std::time::Duration;

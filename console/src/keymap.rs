@@ -255,6 +255,8 @@ const RUNNING: Footer = &[
 ];
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
+const MATRIX: Footer = &[MOVE, (Action::Matrix, "w", "table"), BACK];
+
 const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
 const PLAN: Footer = &[(Action::Enter, "Enter", "go on"), MOVE, BACK];
 const PLAN_AGAIN: Footer = &[(Action::Enter, "Enter", "plan anew"), MOVE, BACK];
@@ -286,6 +288,7 @@ pub fn hints(app: &App) -> Vec<Hint> {
         ScreenId::Procedures if app.procedures.preview.is_some() => PREVIEW,
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
         ScreenId::Procedures if app.procedures.change.is_running() => CHANGING,
+        ScreenId::Members if app.members.matrix => MATRIX,
         screen => footer(screen),
     };
     footer
@@ -386,6 +389,7 @@ mod tests {
     #[test]
     fn the_footer_names_only_keys_that_work_there() {
         let procedures = [
+            (ScreenId::Members, MATRIX),
             (ScreenId::Procedures, RUNNING),
             (ScreenId::Procedures, PREVIEW),
             (ScreenId::Procedures, CHOOSING),

@@ -287,9 +287,9 @@ fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64) -> String {
     let wait = seconds(wait_ms);
     if id == by {
         // from a seed's list, which does not say who found it so
-        format!("{id}: said not to answer; held dead in {wait} unless it does")
+        format!("{id}: said not to answer; held dead in {wait} at most, unless it does")
     } else {
-        format!("{id}: {by} got no answer; held dead in {wait} unless it answers")
+        format!("{id}: {by} got no answer; held dead in {wait} at most, unless it answers")
     }
 }
 
@@ -358,7 +358,7 @@ mod tests {
                 by: id("node-1"),
                 wait_ms: 4000
             }),
-            "node-3: node-1 got no answer; held dead in 4.0 s unless it answers"
+            "node-3: node-1 got no answer; held dead in 4.0 s at most, unless it answers"
         );
         let foreign = text(Happening::Foreign {
             source: "node-9 at 127.0.0.1:9".into(),
