@@ -618,6 +618,68 @@ pub fn disagreeing() -> App {
     app
 }
 
+/// Twelve nodes, the matrix on the whole screen: one is dead to one of them, one reached over TCP
+/// only, and one does not answer.
+pub fn matrix() -> App {
+    let mut app = app(link(), cluster(12));
+    app.screen = ScreenId::Members;
+    app.members.matrix = true;
+    dissent(
+        &mut app.cluster,
+        "node-3",
+        "node-5",
+        (MemberStatus::Dead, 95),
+    );
+    let seen = &mut app.cluster.observations.as_mut().expect("seen").value;
+    for observer in &mut seen.observers {
+        let sight = observer.views.get_mut(&id("node-9")).expect("a member");
+        sight.udp_blocked = observer.node_id == id("node-2");
+        if observer.node_id == id("node-11") {
+            observer.answered = false;
+            observer.error = Some("localhost:8091: no answer within 500 ms".to_owned());
+            (observer.sees, observer.views) = (BTreeMap::new(), BTreeMap::new());
+        }
+    }
+    *seen = observed(std::mem::take(&mut seen.observers));
+    app
+}
+
+/// What a node of a thousand answers when one is dead to all and one to a single other.
+pub fn matrix_large() -> App {
+    let mut app = healthy();
+    app.screen = ScreenId::Members;
+    app.members.matrix = true;
+    let sees = |observer: usize| -> BTreeMap<NodeId, MemberStatus> {
+        let of_second = if observer == 42 {
+            MemberStatus::Dead
+        } else {
+            MemberStatus::Alive
+        };
+        [
+            (id("node-0317"), MemberStatus::Dead),
+            (id("node-0512"), of_second),
+        ]
+        .into()
+    };
+    let observer = |n: usize| Observer {
+        node_id: id(&format!("node-{n:04}")),
+        at: before(0),
+        answered: n != 317,
+        error: (n == 317).then(|| "connection refused".to_owned()),
+        sees: if n == 317 { BTreeMap::new() } else { sees(n) },
+        views: BTreeMap::new(),
+    };
+    let asked = (1..=256).chain([317]).map(observer);
+    let seen = ObservationsResponse {
+        current_node: id("node-0001"),
+        well: 998,
+        not_asked: 743,
+        ..observed(asked.collect())
+    };
+    app.cluster.observations = Some(known(seen));
+    app
+}
+
 /// All of them by name, for sweeps.
 pub fn all() -> Vec<(&'static str, App)> {
     let mut all = vec![
@@ -630,6 +692,8 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
+        ("matrix", matrix()),
+        ("matrix_large", matrix_large()),
     ];
     all.extend(overlays::overlays());
     all.extend(changes::all());

@@ -439,7 +439,9 @@ async fn a_node_without_udp_stays_a_member_and_is_warned_of() {
     .await;
     eventually("the word that it does", GENEROUS, async || {
         let said = reported(&cluster, &[EventCode::UdpOpen]).await;
-        (!said.is_empty()).then_some(()).ok_or_else(|| "silence".to_owned())
+        (!said.is_empty())
+            .then_some(())
+            .ok_or_else(|| "silence".to_owned())
     })
     .await;
 }
