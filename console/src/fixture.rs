@@ -670,13 +670,13 @@ pub fn matrix_large() -> App {
         views: BTreeMap::new(),
     };
     let asked = (1..=256).chain([317]).map(observer);
-    let seen = ObservationsResponse {
+    let answer = ObservationsResponse {
         current_node: id("node-0001"),
         well: 998,
         not_asked: 743,
         ..observed(asked.collect())
     };
-    app.cluster.observations = Some(known(seen));
+    app.cluster.observations = Some(known(answer));
     app
 }
 
