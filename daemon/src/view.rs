@@ -72,6 +72,8 @@ pub struct Look {
     pub overloaded: bool,
     /// `None` while gossip is silent.
     pub gossip: Option<GossipHealth>,
+    /// Why lost data does not come back before an operator decides, if so.
+    pub refill_blocked: Option<String>,
 }
 
 /// The three answers that make up the live feed.
@@ -181,6 +183,7 @@ fn status(
         poisoned: store.poisoned.as_deref(),
         read_only: store.stats.read_only.as_deref(),
         overloaded: look.overloaded,
+        refill_blocked: look.refill_blocked.as_deref(),
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -406,6 +409,7 @@ pub mod tests {
             store: None,
             overloaded: false,
             gossip: None,
+            refill_blocked: None,
         }
     }
 

@@ -73,6 +73,10 @@ pub enum EventCode {
     PartitionsDirty,
     /// Deleted keys cannot be forgotten because somebody does not confirm.
     TombstonesBlocked,
+    /// Replicas that lost their data wait for one another; an operator has to decide.
+    RefillBlocked,
+    /// A member goes by another value of a setting that must be the same on all.
+    SettingsDiffer,
     /// Two contents under one ring epoch.
     RingFork,
     /// Gossip that is not sealed with a key both sides hold.

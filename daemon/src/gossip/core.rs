@@ -11,9 +11,12 @@
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
 
 mod awareness;
+pub mod broken;
 mod exchanging;
 mod farewell;
 mod hearsay;
+#[cfg(test)]
+pub mod inspected;
 mod known;
 mod probe;
 pub(super) mod probe_log;
@@ -179,7 +182,8 @@ enum Phase {
 /// When the recurring work is due, monotonic milliseconds.
 struct Due {
     probe: u64,
-    gossip: u64,
+    /// `None` while there is nothing to tell; the first rumor after that goes out at once.
+    gossip: Option<u64>,
     exchange: u64,
     reconnect: u64,
     reap: u64,
@@ -219,7 +223,11 @@ pub struct Core {
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
     revision: u64,
+    /// The latest time that was handed in.
+    last_ms: u64,
     out: Vec<Output>,
+    #[cfg(test)]
+    broken: Option<broken::Broken>,
 }
 
 /// What the sender of a packet lacks.
@@ -255,7 +263,7 @@ impl Core {
         let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
         let due = Due {
             probe: spread(&mut rng, ms(config.probe_interval)),
-            gossip: spread(&mut rng, ms(config.gossip_interval)),
+            gossip: Some(spread(&mut rng, ms(config.gossip_interval))),
             exchange: now.ms,
             reconnect: now.ms + ms(config.reconnect_interval) / 5,
             reap: now.ms + REAP_INTERVAL_MS,
@@ -291,7 +299,10 @@ impl Core {
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
             revision: 0,
+            last_ms: now.ms,
             out: Vec::new(),
+            #[cfg(test)]
+            broken: None,
         };
         core.spread_self();
         core
@@ -306,8 +317,11 @@ impl Core {
             Phase::Farewell { next_ms, .. } => next_ms,
             Phase::Running => {
                 let due = &self.due;
-                [due.probe, due.gossip, due.exchange, due.reconnect, due.reap]
+                let news = (!self.rumors.is_empty()).then_some(self.last_ms);
+                let gossip = due.gossip.or(news);
+                [due.probe, due.exchange, due.reconnect, due.reap]
                     .into_iter()
+                    .chain(gossip)
                     .chain(self.probes.iter().map(Probe::next_step_ms))
                     .chain(self.relays.next_nack_ms())
                     .chain(self.members.next_suspicion_end_ms())
@@ -323,6 +337,10 @@ impl Core {
             Phase::Farewell { .. } => return self.say_farewell(now),
             Phase::Running => {}
         }
+        self.last_ms = now.ms;
+        if self.due.gossip.is_none() && !self.rumors.is_empty() {
+            self.due.gossip = Some(now.ms);
+        }
         let offset = now.unix_ms.saturating_sub(now.ms);
         if offset.abs_diff(self.wall_offset_ms) > WALL_JUMP_MS {
             self.wall_offset_ms = offset;
@@ -337,9 +355,10 @@ impl Core {
         if now.ms >= self.due.probe {
             self.start_probe(now);
         }
-        if now.ms >= self.due.gossip {
-            self.due.gossip = next_due(self.due.gossip, ms(self.config.gossip_interval), now);
+        if let Some(due) = self.due.gossip.filter(|due| now.ms >= *due) {
             self.gossip();
+            let next = next_due(due, ms(self.config.gossip_interval), now);
+            self.due.gossip = (!self.rumors.is_empty()).then_some(next);
         }
         self.exchange_when_due(now);
         if now.ms >= self.due.reap {
@@ -400,6 +419,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         if packet.cluster != self.cluster {
             return self.refuse_foreign(now, source, &packet);
         }

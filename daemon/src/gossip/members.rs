@@ -193,6 +193,13 @@ impl MemberList {
         self.recorded.get_or_insert_default();
     }
 
+    /// Room for so many, and no more: what doubling would leave empty counts in the simulator.
+    #[cfg(test)]
+    pub fn reserve(&mut self, more: usize) {
+        self.members.reserve(more);
+        self.reachable.reserve_exact(more);
+    }
+
     #[cfg(test)]
     pub fn take_recorded(&mut self) -> Vec<Mutation> {
         self.recorded

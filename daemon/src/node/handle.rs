@@ -113,6 +113,7 @@ impl Node {
             store: None,
             overloaded: false,
             gossip: None,
+            refill_blocked: None,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -159,6 +160,7 @@ impl Node {
                 dirty: repair.dirty,
                 tombstones_wait_for: repair.tombstones_wait_for,
             }),
+            refill_blocked: repair.refill_blocked,
             overloaded: self.gates.admission.pressure().overloaded,
             gossip: self.gossip.get().map(GossipHandle::health),
         }

@@ -210,6 +210,7 @@ fn open_doors(node: &SharedNode, store: &Store) -> Peers {
         store: store.clone(),
         topology: node.topology.clone(),
         clock: HybridClock::of_this_node(),
+        grace_ms: repair_settings(node).grace_ms(),
         gossip: node.gossip.clone(),
         stop: node.stop.clone(),
     };

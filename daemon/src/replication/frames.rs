@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     gossip::{
         MemberState,
+        secrecy::Fingerprint,
         sight::{Marks, Sighting},
     },
     topology::{RegisterReply, RegisterRequest},
@@ -141,6 +142,12 @@ pub enum Request {
     FetchRecords {
         keys: Vec<Key>,
     },
+    /// Which keys of the gossip the receiver holds, by fingerprint.
+    Keyring,
+    /// A sealed order to change them, see `node/keys.rs`.
+    ChangeKeys {
+        sealed: Vec<u8>,
+    },
     ListKeys {
         partitions: Vec<PartitionId>,
         prefix: String,
@@ -199,6 +206,8 @@ pub enum Response {
         states: Vec<TombstoneState>,
         /// The answerer's clock: what it issued before is not above this.
         clock: Hlc,
+        /// The grace it goes by, ms: the largest of all members is what counts.
+        grace_ms: u64,
     },
     Roots {
         roots: Vec<u64>,
@@ -231,7 +240,16 @@ pub enum Response {
     Gossip {
         message: Vec<u8>,
     },
-    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    /// `None` without a keyring.
+    Keyring {
+        state: Option<KeyringState>,
+    },
+    /// Whether there was anything to change.
+    KeysChanged {
+        changed: bool,
+    },
+    /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
+    /// begin again above this.
     Stale {
         floor: Hlc,
     },
@@ -243,6 +261,17 @@ pub enum Response {
         code: RefusalCode,
         reason: String,
     },
+}
+
+/// A keyring without its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyringState {
+    /// The primary first.
+    pub keys: Vec<Fingerprint>,
+    pub verify_incoming: bool,
+    pub verify_outgoing: bool,
+    /// Names the process; an order is for one.
+    pub session: [u8; 16],
 }
 
 /// What a member knows of one tombstone that another wants to forget.
@@ -270,8 +299,6 @@ pub enum RefusalCode {
     WrongCluster,
     /// The disk is nearly full: no more writes of clients.
     ReadOnly,
-    /// Issued before the partition's floor: it may bring back what was deleted.
-    Stale,
     /// Not sealed, or not with a key that is held here.
     Keys,
 }

@@ -50,6 +50,8 @@ pub struct PeerServer {
     pub store: Store,
     pub topology: TopologyHandle,
     pub clock: HybridClock,
+    /// `storage.tombstone_grace`, ms.
+    pub grace_ms: u64,
     pub gossip: Arc<std::sync::OnceLock<GossipHandle>>,
     pub stop: CancellationToken,
 }

@@ -7,7 +7,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Core, Happening, MEMBERS_MAX, Phase, Strain, Wants, is_honest};
+use super::{Core, Happening, MEMBERS_MAX, Phase, Strain, Wants, broken::Broken, is_honest};
 use crate::gossip::{
     MemberState,
     claim::{self, Claim, Now, Via},
@@ -70,6 +70,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         let (own, others): (Vec<_>, Vec<_>) = states
             .into_iter()
             .take(MEMBERS_MAX)
@@ -123,7 +124,11 @@ impl Core {
                     self.count_rejected(Rejected::Unacceptable);
                 }
             }
-            Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
+            Some(held)
+                if claim::beats(&claim.state, held) || self.breaks(Broken::BelievesAnything) =>
+            {
+                self.accept(now, claim, via);
+            }
             Some(held) => {
                 let same = held.status == MemberStatus::Suspected
                     && claim.state.status == MemberStatus::Suspected
@@ -262,6 +267,13 @@ impl Core {
             }
             return;
         }
+        if self.breaks(Broken::NeverRefutes) {
+            return;
+        }
+        if self.breaks(Broken::BelievesItsAccusers) {
+            Arc::make_mut(&mut self.local).status = theirs.status;
+            return;
+        }
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
@@ -297,6 +309,8 @@ impl Core {
         };
         let state = MemberState {
             status: MemberStatus::Suspected,
+            incarnation: member.state.incarnation
+                + u64::from(self.breaks(Broken::InventsIncarnations)),
             ..(*member.state).clone()
         };
         let state = Arc::new(state);

@@ -10,7 +10,9 @@ use rand::{Rng, seq::SliceRandom};
 use ringmaster_shared::id::NodeId;
 
 use super::{
-    Core, Dest, Happening, Output, Strain, ms, next_due,
+    Core, Dest, Happening, Output, Strain,
+    broken::Broken,
+    ms, next_due,
     probe::{End, Patience, Probe},
     probe_log::Answered,
     relays::Relay,
@@ -77,7 +79,7 @@ impl Core {
             let id = self.rotation[self.cursor].clone();
             match self.members.get_mut(&id) {
                 Some(member) if member.state.status.is_reachable() => {
-                    self.cursor += 1;
+                    self.cursor += usize::from(!self.breaks(Broken::ProbesOne));
                     return Some(id);
                 }
                 Some(member) => member.in_rotation = false,
