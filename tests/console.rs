@@ -12,6 +12,7 @@ mod restart;
 mod rolling;
 pub mod run;
 mod screens;
+mod sees;
 mod verbs;
 
 use std::time::Duration;

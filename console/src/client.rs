@@ -6,6 +6,8 @@
 
 mod questions;
 
+pub use questions::Observed;
+
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
         health::StatusResponse,
-        membership::{MembersResponse, ObservationsResponse},
+        membership::{MembersResponse, ObservationsResponse, Observer},
         ring::{ClusterResponse, RingResponse},
     },
     event::Event,
@@ -184,20 +184,25 @@ impl Cluster {
         Some(partition_counts(self.topology.as_ref()?, &self.available()))
     }
 
-    /// How many of the other reachable observers see `id` alive, and how many there are.
+    /// How many of the others that told what they see see `id` alive, and how many there are.
     pub fn seen_alive_by(&self, id: &NodeId) -> Option<(usize, usize)> {
-        let observers = &self.observations.as_ref()?.value.observers;
-        let members = &self.members.as_ref()?.value.cluster_members;
-        let reachable = |n: &NodeId| members.get(n).is_some_and(|m| m.status.is_reachable());
-        let others = observers
-            .iter()
-            .filter(|o| &o.node_id != id && reachable(&o.node_id));
-        let (mut seen, mut all) = (0, 0);
-        for observer in others {
-            all += 1;
-            seen += usize::from(observer.sees.get(id) == Some(&MemberStatus::Alive));
+        let observations = &self.observations.as_ref()?.value;
+        let observers = &observations.observers;
+        let others = || observers.iter().filter(|o| &o.node_id != id && o.answered);
+        let all = others().count();
+        let left_out = observations.well > 0 && observers.iter().all(|o| !o.sees.contains_key(id));
+        if left_out
+            && self
+                .members
+                .as_ref()?
+                .value
+                .cluster_members
+                .contains_key(id)
+        {
+            return Some((all, all));
         }
-        Some((seen, all))
+        let alive = |o: &&Observer| o.sees.get(id) == Some(&MemberStatus::Alive);
+        Some((others().filter(alive).count(), all))
     }
 
     /// Whether `id` answered with another view of the members than the one shown.

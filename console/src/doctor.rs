@@ -6,6 +6,7 @@
 //! wrong, what that means, what was seen, and the command that helps; it changes nothing.
 
 mod cluster_rules;
+mod gossip_rules;
 mod link_rules;
 mod node_rules;
 mod ring_rules;
@@ -74,6 +75,7 @@ pub fn diagnose(cluster: &Cluster, link: &LinkView, now_ms: u64, utc: Timestamp)
     storage_rules::check(&case, &mut found);
     ring_rules::check(&case, &mut found);
     node_rules::check(&case, &mut found);
+    gossip_rules::check(&case, &mut found);
     reported(&case, &mut found);
     // the sort is stable: within one severity the order of the rules is the order of urgency
     found.sort_by_key(|f| std::cmp::Reverse(f.severity));

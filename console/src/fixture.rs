@@ -12,8 +12,12 @@ use std::collections::{BTreeMap, VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use ringmaster_shared::{
     api::{
-        health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
-        membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer},
+        health::{
+            ClusterStatus, GossipHealth, NodeStatus, ReplicationStatus, StatusResponse,
+            StorageStatus,
+        },
+        membership::{MemberInfo, MembersResponse, ObservationsResponse, Observer, Sight},
+        observations::disagreements,
         ring::ring_response,
     },
     event::{Event, EventCode, Severity},
@@ -115,6 +119,9 @@ fn members(topology: &Topology) -> MembersResponse {
         ring_epoch: topology.epoch,
         ring_digest: digest.clone(),
         load: load(i),
+        udp_blocked: false,
+        accusers: vec![],
+        reason: None,
     };
     let all: BTreeMap<NodeId, MemberInfo> = topology
         .members
@@ -191,6 +198,7 @@ fn status(cluster: &Cluster, i: usize) -> StatusResponse {
             membership_digest: members.membership_digest.clone(),
             problems: vec![],
         },
+        gossip: Some(GossipHealth::default()),
         timestamp: utc().as_second(),
     }
 }
@@ -236,18 +244,31 @@ pub fn settle(cluster: &mut Cluster) {
         .map(|m| (m.node_id.clone(), m.status))
         .collect();
     let up = |id: &NodeId| sees.get(id).is_some_and(|s| s.is_reachable());
-    let observers = sees.keys().map(|node| Observer {
-        node_id: node.clone(),
-        at: before(if up(node) { 0 } else { 15 }),
-        sees: sees
-            .iter()
-            .map(|(n, s)| (n.clone(), if up(node) { *s } else { MemberStatus::Alive }))
-            .collect(),
+    let sights: BTreeMap<NodeId, Sight> = members
+        .cluster_members
+        .values()
+        .map(|m| (m.node_id.clone(), sight(m)))
+        .collect();
+    let observers = sees.keys().map(|node| {
+        let answered = up(node);
+        Observer {
+            node_id: node.clone(),
+            at: before(0),
+            answered,
+            error: (!answered).then(|| "connection refused".to_owned()),
+            sees: if answered {
+                sees.clone()
+            } else {
+                BTreeMap::new()
+            },
+            views: if answered {
+                sights.clone()
+            } else {
+                BTreeMap::new()
+            },
+        }
     });
-    cluster.observations = Some(known(ObservationsResponse {
-        current_node: id("node-1"),
-        observers: observers.collect(),
-    }));
+    cluster.observations = Some(known(observed(observers.collect())));
     cluster.ring = Some(known(ring_response(&topology)));
     cluster.status = Some(known(status(cluster, 0)));
     for (i, member) in topology.members.iter().enumerate() {
@@ -266,6 +287,51 @@ pub fn settle(cluster: &mut Cluster) {
         };
         cluster.nodes.insert(member.id.clone(), knowledge);
     }
+}
+
+/// What the daemon answers when these told what they see.
+pub fn observed(observers: Vec<Observer>) -> ObservationsResponse {
+    ObservationsResponse {
+        current_node: id("node-1"),
+        disagreements: disagreements(&observers),
+        observers,
+        well: 0,
+        not_asked: 0,
+    }
+}
+
+fn sight(m: &MemberInfo) -> Sight {
+    Sight {
+        status: m.status,
+        generation: m.generation,
+        incarnation: m.incarnation,
+        since: Some(m.status_since),
+        by: m.accusers.clone(),
+        reason: m.reason.clone(),
+        udp_blocked: m.udp_blocked,
+    }
+}
+
+/// Makes `observer` hold `about` for `status` since `seconds` ago.
+pub fn dissent(
+    cluster: &mut Cluster,
+    observer: &str,
+    about: &str,
+    (status, seconds): (MemberStatus, i64),
+) {
+    let seen = &mut cluster.observations.as_mut().expect("seen").value;
+    let found = seen
+        .observers
+        .iter_mut()
+        .find(|o| o.node_id == id(observer));
+    let found = found.expect("an observer");
+    found.sees.insert(id(about), status);
+    let sight = found.views.get_mut(&id(about)).expect("a member");
+    sight.status = status;
+    sight.since = Some(before(seconds));
+    sight.by = vec![id(observer)];
+    sight.reason = Some(format!("no answer to {observer} for 4.2 s"));
+    *seen = observed(std::mem::take(&mut seen.observers));
 }
 
 pub fn cluster(nodes: usize) -> Cluster {
@@ -314,6 +380,10 @@ fn kill(cluster: &mut Cluster, node: &str, status: MemberStatus) {
     info.status = status;
     info.status_since = before(14);
     info.last_seen = before(19);
+    if matches!(status, MemberStatus::Dead | MemberStatus::Suspected) {
+        info.accusers = vec![id("node-1")];
+        info.reason = Some("no answer to node-1 for 5.0 s".to_owned());
+    }
     settle(cluster);
 }
 
@@ -539,13 +609,74 @@ pub fn disagreeing() -> App {
     let status = &mut node.status.as_mut().expect("answered").value;
     status.replication.alive_nodes = 2;
     status.cluster.membership_digest = "77aa001122334455".to_owned();
+    dissent(
+        &mut app.cluster,
+        "node-2",
+        "node-3",
+        (MemberStatus::Dead, 95),
+    );
+    app
+}
+
+/// Twelve nodes, the matrix on the whole screen: one is dead to one of them, one reached over TCP
+/// only, and one does not answer.
+pub fn matrix() -> App {
+    let mut app = app(link(), cluster(12));
+    app.screen = ScreenId::Members;
+    app.members.matrix = true;
+    dissent(
+        &mut app.cluster,
+        "node-3",
+        "node-5",
+        (MemberStatus::Dead, 95),
+    );
     let seen = &mut app.cluster.observations.as_mut().expect("seen").value;
-    let observer = seen
-        .observers
-        .iter_mut()
-        .find(|o| o.node_id == id("node-2"));
-    let observer = observer.expect("an observer");
-    observer.sees.insert(id("node-3"), MemberStatus::Dead);
+    for observer in &mut seen.observers {
+        let sight = observer.views.get_mut(&id("node-9")).expect("a member");
+        sight.udp_blocked = observer.node_id == id("node-2");
+        if observer.node_id == id("node-11") {
+            observer.answered = false;
+            observer.error = Some("localhost:8091: no answer within 500 ms".to_owned());
+            (observer.sees, observer.views) = (BTreeMap::new(), BTreeMap::new());
+        }
+    }
+    *seen = observed(std::mem::take(&mut seen.observers));
+    app
+}
+
+/// What a node of a thousand answers when one is dead to all and one to a single other.
+pub fn matrix_large() -> App {
+    let mut app = healthy();
+    app.screen = ScreenId::Members;
+    app.members.matrix = true;
+    let sees = |observer: usize| -> BTreeMap<NodeId, MemberStatus> {
+        let of_second = if observer == 42 {
+            MemberStatus::Dead
+        } else {
+            MemberStatus::Alive
+        };
+        [
+            (id("node-0317"), MemberStatus::Dead),
+            (id("node-0512"), of_second),
+        ]
+        .into()
+    };
+    let observer = |n: usize| Observer {
+        node_id: id(&format!("node-{n:04}")),
+        at: before(0),
+        answered: n != 317,
+        error: (n == 317).then(|| "connection refused".to_owned()),
+        sees: if n == 317 { BTreeMap::new() } else { sees(n) },
+        views: BTreeMap::new(),
+    };
+    let asked = (1..=256).chain([317]).map(observer);
+    let answer = ObservationsResponse {
+        current_node: id("node-0001"),
+        well: 998,
+        not_asked: 743,
+        ..observed(asked.collect())
+    };
+    app.cluster.observations = Some(known(answer));
     app
 }
 
@@ -561,6 +692,8 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
+        ("matrix", matrix()),
+        ("matrix_large", matrix_large()),
     ];
     all.extend(overlays::overlays());
     all.extend(changes::all());

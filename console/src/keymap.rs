@@ -46,6 +46,8 @@ pub enum Action {
     /// Sorts by the chosen column; on events, the least severity shown.
     Sort,
     Reverse,
+    /// The matrix of who sees whom, whole, or the table again.
+    Matrix,
     NextNode,
     GetKey,
     PutKey,
@@ -115,6 +117,7 @@ static BINDINGS: &[Binding] = &[
     on(On(TABLES), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "sort column to the right")),
     on(On(TABLES), &[Char('s')], Action::Sort, ("s", "sort, again: the other way")),
     on(On(TABLES), &[Char('S')], Action::Reverse, ("S", "turn the order round")),
+    on(On(TABLES), &[Char('w')], Action::Matrix, ("w", "who sees whom, whole")),
     // ring and quorum
     on(On(GRIDS), &[Char('h'), Code(KeyCode::Left)], Action::Left, ("h ←", "partition before")),
     on(On(GRIDS), &[Char('l'), Code(KeyCode::Right)], Action::Right, ("l →", "partition after")),
@@ -219,6 +222,7 @@ fn footer(screen: ScreenId) -> Footer {
             (Action::Enter, "Enter", "node"),
             (Action::Search, "/", "filter"),
             (Action::Sort, "s", "sort"),
+            (Action::Matrix, "w", "who sees whom"),
             COMMAND,
         ],
         ScreenId::Quorum => &[(Action::Right, "←↓↑→", "partition"), COMMAND],
@@ -251,6 +255,8 @@ const RUNNING: Footer = &[
 ];
 const BLOCKED: Footer = &[(Action::Enter, "Enter", "look again"), MOVE, BACK];
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
+
+const MATRIX: Footer = &[MOVE, (Action::Matrix, "w", "table"), BACK];
 
 const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
 const PLAN: Footer = &[(Action::Enter, "Enter", "go on"), MOVE, BACK];
@@ -290,6 +296,7 @@ pub fn hints(app: &App) -> Vec<Hint> {
         }
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
         ScreenId::Procedures if app.procedures.change.is_running() => CHANGING,
+        ScreenId::Members if app.members.matrix => MATRIX,
         screen => footer(screen),
     };
     footer
@@ -390,6 +397,7 @@ mod tests {
     #[test]
     fn the_footer_names_only_keys_that_work_there() {
         let procedures = [
+            (ScreenId::Members, MATRIX),
             (ScreenId::Procedures, RUNNING),
             (ScreenId::Procedures, PREVIEW),
             (ScreenId::Procedures, CHOOSING),

@@ -16,6 +16,7 @@ mod fixture;
 mod format;
 mod keymap;
 mod link;
+mod matrix;
 mod message;
 mod procedure;
 mod progress;

@@ -9,6 +9,7 @@ pub mod data;
 pub mod doctor;
 pub mod events;
 pub mod help;
+mod matrix;
 mod member_table;
 pub mod members;
 pub mod overview;

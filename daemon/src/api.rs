@@ -13,6 +13,7 @@ mod feed;
 mod framing;
 mod keys;
 mod membership;
+mod observations;
 mod openapi;
 mod query;
 mod ring;
@@ -33,6 +34,7 @@ use ringmaster_shared::error::ErrorCode;
 pub use admission::{Admission, Bounds, Pressure};
 pub use body::BodyLimits;
 pub use error::ApiError;
+pub use observations::Observations;
 
 use crate::{
     node::{Node, SharedNode},
@@ -87,7 +89,7 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/gossip/rumors", get(membership::rumors))
         .route("/gossip/join", post(membership::join))
         .route("/gossip/leave", post(membership::leave))
-        .route("/api/v1/observations", get(membership::observations))
+        .route("/api/v1/observations", get(observations::observations))
         .route("/api/v1/gossip/keys", get(keys::list).post(keys::change))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))

@@ -16,12 +16,14 @@ mod dissemination;
 mod driver;
 mod envelope;
 mod exchange;
+mod ledger;
 mod members;
 mod reconcile;
 mod rejected;
 mod report;
 mod roster;
 pub mod secrecy;
+pub mod sight;
 mod traffic;
 mod wire;
 
@@ -36,9 +38,13 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use jiff::Timestamp;
+use prometheus_client::metrics::histogram::Histogram;
 use rand::{SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{
-    api::membership::{GossipConfigInfo, GossipStatus, Rumor},
+    api::{
+        health::GossipHealth,
+        membership::{GossipConfigInfo, GossipStatus, GossipTraffic, Rumor},
+    },
     event::EventCode,
     id::{ClusterId, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
@@ -47,6 +53,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use self::driver::Served;
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
@@ -56,7 +63,6 @@ use self::{
     traffic::Traffic,
     wire::Wire,
 };
-pub use self::{driver::Served, traffic::GossipTraffic};
 use crate::{
     events::Events,
     replication::{frames::RefusalCode, peers::Peers},
@@ -66,6 +72,8 @@ use crate::{
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// An exchange with an address may take this long, connecting included.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A seed silent for so long is told in the node's status, milliseconds.
+const SEED_SILENT_MS: i64 = 60_000;
 /// Questions of exchanges served at once; who is turned away tries again later.
 const SERVING_MAX: usize = 16;
 /// The farewell may take this long.
@@ -165,6 +173,26 @@ pub struct MemberView {
     pub status_since: Timestamp,
     /// Messages received from it in this generation.
     pub heartbeat_seq: u64,
+    pub doubts: Doubts,
+}
+
+impl MemberView {
+    /// Why it is held suspected or dead, in a sentence.
+    pub fn reason(&self) -> Option<String> {
+        let doubts = &self.doubts;
+        report::reason(self.state.status, &doubts.accusers, doubts.silent_ms)
+    }
+}
+
+/// What speaks against a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doubts {
+    /// Who got no answer from it, while it is held suspected or dead.
+    pub accusers: Vec<NodeId>,
+    /// How long it had been silent when its status changed; 0 when that is not known.
+    pub silent_ms: u64,
+    /// It answers over TCP, but not over UDP.
+    pub udp_blocked: bool,
 }
 
 /// A suspicion that this node holds.
@@ -240,6 +268,8 @@ pub struct GossipParts {
     pub remembered: Vec<String>,
     pub peers: Peers,
     pub events: Events,
+    /// Takes the round trips of pings, seconds.
+    pub round_trips: Histogram,
     /// The keys of the gossip, where there are any.
     pub secrecy: Option<Secrecy>,
     pub stop: CancellationToken,
@@ -269,9 +299,11 @@ struct EngineParts<E> {
     cluster_id: ClusterId,
     local: MemberState,
     socket: std::net::UdpSocket,
-    contacts: Vec<String>,
+    seeds: Vec<String>,
+    remembered: Vec<String>,
     exchange: E,
     events: Events,
+    round_trips: Histogram,
     secrecy: Option<Secrecy>,
     speaks: Speaks,
     stop: CancellationToken,
@@ -290,9 +322,11 @@ impl GossipHandle {
             cluster_id: parts.cluster_id,
             local: parts.local,
             socket: parts.socket,
-            contacts: [parts.seeds, parts.remembered].concat(),
+            seeds: parts.seeds,
+            remembered: parts.remembered,
             exchange,
             events: parts.events,
+            round_trips: parts.round_trips,
             secrecy: parts.secrecy,
             speaks: Speaks::OURS,
             stop: parts.stop,
@@ -323,10 +357,11 @@ impl GossipHandle {
             config,
             parts.cluster_id.clone(),
             parts.local,
-            parts.contacts,
+            [parts.seeds.clone(), parts.remembered].concat(),
             SmallRng::from_os_rng(),
             now,
         );
+        core.mark_seeds(now, &parts.seeds);
         core.welcome(now, members.into_iter().map(Arc::new).collect());
         let (local, local_seen) = watch::channel(local);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);
@@ -357,6 +392,7 @@ impl GossipHandle {
                     local: local_seen,
                     commands: commands_taken,
                     stop: parts.stop,
+                    round_trips: parts.round_trips,
                     tcp_probe_timeout: left.max(Duration::from_millis(50)),
                 };
                 tokio::spawn(driver.run());
@@ -469,7 +505,26 @@ impl GossipHandle {
     }
 
     pub fn status(&self) -> GossipStatus {
-        self.shared.published.report.borrow().status.clone()
+        GossipStatus {
+            traffic: self.traffic(),
+            ..self.shared.published.report.borrow().status.clone()
+        }
+    }
+
+    /// The same in short, for the node's status.
+    pub fn health(&self) -> GossipHealth {
+        let report = self.shared.published.report.borrow();
+        let status = &report.status;
+        let now = Timestamp::now().as_millisecond();
+        let long_silent = |since: Timestamp| now - since.as_millisecond() >= SEED_SILENT_MS;
+        let seeds = status.seeds.iter();
+        let unreachable = seeds.filter(|s| s.silent_since.is_some_and(long_silent));
+        GossipHealth {
+            health_score: status.health_score,
+            health_reasons: status.health_reasons.clone(),
+            udp_blocked: status.udp_blocked.clone(),
+            seeds_unreachable: unreachable.map(|s| s.address.clone()).collect(),
+        }
     }
 
     pub fn config_info(&self) -> GossipConfigInfo {

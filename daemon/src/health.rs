@@ -334,6 +334,7 @@ pub mod tests {
             last_seen: Timestamp::UNIX_EPOCH,
             status_since: Timestamp::UNIX_EPOCH,
             heartbeat_seq: 1,
+            doubts: crate::gossip::Doubts::default(),
         }
     }
 

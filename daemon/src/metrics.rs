@@ -1,5 +1,6 @@
 //! Counters of this node: for Prometheus, and the small load summary that gossip carries.
 
+pub mod gossip;
 pub mod pressure;
 pub mod rates;
 
@@ -16,6 +17,7 @@ use prometheus_client::{
 use ringmaster_shared::api::{health::StatusResponse, membership::GossipStatus};
 
 use crate::{replication::coordinator::RepairLook, storage::StoreStats};
+use gossip::GossipMetrics;
 use pressure::PressureGauges;
 use rates::Rates;
 
@@ -49,6 +51,7 @@ pub struct Metrics {
     connections: IntGauge,
     feeds: IntGauge,
     gauges: Gauges,
+    pub gossip: GossipMetrics,
     pub pressure: PressureGauges,
     pub rates: Rates,
 }
@@ -109,6 +112,7 @@ impl Metrics {
         for (name, help, gauge) in gauges.named() {
             registry.register(name, help, gauge.clone());
         }
+        let gossip = GossipMetrics::register(&mut registry);
         let pressure = PressureGauges::default();
         for (name, help, gauge) in pressure.named() {
             registry.register(name, help, gauge.clone());
@@ -121,6 +125,7 @@ impl Metrics {
             connections,
             feeds,
             gauges,
+            gossip,
             pressure,
             rates: Rates::default(),
         }
@@ -169,6 +174,9 @@ impl Metrics {
     ) -> String {
         self.gauges.set(status, store, gossip);
         self.gauges.set_repair(store, repair);
+        if let Some(gossip) = gossip {
+            self.gossip.set(gossip);
+        }
         let mut out = String::new();
         // writing to a String cannot fail
         let _ = text::encode(&mut out, &self.registry);

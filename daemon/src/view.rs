@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
-        health::{ClusterStatus, NodeStatus, ReplicationStatus, StatusResponse, StorageStatus},
+        health::{
+            ClusterStatus, GossipHealth, NodeStatus, ReplicationStatus, StatusResponse,
+            StorageStatus,
+        },
         membership::{MemberInfo, MembersResponse},
         ring::{LocateResponse, LocatedReplica, RingResponse, RingSummary},
     },
@@ -23,7 +26,7 @@ pub use compare::{same_members, same_status};
 
 use crate::{
     cli,
-    gossip::{MemberState, MemberView, Members},
+    gossip::{Doubts, MemberState, MemberView, Members},
     health::{
         Picture, available, findings,
         keeper::{Keeper, KnownRing},
@@ -67,6 +70,8 @@ pub struct Look {
     pub store: Option<StoreLook>,
     /// Requests were turned away within the last seconds.
     pub overloaded: bool,
+    /// `None` while gossip is silent.
+    pub gossip: Option<GossipHealth>,
     /// Why lost data does not come back before an operator decides, if so.
     pub refill_blocked: Option<String>,
 }
@@ -119,6 +124,7 @@ fn alone(facts: &NodeFacts, look: &Look, ring: RingStamp) -> MemberView {
         last_seen: look.now,
         status_since: facts.start_time,
         heartbeat_seq: 0,
+        doubts: Doubts::default(),
     }
 }
 
@@ -203,6 +209,7 @@ fn status(
             membership_digest: members_response.membership_digest.clone(),
             problems: keeper.problems(found, look.now_ms()),
         },
+        gossip: look.gossip.clone(),
         timestamp: look.now.as_second(),
     }
 }
@@ -301,6 +308,9 @@ fn member_info(m: &MemberView) -> MemberInfo {
         ring_epoch: m.state.ring.epoch,
         ring_digest: format!("{:016x}", m.state.ring.digest),
         load: m.state.load,
+        udp_blocked: m.doubts.udp_blocked,
+        accusers: m.doubts.accusers.clone(),
+        reason: m.reason(),
     }
 }
 
@@ -398,6 +408,7 @@ pub mod tests {
             members: members.map(Arc::new),
             store: None,
             overloaded: false,
+            gossip: None,
             refill_blocked: None,
         }
     }

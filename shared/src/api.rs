@@ -6,9 +6,11 @@
 
 pub mod admin;
 pub mod data;
+pub mod engine;
 pub mod health;
 pub mod keys;
 pub mod membership;
+pub mod observations;
 pub mod ring;
 
 /// Response header that names the request.

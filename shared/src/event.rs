@@ -37,6 +37,14 @@ pub enum EventCode {
     MemberAddressChanged,
     SelfRefuted,
     UdpBlocked,
+    /// A member that answered over TCP only answers over UDP again.
+    UdpOpen,
+    /// This node itself answers late, or does so no longer.
+    LocalHealth,
+    /// A configured seed has not answered for long.
+    SeedUnreachable,
+    /// It answers again.
+    SeedAnswers,
     ForeignMessages,
     DuplicateNodeId,
     RingChangeStarted,

@@ -13,7 +13,10 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringmaster_shared::{
-    api::{admin::EventsResponse, membership::MembersResponse},
+    api::{
+        admin::EventsResponse,
+        membership::{GossipStatusResponse, MembersResponse, ObservationsResponse},
+    },
     error::{ErrorBody, ErrorCode},
     event::EventCode,
     id::{Epoch, NodeId},
@@ -422,8 +425,44 @@ async fn a_node_without_udp_stays_a_member_and_is_warned_of() {
     for i in 0..3 {
         sees(&cluster, i, &[0, 1, 2]).await;
     }
+    eventually(
+        "everybody told of UDP that does not pass",
+        GENEROUS,
+        async || blocked(&cluster, 0, true).await,
+    )
+    .await;
     cluster.network.heal();
     agree(&cluster).await;
+    eventually("UDP that passes again", GENEROUS, async || {
+        blocked(&cluster, 0, false).await
+    })
+    .await;
+    eventually("the word that it does", GENEROUS, async || {
+        let said = reported(&cluster, &[EventCode::UdpOpen]).await;
+        (!said.is_empty())
+            .then_some(())
+            .ok_or_else(|| "silence".to_owned())
+    })
+    .await;
+}
+
+/// Whether the matrix, the list and the engine of `index` say that node-3 is reached over TCP only.
+async fn blocked(cluster: &Cluster, index: usize, want: bool) -> Result<(), String> {
+    let api = cluster.api(index);
+    let error = |e: anyhow::Error| format!("{e:#}");
+    let seen: ObservationsResponse = api.get("/api/v1/observations").await.map_err(error)?;
+    let members = api.members().await.map_err(error)?;
+    let status: GossipStatusResponse = api.get("/gossip/status").await.map_err(error)?;
+    let status = status.gossip_status;
+    let observers = seen.observers.iter().filter(|o| o.node_id != id(2));
+    let views: Vec<bool> = observers
+        .map(|o| o.views.get(&id(2)).is_some_and(|v| v.udp_blocked))
+        .collect();
+    let listed = members.cluster_members[&id(2)].udp_blocked;
+    let told = status.udp_blocked.contains(&id(2));
+    let all = views.iter().all(|b| *b == want) && listed == want && told == want;
+    all.then_some(())
+        .ok_or(format!("{views:?}, listed {listed}, told {told}"))
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ pub(super) fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Enter => return enter(app),
         Action::Sort => sort(app),
         Action::Reverse => app.members.descending = !app.members.descending,
+        Action::Matrix => app.toggle_matrix(),
         Action::NextNode => next_node(app),
         Action::GetKey => app.ask_with_key("get"),
         Action::PutKey => app.ask_with_key("put"),
@@ -73,6 +74,7 @@ pub(super) fn run(app: &mut App, command: Command) -> Result<Vec<Effect>, String
             }
             app.members.selected = Some(id.clone());
             app.members.open = Some(id);
+            app.members.matrix = false;
             app.open(ScreenId::Members);
         }
         Command::Filter(text) => match app.screen {
@@ -154,6 +156,7 @@ impl App {
     fn step(&mut self, by: isize) {
         match self.screen {
             ScreenId::Overview => self.select(by),
+            ScreenId::Members if self.members.matrix => self.members.rows.by(by),
             ScreenId::Members if self.members.open.is_none() => self.select(by),
             // With details open the neighbours' details are a step away.
             ScreenId::Members => {
@@ -207,6 +210,7 @@ impl App {
         let to = if bottom { last } else { 0 };
         let scroll = |s: &mut Scroll| if bottom { s.last() } else { s.first() };
         match self.screen {
+            ScreenId::Members if self.members.matrix => scroll(&mut self.members.rows),
             ScreenId::Overview | ScreenId::Members => self.select(far),
             ScreenId::Quorum => self.quorum.cursor = to,
             ScreenId::Ring => {
@@ -218,6 +222,12 @@ impl App {
             ScreenId::Doctor => scroll(&mut self.doctor),
             ScreenId::Help => scroll(&mut self.help),
         }
+    }
+
+    /// On Overview the matrix is a screen away.
+    fn toggle_matrix(&mut self) {
+        self.members.matrix = self.screen != ScreenId::Members || !self.members.matrix;
+        self.open(ScreenId::Members);
     }
 
     fn partitions(&self) -> u16 {
@@ -258,6 +268,7 @@ fn move_cursor(cursor: &mut u16, by: isize, count: u16) {
 
 fn sideways(app: &mut App, by: isize) {
     match app.screen {
+        ScreenId::Members if app.members.matrix => app.members.columns.by(by),
         ScreenId::Overview | ScreenId::Members => {
             app.members.sort = app.members.sort.moved(by);
         }
@@ -321,7 +332,9 @@ fn back(app: &mut App) {
     let procedures = app.screen == ScreenId::Procedures;
     // what was said belongs to the layer that is left
     let said = app.toast.take();
-    if app.screen == ScreenId::Members && app.members.open.is_some() {
+    if app.screen == ScreenId::Members && app.members.matrix {
+        app.members.matrix = false;
+    } else if app.screen == ScreenId::Members && app.members.open.is_some() {
         app.members.open = None;
     } else if on_table && !app.members.filter.is_empty() {
         app.members.filter.clear();
@@ -374,6 +387,7 @@ fn enter(app: &mut App) -> Vec<Effect> {
                 app.select(0);
             }
             app.members.open.clone_from(&app.members.selected);
+            app.members.matrix = false;
             app.open(ScreenId::Members);
         }
         ScreenId::Procedures => return enter_procedure(app),

@@ -28,11 +28,12 @@ pub enum MemberColumn {
     Hints,
     Disk,
     Up,
+    Health,
     SeenBy,
 }
 
 impl MemberColumn {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Node,
         Self::State,
         Self::Zone,
@@ -44,6 +45,7 @@ impl MemberColumn {
         Self::Hints,
         Self::Disk,
         Self::Up,
+        Self::Health,
         Self::SeenBy,
     ];
 
@@ -73,7 +75,11 @@ pub struct MemberRow {
     /// The last figures known, also of a node that is gone.
     pub last_load: Option<Load>,
     pub uptime_s: Option<u64>,
-    /// How many of the other reachable nodes see it alive, and how many there are.
+    /// How well it says itself that it answers: 0 is well. `None` while it does not answer.
+    pub health: Option<u32>,
+    /// The node at the other end of the link reaches it over TCP only.
+    pub udp_blocked: bool,
+    /// How many of the other nodes see it alive, and how many there are.
     pub seen_alive_by: Option<(usize, usize)>,
     /// Its own view of the members is not the one shown.
     pub disagrees: bool,
@@ -165,6 +171,11 @@ fn row(cluster: &Cluster, id: NodeId) -> MemberRow {
         load: info.filter(|_| reachable).map(|i| i.load),
         last_load: info.map(|i| i.load),
         uptime_s: own.filter(|_| answers).map(|s| s.node.uptime_seconds),
+        health: own
+            .filter(|_| answers)
+            .and_then(|s| s.gossip.as_ref())
+            .map(|g| g.health_score),
+        udp_blocked: info.is_some_and(|i| i.udp_blocked),
         seen_alive_by: cluster.seen_alive_by(&id),
         disagrees: answers && cluster.disagrees(&id),
         moves: place.and_then(|p| match (p.joining, p.leaving) {
@@ -229,6 +240,7 @@ fn compare(a: &MemberRow, b: &MemberRow, column: MemberColumn) -> Ordering {
         MemberColumn::Hints => load(|l| l.hints.into()),
         MemberColumn::Disk => last(|l| l.bytes_on_disk),
         MemberColumn::Up => a.uptime_s.cmp(&b.uptime_s),
+        MemberColumn::Health => a.health.cmp(&b.health),
         MemberColumn::SeenBy => a.seen_alive_by.cmp(&b.seen_alive_by),
     }
 }

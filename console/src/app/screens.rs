@@ -74,6 +74,11 @@ pub struct MembersState {
     pub filter: String,
     /// The node whose details are open on Members.
     pub open: Option<NodeId>,
+    /// Whether the matrix of who sees whom has the whole screen.
+    pub matrix: bool,
+    /// How far its observers are scrolled, and its members.
+    pub rows: Scroll,
+    pub columns: Scroll,
 }
 
 /// The grid of partitions.

@@ -19,6 +19,14 @@ use crate::message::{DataFailure, DataOp, DataOutcome};
 /// Events asked for at once.
 const EVENTS_PAGE: usize = 200;
 
+/// Which members observations are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observed {
+    All,
+    /// Not those that everybody holds alive.
+    Trouble,
+}
+
 impl Client {
     /// The whole picture.
     pub async fn picture(&self, endpoint: &str) -> Result<ClusterResponse, ClientError> {
@@ -33,8 +41,16 @@ impl Client {
         self.get(endpoint, "/api/v1/ring").await
     }
 
-    pub async fn observations(&self, endpoint: &str) -> Result<ObservationsResponse, ClientError> {
-        self.get(endpoint, "/api/v1/observations").await
+    pub async fn observations(
+        &self,
+        endpoint: &str,
+        which: Observed,
+    ) -> Result<ObservationsResponse, ClientError> {
+        let path = match which {
+            Observed::All => "/api/v1/observations",
+            Observed::Trouble => "/api/v1/observations?only=trouble",
+        };
+        self.get(endpoint, path).await
     }
 
     /// Events after `since`.

@@ -3,11 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_shared::{
-    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle, topology::Topology,
+    api::{health::StatusResponse, membership::Disagreement},
+    event::Severity,
+    id::NodeId,
+    member::Lifecycle,
+    topology::Topology,
 };
 
 use super::{Case, Finding};
 use crate::format;
+
+/// Disagreements written out.
+const DISPUTES_MAX: usize = 4;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
     split_brain(case, found);
@@ -195,32 +202,38 @@ fn inconsistent_views(case: &Case, found: &mut Vec<Finding>) {
         .map(|(_, s)| s.cluster.membership_digest.as_str())
         .collect();
     let counts: BTreeSet<usize> = all.iter().map(|(_, s)| s.replication.alive_nodes).collect();
-    if clusters.len() > 1 || (digests.len() <= 1 && counts.len() <= 1) {
+    let disputes = disputes(case);
+    let same = digests.len() <= 1 && counts.len() <= 1;
+    // right after a change they differ for a moment, as views that travel do
+    let lasting = disputes.iter().any(|d| lasts(case, d));
+    if clusters.len() > 1 || (same && !lasting) {
         return;
     }
     if found.iter().any(|f| f.code == "SPLIT_BRAIN") {
         return;
     }
     let last_change = case.last_change();
-    let settled = last_change.is_none_or(|t| case.ms_since(t) > super::CONVERGENCE_MS);
-    let evidence = all
+    let settled = lasting || last_change.is_none_or(|t| case.ms_since(t) > super::CONVERGENCE_MS);
+    let sentences = disputes
         .iter()
-        .map(|(id, s)| {
-            format!(
-                "{id}: alive_members {}, digest {}",
-                s.replication.alive_nodes,
-                short(&s.cluster.membership_digest)
-            )
-        })
-        .collect();
+        .take(DISPUTES_MAX)
+        .map(|d| format!("{}: {}", d.sentence(), d.question()));
+    let views = all.iter().map(|(id, s)| {
+        format!(
+            "{id}: alive_members {}, digest {}",
+            s.replication.alive_nodes,
+            short(&s.cluster.membership_digest)
+        )
+    });
+    let evidence = sentences.chain(views).collect();
     let (code, severity, title, fix) = if settled {
         (
             "INCONSISTENT_VIEWS",
             Severity::Warning,
             "The nodes disagree about the members",
             vec![
-                "Look at Members (2) for who sees whom as what, and check that UDP passes between \
-                 them; if it stays:"
+                "Look at Members (2), w, for who sees whom as what, and check that UDP and TCP pass \
+                 between those who differ; if it stays:"
                     .to_owned(),
                 "$ ringmaster restart --clean --yes".to_owned(),
             ],
@@ -246,6 +259,20 @@ fn inconsistent_views(case: &Case, found: &mut Vec<Finding>) {
         fix,
         since: last_change,
     });
+}
+
+/// Where the members that told what they see differ, when that is not old.
+fn disputes<'a>(case: &Case<'a>) -> &'a [Disagreement] {
+    let observations = case.cluster.observations.as_ref();
+    match observations.filter(|o| !o.is_stale(case.now_ms)) {
+        Some(known) => &known.value.disagreements,
+        None => &[],
+    }
+}
+
+fn lasts(case: &Case, dispute: &Disagreement) -> bool {
+    let since = dispute.since;
+    since.is_some_and(|t| case.ms_since(t) > super::CONVERGENCE_MS)
 }
 
 fn epochs(case: &Case, found: &mut Vec<Finding>) {

@@ -14,7 +14,6 @@ pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
     members(case, found);
     standby(case, found);
     unanswered(case, found);
-    udp_blocked(case, found);
     node_clocks(case, found);
 }
 
@@ -122,19 +121,22 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
         fix.push(format!("$ ringmaster remove {id}"));
     }
     let heard = format::age(format::between(m.last_seen, case.utc));
+    let reason = m.reason.iter().map(|r| format!("{id}: {r}"));
     Finding {
         code,
         severity,
         title,
         explanation: explanation.to_owned(),
-        evidence: vec![format!(
+        evidence: std::iter::once(format!(
             "{} as {} sees it, last heard {heard} ago",
             m.status.as_str(),
             case.cluster
                 .members
                 .as_ref()
                 .map_or("the cluster", |k| k.value.current_node.as_str()),
-        )],
+        ))
+        .chain(reason)
+        .collect(),
         fix,
         since: Some(m.status_since),
     }
@@ -218,32 +220,6 @@ pub(super) fn recent<'a>(case: &Case<'a>, code: EventCode) -> Vec<&'a Event> {
         }
     }
     seen
-}
-
-fn udp_blocked(case: &Case, found: &mut Vec<Finding>) {
-    let events = recent(case, EventCode::UdpBlocked);
-    let Some(newest) = events.first() else {
-        return;
-    };
-    let port = case
-        .cluster
-        .nodes
-        .get(&newest.reporter)
-        .map_or("<port>", |n| port_of(&n.address));
-    found.push(Finding {
-        code: "UDP_BLOCKED",
-        severity: Severity::Warning,
-        title: "Gossip over UDP does not get through everywhere".to_owned(),
-        explanation: "TCP does, so the members still know of each other, but failures are noticed \
-                      later and wrongly more often. Each node needs UDP and TCP on its one port."
-            .to_owned(),
-        evidence: events.iter().map(|e| e.message.clone()).collect(),
-        fix: vec![
-            format!("$ ss -lun 'sport = :{port}'"),
-            format!("Then allow UDP port {port} in the firewall between the nodes."),
-        ],
-        since: Some(newest.time),
-    });
 }
 
 fn node_clocks(case: &Case, found: &mut Vec<Finding>) {

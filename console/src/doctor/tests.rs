@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 21] = [
+    let cases: [(&str, Change); 24] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -233,7 +233,29 @@ fn one_change_one_finding() {
             });
         }),
         ("CLOCK_SKEW", |app| app.cluster.clock_skew_ms = Some(-1_500)),
-        ("UDP_BLOCKED", |app| happened(app, EventCode::UdpBlocked)),
+        ("UDP_BLOCKED", |app| {
+            says(app, "node-2", |s| {
+                let gossip = s.gossip.as_mut().expect("it told");
+                gossip.udp_blocked = vec![id("node-3")];
+            });
+        }),
+        ("LOCAL_HEALTH", |app| {
+            says(app, "node-2", |s| {
+                let gossip = s.gossip.as_mut().expect("it told");
+                gossip.health_score = 5;
+                gossip.health_reasons = vec!["it stood still".to_owned()];
+            });
+        }),
+        ("SEED_UNREACHABLE", |app| {
+            says(app, "node-2", |s| {
+                let gossip = s.gossip.as_mut().expect("it told");
+                gossip.seeds_unreachable = vec!["elsewhere:8081".to_owned()];
+            });
+        }),
+        ("INCONSISTENT_VIEWS", |app| {
+            let dead = (MemberStatus::Dead, 95);
+            fixture::dissent(&mut app.cluster, "node-2", "node-3", dead);
+        }),
         ("STORAGE_POISONED", |app| {
             happened(app, EventCode::StoragePoisoned);
         }),

@@ -22,8 +22,9 @@ use super::{
     FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId, websocket,
 };
 use crate::{
-    client::Client,
+    client::{Client, Observed},
     cluster::{NodeReport, Report},
+    matrix::LARGE_FROM,
     message::Msg,
 };
 
@@ -290,6 +291,11 @@ impl Driver {
         self.asked_ms.retain(|a, _| addresses.contains(a));
         self.event_marks.retain(|a, _| addresses.contains(a));
         let current = self.link.endpoint().map(str::to_owned);
+        let observed = if addresses.len() < LARGE_FROM {
+            Observed::All
+        } else {
+            Observed::Trouble
+        };
         for address in addresses {
             let last = self.asked_ms.get(&address);
             let due = last.is_none_or(|at| now_ms >= at + interval_ms);
@@ -298,7 +304,7 @@ impl Driver {
             }
             self.asked_ms.insert(address.clone(), now_ms);
             let since = self.event_marks.get(&address).copied().unwrap_or(0);
-            let observe = current.as_ref() == Some(&address);
+            let observe = (current.as_ref() == Some(&address)).then_some(observed);
             let (client, seen) = (self.client.clone(), self.seen.clone());
             self.tasks.spawn(async move {
                 ask(client, address, (since, observe), interval_ms, seen).await;
@@ -351,7 +357,7 @@ impl Driver {
 async fn ask(
     client: Client,
     address: String,
-    (since, observe): (u64, bool),
+    (since, observe): (u64, Option<Observed>),
     interval_ms: u64,
     seen: mpsc::Sender<Seen>,
 ) {
@@ -366,7 +372,9 @@ async fn ask(
             let next = if page.next < since { 0 } else { page.next };
             events = Some((page.events, next));
         }
-        if observe && let Ok(observations) = client.observations(&address).await {
+        if let Some(which) = observe
+            && let Ok(observations) = client.observations(&address, which).await
+        {
             let report = Report::Observations {
                 observations: Box::new(observations),
                 interval_ms,

@@ -306,6 +306,9 @@ pub(crate) mod tests {
             ring_epoch: 5,
             ring_digest: String::new(),
             load: ringmaster_shared::member::Load::default(),
+            udp_blocked: false,
+            accusers: vec![],
+            reason: None,
         };
         let map: BTreeMap<_, _> = all
             .iter()

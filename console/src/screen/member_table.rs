@@ -7,6 +7,7 @@ use ringmaster_shared::member::{Lifecycle, MemberStatus};
 
 use super::View;
 use crate::{
+    app::ScreenId,
     app::rows::{MemberColumn, MemberRow, Moves, members},
     format,
     theme::{Mark, Tone, node_letter},
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// The letter, then one column for each of [`MemberColumn::ALL`].
-const fn columns(seen: &'static str) -> [Column; 13] {
+const fn columns(seen: &'static str, health_rank: u8) -> [Column; 14] {
     [
         Column::left("", 1, 1),
         Column::left("NODE", 8, 0).at_most(24),
@@ -28,6 +29,7 @@ const fn columns(seen: &'static str) -> [Column; 13] {
         Column::right("HINTS", 5, 3),
         Column::right("DISK", 7, 8),
         Column::right("UP", 7, 10),
+        Column::right("HEALTH", 6, health_rank),
         Column::left(seen, 6, 2),
     ]
 }
@@ -66,12 +68,18 @@ impl MemberTable {
     pub fn render(&self, view: &View, buf: &mut Buffer, area: Rect) {
         let state = &view.app.members;
         let column = MemberColumn::ALL.iter().position(|c| *c == state.sort);
+        let seen = if area.width < 100 {
+            "SEEN BY"
+        } else {
+            "SEEN ALIVE BY"
+        };
+        let health_rank = if view.app.screen == ScreenId::Members {
+            3
+        } else {
+            11
+        };
         let table = Table {
-            columns: &columns(if area.width < 100 {
-                "SEEN BY"
-            } else {
-                "SEEN ALIVE BY"
-            }),
+            columns: &columns(seen, health_rank),
             rows: self.rows.iter().map(|r| cells(view, r)).collect(),
             selected: self.selected,
             sort: column.map(|c| Sort {
@@ -155,20 +163,25 @@ fn cells(view: &View, row: &MemberRow) -> Vec<Cell> {
             row.uptime_s
                 .map(|s| format::age(Duration::from_secs(s.max(10)))),
         ),
+        match row.health {
+            Some(0) => Cell::new("0", theme.quiet()),
+            Some(score) => Cell::new(score.to_string(), theme.style(Tone::Warn)),
+            None => none(),
+        },
         seen(view, row),
     ]
 }
 
 fn seen(view: &View, row: &MemberRow) -> Cell {
     let theme = &view.theme;
-    let differs = if row.disagrees {
-        "  own view differs"
-    } else {
-        ""
+    let differs = match (row.udp_blocked, row.disagrees) {
+        (true, _) => "  TCP only",
+        (false, true) => "  own view differs",
+        (false, false) => "",
     };
     match row.seen_alive_by {
         Some((seen, all)) => {
-            let style = if seen < all || row.disagrees {
+            let style = if seen < all || row.disagrees || row.udp_blocked {
                 theme.style(Tone::Warn)
             } else {
                 Style::new()

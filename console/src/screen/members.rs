@@ -5,21 +5,24 @@ use ratatui::{
     layout::Rect,
     text::{Line, Span},
 };
-use ringmaster_shared::{api::membership::ObservationsResponse, id::NodeId, member::MemberStatus};
+use ringmaster_shared::{api::health::GossipHealth, member::MemberStatus};
 
 use super::{
-    View,
+    View, matrix,
     member_table::{MemberTable, mark},
     overview::filter_line,
 };
 use crate::{
     app::rows::MemberRow,
     format,
-    theme::{Tone, node_letter},
+    theme::{Theme, Tone},
     widget::{self, Rows},
 };
 
 pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
+    if view.app.members.matrix {
+        return matrix::draw(view, buf, area, true);
+    }
     let theme = &view.theme;
     let mut rows = Rows::new(area);
     let fresh = view.fresh(view.cluster.members.as_ref());
@@ -43,7 +46,10 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     if let Some(line) = filter_line(view, &table) {
         rows.line(buf, &line);
     }
-    rows.skip(1);
+    match table.selected().and_then(|row| why(view, row)) {
+        Some(line) => rows.line(buf, &line),
+        None => rows.skip(1),
+    }
     let rest = rows.rest();
     if view.app.members.open.is_some() && !View::is_roomy(area) {
         draw_detail(view, buf, rest, table.selected());
@@ -54,16 +60,36 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
             width: left,
             ..rest
         };
-        let matrix = Rect {
+        let right = Rect {
             x: rest.x + left,
             width: rest.width - left,
             ..rest
         };
         draw_detail(view, buf, detail, table.selected());
-        draw_matrix(view, buf, matrix);
+        matrix::draw(view, buf, right, false);
     } else {
-        draw_matrix(view, buf, rest);
+        matrix::draw(view, buf, rest, false);
     }
+}
+
+/// Why the selected member is held as it is, when it is not simply well.
+fn why(view: &View, row: &MemberRow) -> Option<Line<'static>> {
+    let members = view.cluster.members.as_ref()?;
+    let info = members.value.cluster_members.get(&row.id)?;
+    let current = &members.value.current_node;
+    let (reason, tone) = match (&info.reason, info.status) {
+        (Some(reason), MemberStatus::Dead) => (reason.clone(), Tone::Bad),
+        (Some(reason), _) => (reason.clone(), Tone::Warn),
+        (None, _) if info.udp_blocked => {
+            let text = format!("answers {current} over TCP only; is UDP blocked between them?");
+            (text, Tone::Warn)
+        }
+        (None, _) => return None,
+    };
+    let mark = mark(view, row);
+    let glyph = Span::styled(format!(" {} ", mark.glyph), view.theme.style(tone));
+    let text = format!("{}: {}", row.id, format::printable(&reason));
+    Some(Line::from(vec![glyph, Span::raw(text)]))
 }
 
 fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow>) {
@@ -108,6 +134,19 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
             since.unwrap_or_default()
         ),
     ));
+    if let Some(reason) = info.and_then(|i| i.reason.as_ref()) {
+        pairs.push(("why", format::printable(reason)));
+    }
+    if let Some(m) = view.cluster.members.as_ref()
+        && info.is_some_and(|i| i.udp_blocked)
+    {
+        let current = &m.value.current_node;
+        let text = format!("{} {current} reaches it over TCP only", theme.glyphs.warn);
+        pairs.push(("UDP", text));
+    }
+    if let Some(gossip) = known.and_then(|k| k.value.gossip.as_ref()) {
+        pairs.extend(health(gossip, usize::from(area.width), theme));
+    }
     pairs.push(("address", format!("{}   zone {}", row.address, row.zone)));
     if let Some(info) = info {
         // the feed tells of changes, not of every heartbeat: of a member that lives it would be old
@@ -212,6 +251,25 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
     }
 }
 
+/// What the node's own gossip engine says of itself.
+fn health(gossip: &GossipHealth, width: usize, theme: &Theme) -> Vec<(&'static str, String)> {
+    let mut pairs = Vec::new();
+    if gossip.health_score == 0 {
+        pairs.push(("health", "0, it answers in time".to_owned()));
+    } else {
+        let why = gossip.health_reasons.first().map_or("", String::as_str);
+        let text = format!("{} {}: {why}", theme.glyphs.warn, gossip.health_score);
+        let lines = format::wrap(&format::printable(&text), width.saturating_sub(14), 2, 3);
+        let labels = std::iter::once("health").chain(std::iter::repeat(""));
+        pairs.extend(labels.zip(lines));
+    }
+    for seed in &gossip.seeds_unreachable {
+        let text = format!("{} {seed} does not answer", theme.glyphs.warn);
+        pairs.push(("seed", format::printable(&text)));
+    }
+    pairs
+}
+
 trait Clipped {
     fn into_clipped(self, width: u16) -> Self;
 }
@@ -228,129 +286,4 @@ impl Clipped for Line<'static> {
         }
         self
     }
-}
-
-/// Rows see, columns are seen. A column on which the living disagree is marked.
-fn draw_matrix(view: &View, buf: &mut Buffer, area: Rect) {
-    let theme = &view.theme;
-    let mut rows = Rows::new(area);
-    let fresh = view.fresh(view.cluster.observations.as_ref());
-    widget::heading(buf, rows.take(1), "Who sees whom", fresh, theme);
-    let body = rows.rest();
-    let Some(known) = &view.cluster.observations else {
-        rows.line(
-            buf,
-            &Line::styled(" No observations have arrived yet.", theme.quiet()),
-        );
-        return;
-    };
-    let seen = &known.value;
-    let targets = targets(seen);
-    let name_width = targets.iter().map(|n| format::width(n.as_str())).max();
-    let name_width = name_width.unwrap_or(0).clamp(8, 20);
-    let room = usize::from(area.width).saturating_sub(name_width + 14);
-    let names_fit = targets.len() * 8 <= room;
-    let each = if names_fit {
-        (room / targets.len().max(1)).min(name_width + 4)
-    } else {
-        2
-    };
-    let mut head = Line::from(format!(" {}", format::left("sees", name_width + 1)));
-    for (i, id) in targets.iter().enumerate() {
-        let text = if names_fit {
-            format::truncate(id.as_str(), each - 1, theme.glyphs.ellipsis)
-        } else {
-            let index = view.ring.index_of(id).unwrap_or(i);
-            node_letter(index).to_string()
-        };
-        head.push_span(Span::raw(format::left(&text, each)));
-    }
-    head.style = theme.quiet();
-    rows.line(buf, &head);
-    for observer in &seen.observers {
-        let reachable = is_up(view, &observer.node_id);
-        let mut line = Line::from(format!(
-            " {}",
-            format::left(observer.node_id.as_str(), name_width + 1)
-        ));
-        for id in &targets {
-            let (text, tone) = match observer.sees.get(id) {
-                _ if *id == observer.node_id => (theme.glyphs.dot.to_owned(), Tone::Quiet),
-                Some(status) => {
-                    let mark = theme.status(*status);
-                    let word = if names_fit { mark.word } else { "" };
-                    (format!("{} {word}", mark.glyph), mark.tone)
-                }
-                None => ("? unknown".to_owned(), Tone::Quiet),
-            };
-            let text = format::truncate(&text, each.saturating_sub(1), "");
-            line.push_span(Span::styled(format::left(&text, each), theme.style(tone)));
-        }
-        if !reachable {
-            let ago = format::age_short(format::between(observer.at, view.app.utc));
-            line.push_span(Span::raw(format!(" {ago} ago")));
-            line.style = theme.quiet();
-        }
-        rows.line(buf, &line);
-    }
-    rows.lines(buf, verdict(view, seen, &targets));
-    if fresh.stale {
-        widget::dim(buf, body);
-    }
-}
-
-fn targets(seen: &ObservationsResponse) -> Vec<NodeId> {
-    let mut ids: Vec<NodeId> = seen
-        .observers
-        .iter()
-        .flat_map(|o| o.sees.keys().cloned().chain([o.node_id.clone()]))
-        .collect();
-    ids.sort();
-    ids.dedup();
-    ids
-}
-
-fn is_up(view: &View, id: &NodeId) -> bool {
-    let members = view.cluster.members.as_ref();
-    members
-        .and_then(|m| m.value.cluster_members.get(id))
-        .is_some_and(|m| m.status.is_reachable())
-}
-
-/// Whether the reachable observers agree on everybody, in words.
-fn verdict(view: &View, seen: &ObservationsResponse, targets: &[NodeId]) -> Vec<Line<'static>> {
-    let theme = &view.theme;
-    let mut lines = Vec::new();
-    for id in targets {
-        let mut said: Vec<(MemberStatus, Vec<&NodeId>)> = Vec::new();
-        for observer in &seen.observers {
-            if observer.node_id == *id || !is_up(view, &observer.node_id) {
-                continue;
-            }
-            if let Some(status) = observer.sees.get(id) {
-                match said.iter_mut().find(|(s, _)| s == status) {
-                    Some((_, who)) => who.push(&observer.node_id),
-                    None => said.push((*status, vec![&observer.node_id])),
-                }
-            }
-        }
-        if said.len() > 1 {
-            let parts: Vec<String> = said
-                .iter()
-                .map(|(s, who)| {
-                    let who: Vec<&str> = who.iter().map(|n| n.as_str()).collect();
-                    format!("{} to {}", s.as_str(), who.join(", "))
-                })
-                .collect();
-            lines.push(Line::from(vec![
-                Span::styled(format!(" {} ", theme.glyphs.warn), theme.style(Tone::Warn)),
-                Span::styled(format!("{id} is {}", parts.join(", but ")), theme.bold()),
-            ]));
-        }
-    }
-    if lines.is_empty() {
-        let text = format!(" {} those that answer agree", theme.glyphs.good);
-        lines.push(Line::styled(text, theme.style(Tone::Good)));
-    }
-    lines
 }

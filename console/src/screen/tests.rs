@@ -87,6 +87,8 @@ fn screens_of_the_fixtures() {
             &[Overview, Members, Procedures, Doctor],
         ),
     ];
+    snap("matrix", &fixture::matrix());
+    snap("matrix_large", &fixture::matrix_large());
     for (name, app, screens) in cases {
         for screen in screens {
             let name = format!("{name}_{}", screen.title().to_lowercase());

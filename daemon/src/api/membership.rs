@@ -1,6 +1,6 @@
-//! `/gossip/*` and who sees whom.
+//! `/gossip/*`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -8,19 +8,16 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use futures_util::{StreamExt, stream};
-use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
         membership::{
-            GossipConfigInfo, GossipStatus, GossipStatusResponse, JoinRequest, JoinResponse,
-            MembersResponse, ObservationsResponse, Observer, RumorsResponse,
+            GossipConfigInfo, GossipCounts, GossipQueues, GossipStatus, GossipStatusResponse,
+            GossipTraffic, JoinRequest, JoinResponse, MembersResponse, ProbeFigures,
+            RumorsResponse,
         },
         ring::PlanResponse,
     },
     error::ErrorCode,
-    id::NodeId,
-    member::MemberStatus,
 };
 
 use super::{
@@ -29,20 +26,9 @@ use super::{
 };
 use crate::{
     config::{in_words, seeds},
-    gossip::{GossipConfig, GossipHandle, MemberState},
+    gossip::{GossipConfig, GossipHandle},
     node::{Node, SharedNode},
-    replication::{
-        frames::{Request as PeerRequest, Response as PeerResponse},
-        peers::Class,
-    },
 };
-
-/// How long a member has to tell what it sees.
-const OBSERVE_TIME: Duration = Duration::from_millis(500);
-/// Members asked at the same time.
-const OBSERVE_AT_ONCE: usize = 32;
-/// Most members asked for one answer.
-const OBSERVERS_MAX: usize = 256;
 
 type None = Query<NoParameters>;
 
@@ -81,6 +67,14 @@ fn silent(node: &Node) -> GossipStatusResponse {
             queue_depth: 0,
             rejected_messages: 0,
             rejected: BTreeMap::new(),
+            health_reasons: Vec::new(),
+            queues: GossipQueues::default(),
+            suspicions: Vec::new(),
+            seeds: Vec::new(),
+            udp_blocked: Vec::new(),
+            traffic: GossipTraffic::default(),
+            probes: ProbeFigures::default(),
+            counts: GossipCounts::default(),
         },
         config: config_info(&node.config.gossip),
     }
@@ -153,62 +147,4 @@ pub async fn leave(
     _: None,
 ) -> Answer<(StatusCode, Json<PlanResponse>)> {
     super::ring::leave_now(&node).await
-}
-
-/// Who sees whom as what: asks every member that answers.
-#[utoipa::path(get, path = "/api/v1/observations", tag = "membership",
-    responses((status = 200, body = ObservationsResponse)))]
-pub async fn observations(State(node): State<SharedNode>, _: None) -> Json<ObservationsResponse> {
-    let views = node.views();
-    let own = Observer {
-        node_id: node.facts.id.clone(),
-        at: Timestamp::now(),
-        sees: views
-            .members
-            .cluster_members
-            .iter()
-            .map(|(id, m)| (id.clone(), m.status))
-            .collect(),
-    };
-    let others: Vec<NodeId> = views
-        .members
-        .cluster_members
-        .values()
-        .filter(|m| m.status.is_reachable() && m.node_id != node.facts.id)
-        .map(|m| m.node_id.clone())
-        .take(OBSERVERS_MAX)
-        .collect();
-    let mut observers: Vec<Observer> = stream::iter(others)
-        .map(|id| ask(&node, id))
-        .buffer_unordered(OBSERVE_AT_ONCE)
-        .filter_map(async |observer| observer)
-        .collect()
-        .await;
-    observers.push(own);
-    observers.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-    Json(ObservationsResponse {
-        current_node: node.facts.id.clone(),
-        observers,
-    })
-}
-
-async fn ask(node: &Node, id: NodeId) -> Option<Observer> {
-    let peers = node.peers.get()?;
-    let request = PeerRequest::Members;
-    let answer = peers
-        .call(&id, Class::Control, 0, request, OBSERVE_TIME)
-        .await;
-    match answer {
-        Ok(PeerResponse::Members { members }) => Some(Observer {
-            node_id: id,
-            at: Timestamp::now(),
-            sees: statuses(members),
-        }),
-        // who does not answer has no row
-        _ => None,
-    }
-}
-
-fn statuses(members: Vec<MemberState>) -> BTreeMap<NodeId, MemberStatus> {
-    members.into_iter().map(|m| (m.id, m.status)).collect()
 }

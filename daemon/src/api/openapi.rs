@@ -8,7 +8,7 @@ use utoipa::{
 };
 
 use super::{
-    admin, data, events, keys, membership,
+    admin, data, events, keys, membership, observations,
     query::{NoParameters, Query},
     ring, status,
 };
@@ -19,7 +19,7 @@ use super::{
     paths(
         status::healthz, status::readyz, status::metrics, status::status, status::cluster,
         membership::members, membership::gossip_status, membership::rumors, membership::join,
-        membership::leave, membership::observations,
+        membership::leave, observations::observations,
         ring::ring, ring::locate, ring::plan, ring::apply,
         data::read, data::write, data::delete, data::list, data::replicas,
         data::batch::get, data::batch::put,

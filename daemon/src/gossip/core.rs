@@ -144,6 +144,21 @@ pub enum Happening {
         id: NodeId,
         address: String,
     },
+    /// It answers over UDP again.
+    UdpOpen {
+        id: NodeId,
+    },
+    /// A configured seed has not answered for long.
+    SeedUnreachable {
+        address: String,
+        silent_ms: u64,
+        error: Option<String>,
+    },
+    /// It was said to be unreachable, and is a reachable member now.
+    SeedAnswers {
+        address: String,
+        after_ms: u64,
+    },
     Foreign {
         /// Where it came from, or who was contacted.
         source: String,

@@ -8,8 +8,9 @@ mod exchanges;
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::histogram::Histogram;
 use ringmaster_shared::{
-    api::membership::{GossipStatus, Rumor},
+    api::membership::{GossipQueues, GossipStatus, Rumor},
     id::{ClusterId, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
@@ -27,9 +28,11 @@ use super::{
     GossipNotice, MemberState, Members,
     addresses::{self, Addresses},
     claim::Now,
+    codec::Body,
     core::{Core, Happening, Output},
     exchange::{Exchange, Said},
-    report,
+    ledger::{self, Ledger},
+    report::Reporter,
     secrecy::complaints::Complaints,
     traffic::Traffic,
     wire::Wire,
@@ -126,6 +129,8 @@ pub struct Driver<E> {
     pub stop: CancellationToken,
     /// How long a fallback probe may take.
     pub tcp_probe_timeout: Duration,
+    /// Round trips of pings, seconds.
+    pub round_trips: Histogram,
 }
 
 /// The monotonic clock of one engine, and the wall clock beside it.
@@ -142,6 +147,11 @@ impl Clock {
             ms: self.0.elapsed().as_millis() as u64,
             unix_ms: crate::time::unix_ms(),
         }
+    }
+
+    /// Microseconds since the start.
+    fn us(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn instant(self, ms: u64) -> Instant {
@@ -164,6 +174,8 @@ struct Turn<E: Exchange> {
     next_card_ms: u64,
     complaints: Complaints,
     receive_errors: u32,
+    ledger: Ledger,
+    reporter: Reporter,
 }
 
 impl<E: Exchange> Driver<E> {
@@ -181,6 +193,8 @@ impl<E: Exchange> Driver<E> {
             next_card_ms: 0,
             complaints: Complaints::default(),
             receive_errors: 0,
+            ledger: Ledger::default(),
+            reporter: Reporter::new(self.events.clone(), self.cluster.clone()),
         };
         // one byte more than is read, to tell what is longer
         let mut buffer = vec![0; self.wire.datagram_bytes_max() + 1];
@@ -214,6 +228,7 @@ impl<E: Exchange> Driver<E> {
                 self.core.tick(now);
             }
             self.flush(&mut turn);
+            self.look_after(&mut turn);
             self.publish(&mut turn, false);
             self.end_farewell(&mut turn);
         }
@@ -248,14 +263,20 @@ impl<E: Exchange> Driver<E> {
     fn flush(&mut self, turn: &mut Turn<E>) {
         for output in self.core.take_outputs() {
             match output {
-                Output::Send { to, packet } => self.send(turn, to, &packet),
+                Output::Send { to, packet } => {
+                    if let Body::Ping { seq } = packet.body {
+                        turn.ledger.ping_sent(seq, self.clock.us());
+                    }
+                    self.send(turn, to, &packet);
+                }
                 Output::TcpProbe { seq, node, address } => {
                     self.probe_by_tcp(turn, seq, node, address);
                 }
                 Output::Exchange { address } => self.start_exchange(turn, address, None),
                 Output::Happened(happening) => {
                     self.note(&happening);
-                    report::report(&self.events, &self.cluster, &happening);
+                    turn.ledger.happened(&happening);
+                    turn.reporter.report(self.clock.now().ms, &happening);
                 }
             }
         }
@@ -388,11 +409,38 @@ impl<E: Exchange> Driver<E> {
             *members = views;
             changed
         });
-        let queue_depth = turn.jobs.len() + self.commands.len() + turn.addresses.waiting();
-        self.published.report.send_replace(Arc::new(Report {
-            status: self.core.status(queue_depth),
-            rumors: self.core.rumors(),
-        }));
+        let report = self.report(turn, now);
+        self.published.report.send_replace(Arc::new(report));
+    }
+
+    fn report(&self, turn: &Turn<E>, now: Now) -> Report {
+        let queues = GossipQueues {
+            waiting_for_names: turn.addresses.waiting(),
+            exchanges: turn.exchanging.len(),
+            jobs: turn.jobs.len().saturating_sub(turn.exchanging.len()),
+            commands: self.commands.len(),
+            ..GossipQueues::default()
+        };
+        let queue_depth = turn.jobs.len() + queues.commands + queues.waiting_for_names;
+        let mut status = self.core.status(queue_depth);
+        status.queues = queues;
+        status.counts = turn.ledger.counts();
+        let since = now.ms.saturating_sub(ledger::WINDOW_MS);
+        let ended = self.core.probe_log().since(since);
+        status.probes = turn.ledger.figures(now.ms, ended);
+        self.core.tell_more(now, &mut status);
+        let rumors = self.core.rumors();
+        Report { status, rumors }
+    }
+
+    /// What is worth a word although nothing particular happened.
+    fn look_after(&self, turn: &mut Turn<E>) {
+        let now = self.clock.now();
+        let view = self.core.health(now);
+        if let Some(news) = turn.ledger.health(now.ms, view.score) {
+            turn.reporter.health(now.ms, news, &view);
+        }
+        turn.reporter.catch_up(now.ms);
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use ringmaster_shared::{
     event::EventCode,
     id::{ClusterId, NodeId},
@@ -138,7 +139,9 @@ fn engine_with(
             ..member(name)
         },
         socket,
-        contacts: contacts.to_vec(),
+        seeds: contacts.to_vec(),
+        remembered: Vec::new(),
+        round_trips: Histogram::new([1.0]),
         exchange: Wire {
             caller: Some(id(name)),
             ..wire.clone()
@@ -435,7 +438,9 @@ async fn config_is_told_in_words() {
         cluster_id: cluster(),
         local: member("a"),
         socket,
-        contacts: vec![],
+        seeds: vec![],
+        remembered: Vec::new(),
+        round_trips: Histogram::new([1.0]),
         exchange: wire,
         events: Events::new(id("a")),
         secrecy: None,

@@ -95,6 +95,7 @@ impl Member {
         self.dealings.as_ref().is_some_and(|d| d.udp_blocked)
     }
 
+    /// The suspicion that runs, while it is held suspected.
     pub fn suspicion(&self) -> Option<&Suspicion> {
         self.dealings.as_ref()?.suspicion.as_deref()
     }

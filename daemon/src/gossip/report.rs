@@ -1,4 +1,6 @@
-//! Happenings in an operator's words.
+//! Happenings in an operator's words, in bounded numbers.
+
+mod limiter;
 
 use ringmaster_shared::{
     event::{EventCode, Severity},
@@ -7,19 +9,61 @@ use ringmaster_shared::{
 };
 use serde_json::{Value, json};
 
-use super::core::Happening;
-use crate::events::Events;
+use super::{HealthReason, HealthView, Strain, core::Happening, ledger::HealthNews};
+use crate::events::{Events, code_name};
+use limiter::Limiter;
 
-/// Reports one happening as an event.
-pub fn report(events: &Events, cluster: &ClusterId, happening: &Happening) {
-    let line = describe(happening, cluster);
-    events.emit(
-        line.code,
-        line.severity,
-        line.subject.as_ref(),
-        line.message,
-        line.details,
-    );
+/// Reports happenings as events; of a flood the first, and how many the others were.
+pub struct Reporter {
+    events: Events,
+    cluster: ClusterId,
+    limiter: Limiter,
+}
+
+impl Reporter {
+    pub fn new(events: Events, cluster: ClusterId) -> Self {
+        Self {
+            events,
+            cluster,
+            limiter: Limiter::default(),
+        }
+    }
+
+    pub fn report(&mut self, now_ms: u64, happening: &Happening) {
+        let line = describe(happening, &self.cluster);
+        self.emit(now_ms, line);
+    }
+
+    /// This node's own health, when it is worth a word.
+    pub fn health(&mut self, now_ms: u64, news: HealthNews, view: &HealthView) {
+        self.emit(now_ms, describe_health(news, view));
+    }
+
+    /// Tells how many were not told; to be called now and then.
+    pub fn catch_up(&mut self, now_ms: u64) {
+        for held in self.limiter.take_due(now_ms) {
+            let (code, severity, count) = (held.code, held.severity, held.count);
+            let message = format!(
+                "{count} more of {} within a minute are not told one by one; the list of members \
+                 has how all stand now",
+                code_name(code)
+            );
+            let details = json!({"not_told": count});
+            self.events.emit(code, severity, None, message, details);
+        }
+    }
+
+    fn emit(&mut self, now_ms: u64, line: Line) {
+        if self.limiter.admits(line.code, line.severity, now_ms) {
+            self.events.emit(
+                line.code,
+                line.severity,
+                line.subject.as_ref(),
+                line.message,
+                line.details,
+            );
+        }
+    }
 }
 
 struct Line {
@@ -134,6 +178,34 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
             ),
             json!({"address": address}),
         ),
+        Happening::UdpOpen { id } => line(
+            EventCode::UdpOpen,
+            Info,
+            Some(id),
+            format!("{id} answers over UDP again"),
+            Value::Null,
+        ),
+        Happening::SeedUnreachable {
+            address,
+            silent_ms,
+            error,
+        } => line(
+            EventCode::SeedUnreachable,
+            Warning,
+            None,
+            seed_text(address, *silent_ms, error.as_deref()),
+            json!({"address": address, "silent_ms": silent_ms, "error": error}),
+        ),
+        Happening::SeedAnswers { address, after_ms } => line(
+            EventCode::SeedAnswers,
+            Info,
+            None,
+            format!(
+                "the seed {address} answers again, after {}",
+                seconds(*after_ms)
+            ),
+            json!({"address": address, "after_ms": after_ms}),
+        ),
         Happening::Foreign { source, theirs } => line(
             EventCode::ForeignMessages,
             Warning,
@@ -160,17 +232,78 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
     }
 }
 
+fn seed_text(address: &str, silent_ms: u64, error: Option<&str>) -> String {
+    let why = error.map_or_else(String::new, |e| format!(" ({e})"));
+    format!(
+        "the seed {address} has not answered for {}{why}; this node goes on trying, but with this \
+         seed alone it could not find the cluster after a restart. Start that node, or name others",
+        seconds(silent_ms)
+    )
+}
+
+fn describe_health(news: HealthNews, view: &HealthView) -> Line {
+    let reasons = health_reasons(view);
+    match news {
+        HealthNews::Bad { score } => Line {
+            code: EventCode::LocalHealth,
+            severity: Severity::Warning,
+            subject: None,
+            message: format!(
+                "this node answers late or loses packets (health score {score}, 0 is well): {}. It \
+                 waits longer before it suspects others. Look for a starved CPU, a paused machine, \
+                 or a network that drops UDP",
+                reasons.first().map_or("no reason is known", String::as_str)
+            ),
+            details: json!({"score": score, "score_max": view.score_max, "reasons": reasons}),
+        },
+        HealthNews::Good { after_ms } => Line {
+            code: EventCode::LocalHealth,
+            severity: Severity::Info,
+            subject: None,
+            message: format!("this node is well again, after {}", seconds(after_ms)),
+            details: json!({"score": 0, "after_ms": after_ms}),
+        },
+    }
+}
+
+/// What tells against this node, in sentences, the weightiest first.
+pub fn health_reasons(view: &HealthView) -> Vec<String> {
+    let reason = |r: &HealthReason| {
+        let times = match r.times {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        let what = match r.strain {
+            Strain::MissedAnswers => "answers to its probes did not arrive, not even of helpers",
+            Strain::RefutedItself => "others held it suspected or dead, and were wrong",
+            Strain::StoodStill => "it stood still: its own timers went off late",
+        };
+        format!("{what} ({times})")
+    };
+    view.reasons.iter().map(reason).collect()
+}
+
 fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64) -> String {
     let wait = seconds(wait_ms);
     if id == by {
         // from a seed's list, which does not say who found it so
-        format!("{id}: said not to answer; held dead in {wait} unless it does")
+        format!("{id}: said not to answer; held dead in {wait} at most, unless it does")
     } else {
-        format!("{id}: {by} got no answer; held dead in {wait} unless it answers")
+        format!("{id}: {by} got no answer; held dead in {wait} at most, unless it answers")
     }
 }
 
 fn dead_text(id: &NodeId, accusers: &[NodeId], silent_ms: u64) -> String {
+    format!("{id}: {}", no_answer(accusers, silent_ms))
+}
+
+/// Why a member is held suspected or dead; nothing for any other status.
+pub fn reason(status: MemberStatus, accusers: &[NodeId], silent_ms: u64) -> Option<String> {
+    matches!(status, MemberStatus::Suspected | MemberStatus::Dead)
+        .then(|| no_answer(accusers, silent_ms))
+}
+
+fn no_answer(accusers: &[NodeId], silent_ms: u64) -> String {
     let names: Vec<&str> = accusers.iter().map(NodeId::as_str).collect();
     let whom = match names.as_slice() {
         [] => "anybody".to_owned(),
@@ -178,9 +311,9 @@ fn dead_text(id: &NodeId, accusers: &[NodeId], silent_ms: u64) -> String {
         [most @ .., last] => format!("{} and {last}", most.join(", ")),
     };
     if silent_ms == 0 {
-        format!("{id}: no answer to {whom}")
+        format!("no answer to {whom}")
     } else {
-        format!("{id}: no answer to {whom} for {}", seconds(silent_ms))
+        format!("no answer to {whom} for {}", seconds(silent_ms))
     }
 }
 
@@ -225,7 +358,7 @@ mod tests {
                 by: id("node-1"),
                 wait_ms: 4000
             }),
-            "node-3: node-1 got no answer; held dead in 4.0 s unless it answers"
+            "node-3: node-1 got no answer; held dead in 4.0 s at most, unless it answers"
         );
         let foreign = text(Happening::Foreign {
             source: "node-9 at 127.0.0.1:9".into(),

@@ -2,20 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Since the start of the engine. Bytes are those of datagrams and of messages inside frames;
-/// what TCP, HTTP and the kernel put around them is not counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GossipTraffic {
-    pub udp_sent_bytes: u64,
-    pub udp_received_bytes: u64,
-    pub udp_sent_packets: u64,
-    pub udp_received_packets: u64,
-    pub exchange_bytes_sent: u64,
-    pub exchange_bytes_received: u64,
-    /// Exchanges this node began that found both lists the same.
-    pub exchanges_equal: u64,
-    pub exchanges_differing: u64,
-}
+use ringmaster_shared::api::membership::GossipTraffic;
 
 /// The counters behind it.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Admission, BodyLimits, Bounds},
+    api::{Admission, BodyLimits, Bounds, Observations},
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
@@ -63,6 +63,7 @@ pub struct Gates {
     /// Requests for data.
     pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
+    pub observations: Observations,
 }
 
 impl Node {
@@ -101,6 +102,7 @@ impl Node {
                 events.clone(),
             ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
+            observations: Observations::default(),
         };
         let look = Look {
             now: facts.start_time,
@@ -110,6 +112,7 @@ impl Node {
             members: None,
             store: None,
             overloaded: false,
+            gossip: None,
             refill_blocked: None,
         };
         let mut keeper = Keeper::default();
@@ -159,6 +162,7 @@ impl Node {
             }),
             refill_blocked: repair.refill_blocked,
             overloaded: self.gates.admission.pressure().overloaded,
+            gossip: self.gossip.get().map(GossipHandle::health),
         }
     }
 

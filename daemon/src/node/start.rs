@@ -257,6 +257,7 @@ fn run_parts(
             remembered,
             peers: peers.clone(),
             events: node.events.clone(),
+            round_trips: node.metrics.gossip.round_trips.clone(),
             secrecy: node.secrecy.clone(),
             stop: node.stop.clone(),
         },

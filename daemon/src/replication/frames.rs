@@ -13,7 +13,11 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gossip::{MemberState, secrecy::Fingerprint},
+    gossip::{
+        MemberState,
+        secrecy::Fingerprint,
+        sight::{Marks, Sighting},
+    },
     topology::{RegisterReply, RegisterRequest},
 };
 
@@ -63,7 +67,7 @@ pub enum Request {
     Gossip {
         message: Vec<u8>,
     },
-    /// The receiver's member list, for `/api/v1/observations`.
+    /// The receiver's member list.
     Members,
     FetchTopology,
     PushTopology {
@@ -149,6 +153,11 @@ pub enum Request {
         prefix: String,
         after: Option<String>,
         limit: u32,
+    },
+    /// Whom the receiver sees as what, for `/api/v1/observations`; `marks` say what the sender
+    /// holds, so that only what differs comes back.
+    Observe {
+        marks: Marks,
     },
 }
 
@@ -243,6 +252,9 @@ pub enum Response {
     /// begin again above this.
     Stale {
         floor: Hlc,
+    },
+    Observed {
+        sighting: Sighting,
     },
     /// The receiver cannot do it now: draining, recovering, storage stopped.
     Refused {

@@ -20,8 +20,28 @@ pub struct StatusResponse {
     pub storage: StorageStatus,
     pub replication: ReplicationStatus,
     pub cluster: ClusterStatus,
+    /// How its gossip engine is; absent while it is silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gossip: Option<GossipHealth>,
     /// Unix seconds.
     pub timestamp: i64,
+}
+
+/// The gossip engine of a node, in short; `/gossip/status` has all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GossipHealth {
+    /// 0 is healthy; higher means this node itself answers late.
+    pub health_score: u32,
+    /// Why, in sentences, the weightiest first.
+    #[serde(default)]
+    pub health_reasons: Vec<String>,
+    /// Members that answer it over TCP, but not over UDP.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub udp_blocked: Vec<NodeId>,
+    /// Configured seeds that have not answered for a minute: addresses.
+    #[serde(default)]
+    pub seeds_unreachable: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

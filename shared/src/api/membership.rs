@@ -1,4 +1,4 @@
-//! `/gossip/*` and `/api/v1/observations`.
+//! `/gossip/*`. What the engine tells of itself is in [`super::engine`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::{
+    engine::{GossipCounts, GossipQueues, GossipTraffic, ProbeFigures, SeedInfo, SuspicionInfo},
+    observations::{Disagreement, ObservationsResponse, Observer, Sight},
+};
 use crate::{
     id::{Epoch, Generation, Incarnation, NodeId},
     member::{Lifecycle, Load, MemberStatus},
@@ -59,6 +63,16 @@ pub struct MemberInfo {
     pub ring_epoch: Epoch,
     pub ring_digest: String,
     pub load: Load,
+    /// It answers this node over TCP, but not over UDP: failures of it are noticed late.
+    #[serde(default)]
+    pub udp_blocked: bool,
+    /// Who got no answer from it, while it is suspected or dead; the first eight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub accusers: Vec<NodeId>,
+    /// Why it is held suspected or dead, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// `GET /gossip/status`.
@@ -86,6 +100,28 @@ pub struct GossipStatus {
     /// The same by reason; every reason is listed.
     #[serde(default)]
     pub rejected: BTreeMap<String, u64>,
+    /// Why `health_score` is not 0: sentences, the weightiest first; empty when it is.
+    #[serde(default)]
+    pub health_reasons: Vec<String>,
+    /// What waits or is under way; `queue_depth` is their sum without the rumors.
+    #[serde(default)]
+    pub queues: GossipQueues,
+    /// The suspicions that run here now, the next to end first.
+    #[serde(default)]
+    pub suspicions: Vec<SuspicionInfo>,
+    /// The configured seeds, in the order given; without this node itself.
+    #[serde(default)]
+    pub seeds: Vec<SeedInfo>,
+    /// Members that answer this node over TCP, but not over UDP.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub udp_blocked: Vec<NodeId>,
+    #[serde(default)]
+    pub traffic: GossipTraffic,
+    #[serde(default)]
+    pub probes: ProbeFigures,
+    #[serde(default)]
+    pub counts: GossipCounts,
 }
 
 /// Durations as text, e.g. `200ms`.
@@ -142,24 +178,4 @@ pub struct JoinResponse {
     #[schema(value_type = String)]
     pub node_id: NodeId,
     pub total_members: usize,
-}
-
-/// `GET /api/v1/observations`: who sees whom as what, as this node knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ObservationsResponse {
-    #[schema(value_type = String)]
-    pub current_node: NodeId,
-    pub observers: Vec<Observer>,
-}
-
-/// The view of one member, as it last told this node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Observer {
-    #[schema(value_type = String)]
-    pub node_id: NodeId,
-    /// When its view arrived; this node's own is always current.
-    #[schema(value_type = String, format = DateTime)]
-    pub at: Timestamp,
-    #[schema(value_type = BTreeMap<String, MemberStatus>)]
-    pub sees: BTreeMap<NodeId, MemberStatus>,
 }

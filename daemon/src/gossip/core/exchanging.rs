@@ -5,16 +5,21 @@
 //! a member that is held dead (`hashicorp/memberlist#222`, `hashicorp/consul#7750`).
 
 use rand::{Rng, seq::IndexedRandom};
-use ringmaster_shared::id::NodeId;
+use ringmaster_shared::{api::membership::SeedInfo, id::NodeId};
 
-use super::{Core, Output, ms};
+use super::{Core, Happening, Output, ms};
 use crate::gossip::{
     claim::{ADDRESS_BYTES_MAX, Now},
+    members::Member,
     rejected::Rejected,
 };
 
 /// Addresses kept to be tried.
 const CONTACTS_MAX: usize = 512;
+/// A seed that has not answered for so long is worth a word.
+const SEED_PATIENCE_MS: u64 = 60_000;
+/// Seeds listed for a person.
+const SEEDS_LISTED_MAX: usize = 64;
 /// Exchanges at the start, and attempts of a node that reaches nobody.
 const FEW: usize = 3;
 /// Up to this many members the interval is as configured (`memberlist`'s push/pull scale).
@@ -25,6 +30,20 @@ pub(super) struct Contact {
     address: String,
     /// Who answered there last; it may go by another address.
     answered_by: Option<NodeId>,
+    /// Present for a configured seed.
+    seed: Option<Seed>,
+}
+
+/// What is known of a configured seed, for people.
+#[derive(Debug, Clone, Default)]
+struct Seed {
+    tried_ms: Option<u64>,
+    /// Why the last attempt failed.
+    error: Option<String>,
+    /// Since when no reachable member is known behind it.
+    silent_since_ms: Option<u64>,
+    /// That it does not answer was said.
+    said: bool,
 }
 
 impl Contact {
@@ -42,6 +61,7 @@ impl Contact {
                 contacts.push(Self {
                     address,
                     answered_by: None,
+                    seed: None,
                 });
             }
         }
@@ -66,6 +86,7 @@ impl Core {
             let jittered = self.jittered(ms(self.config.reconnect_interval));
             self.due.reconnect = now.ms + jittered;
             self.reconnect();
+            self.watch_seeds(now);
         }
     }
 
@@ -134,21 +155,19 @@ impl Core {
             .reachable()
             .map(|m| m.state.address.as_str())
             .collect();
-        let settled = |contact: &&Contact| {
-            let by_name = contact.answered_by.as_ref().is_some_and(|id| {
-                *id == self.local.id
-                    || self
-                        .members
-                        .get(id)
-                        .is_some_and(|m| m.state.status.is_reachable())
-            });
-            by_name || reachable.contains(contact.address.as_str())
-        };
         self.contacts
             .iter()
-            .filter(|c| !settled(c))
+            .filter(|c| !self.is_known_by_name(c) && !reachable.contains(c.address.as_str()))
             .map(|c| c.address.clone())
             .collect()
+    }
+
+    /// Who answered there last is a reachable member, or this node itself.
+    fn is_known_by_name(&self, contact: &Contact) -> bool {
+        contact.answered_by.as_ref().is_some_and(|id| {
+            let member = || self.members.get(id);
+            *id == self.local.id || member().is_some_and(|m| m.state.status.is_reachable())
+        })
     }
 
     fn exchange_with(&mut self, addresses: Vec<String>) {
@@ -162,6 +181,94 @@ impl Core {
     pub fn contact_answered(&mut self, address: &str, by: &NodeId) {
         if let Some(contact) = self.contacts.iter_mut().find(|c| c.address == address) {
             contact.answered_by = Some(by.clone());
+            if let Some(seed) = &mut contact.seed {
+                seed.error = None;
+            }
+        }
+    }
+
+    /// Nobody answered at an address; `why` is for people.
+    pub fn contact_failed(&mut self, now: Now, address: &str, why: &str) {
+        let contact = self.contacts.iter_mut().find(|c| c.address == address);
+        if let Some(seed) = contact.and_then(|c| c.seed.as_mut()) {
+            seed.tried_ms = Some(now.ms);
+            seed.error = Some(why.to_owned());
+        }
+    }
+
+    // ---- seeds, for people ------------------------------------------------------------------
+
+    /// Which of the contacts are configured seeds; the others are members remembered.
+    pub fn mark_seeds(&mut self, now: Now, addresses: &[String]) {
+        for contact in &mut self.contacts {
+            if addresses.contains(&contact.address) {
+                contact.seed = Some(Seed {
+                    silent_since_ms: Some(now.ms),
+                    ..Seed::default()
+                });
+            }
+        }
+    }
+
+    /// The seeds as they stand, and whether each is reachable.
+    pub(super) fn seeds(&self) -> Vec<SeedInfo> {
+        let seeds = self
+            .contacts
+            .iter()
+            .filter_map(|c| Some((c, c.seed.as_ref()?)));
+        let info = |(contact, seed): (&Contact, &Seed)| SeedInfo {
+            address: contact.address.clone(),
+            reachable: self.is_reachable(contact),
+            answered_by: contact.answered_by.clone().or_else(|| {
+                let at = self
+                    .members
+                    .reachable()
+                    .find(|m| m.state.address == contact.address);
+                at.map(|m| m.state.id.clone())
+            }),
+            silent_since: seed.silent_since_ms.map(|ms| self.wall_time(ms)),
+            last_tried: seed.tried_ms.map(|ms| self.wall_time(ms)),
+            last_error: seed.error.clone(),
+        };
+        seeds.take(SEEDS_LISTED_MAX).map(info).collect()
+    }
+
+    fn is_reachable(&self, contact: &Contact) -> bool {
+        let at = |m: &Member| m.state.address == contact.address;
+        self.is_known_by_name(contact) || self.members.reachable().any(at)
+    }
+
+    /// Says once that a seed has not answered for long, and once that it does again.
+    fn watch_seeds(&mut self, now: Now) {
+        for at in 0..self.contacts.len() {
+            if self.contacts[at].seed.is_none() {
+                continue;
+            }
+            let reachable = self.is_reachable(&self.contacts[at]);
+            let contact = &mut self.contacts[at];
+            let Some(seed) = &mut contact.seed else {
+                continue;
+            };
+            let address = contact.address.clone();
+            if reachable {
+                seed.error = None;
+                let since = seed.silent_since_ms.take().unwrap_or(now.ms);
+                if std::mem::take(&mut seed.said) {
+                    let after_ms = now.ms.saturating_sub(since);
+                    self.happened(Happening::SeedAnswers { address, after_ms });
+                }
+                continue;
+            }
+            let since = *seed.silent_since_ms.get_or_insert(now.ms);
+            let silent_ms = now.ms.saturating_sub(since);
+            if silent_ms >= SEED_PATIENCE_MS && !std::mem::replace(&mut seed.said, true) {
+                let error = seed.error.clone();
+                self.happened(Happening::SeedUnreachable {
+                    address,
+                    silent_ms,
+                    error,
+                });
+            }
         }
     }
 

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use ringmaster_shared::{
-    api::membership::{GossipStatus, Rumor},
+    api::membership::{
+        GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor, SuspicionInfo,
+    },
     member::MemberStatus,
 };
 
 use super::{Core, probe_log::ProbeLog};
 use crate::gossip::{
-    HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member,
+    Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member, report,
 };
 
+/// Suspicions, and members reached over TCP only, listed for a person.
+const LISTED_MAX: usize = 256;
 /// Rumors listed for a person.
 pub(super) const RUMORS_LISTED_MAX: usize = 1000;
 
@@ -36,6 +40,7 @@ impl Core {
                 last_seen: self.wall_time(m.last_seen_ms()),
                 status_since: self.wall_time(m.status_since_ms),
                 heartbeat_seq: m.heartbeat_seq(),
+                doubts: doubts(m),
             })
             .collect();
         views.push(MemberView {
@@ -43,6 +48,7 @@ impl Core {
             last_seen: crate::time::timestamp_of_ms(now.unix_ms),
             status_since: crate::time::timestamp_of_ms(self.born.unix_ms),
             heartbeat_seq: 0,
+            doubts: Doubts::default(),
         });
         views.sort_unstable_by(|a, b| a.state.id.cmp(&b.state.id));
         views
@@ -83,6 +89,14 @@ impl Core {
             queue_depth,
             rejected_messages: self.rejected.sum(),
             rejected: self.rejected.by_reason(),
+            health_reasons: Vec::new(),
+            queues: GossipQueues::default(),
+            suspicions: Vec::new(),
+            seeds: Vec::new(),
+            udp_blocked: Vec::new(),
+            traffic: GossipTraffic::default(),
+            probes: ProbeFigures::default(),
+            counts: GossipCounts::default(),
         }
     }
 
@@ -99,6 +113,32 @@ impl Core {
             })
         };
         self.members.suspected().filter_map(view).collect()
+    }
+
+    /// What `/gossip/status` tells beyond the counts; `status` fills the rest.
+    pub fn tell_more(&self, now: Now, status: &mut GossipStatus) {
+        let info = |s: SuspicionView| SuspicionInfo {
+            about: s.about,
+            accusers: s.accusers,
+            since: self.wall_time(now.ms.saturating_sub(s.since_ms)),
+            ends_in_ms: s.ends_in_ms,
+            confirmations: s.confirmations,
+            wanted: s.wanted,
+        };
+        let suspicions = self.suspicions(now).into_iter();
+        status.suspicions = suspicions.take(LISTED_MAX).map(info).collect();
+        status.seeds = self.seeds();
+        let blocked = self.members.iter().filter(|m| m.udp_blocked());
+        let blocked = blocked.filter(|m| m.state.status.is_reachable());
+        status.udp_blocked = blocked
+            .map(|m| m.state.id.clone())
+            .take(LISTED_MAX)
+            .collect();
+        status.udp_blocked.sort_unstable();
+        status.health_reasons = report::health_reasons(&self.health.view(now));
+        status.queues.rumors = self.rumors.len();
+        (status.queues.probes, status.queues.relays) = self.probes_under_way();
+        status.counts.suspicions_confirmed = self.confirmations();
     }
 
     /// How well this node itself is, and what tells against it.
@@ -123,5 +163,22 @@ impl Core {
 
     pub fn rumors(&self) -> Vec<Rumor> {
         self.rumors.rumors(self.transmit_limit(), RUMORS_LISTED_MAX)
+    }
+}
+
+fn doubts(member: &Member) -> Doubts {
+    if !matches!(
+        member.state.status,
+        MemberStatus::Suspected | MemberStatus::Dead
+    ) {
+        return Doubts {
+            udp_blocked: member.udp_blocked(),
+            ..Doubts::default()
+        };
+    }
+    Doubts {
+        accusers: member.accusers().to_vec(),
+        silent_ms: member.status_since_ms.saturating_sub(member.last_seen_ms()),
+        udp_blocked: member.udp_blocked(),
     }
 }

@@ -209,6 +209,7 @@ impl Core {
             self.log.note(now, Answered::Itself { round_trip_ms });
             if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
                 member.dealings_mut().udp_blocked = false;
+                self.happened(Happening::UdpOpen { id: from.clone() });
             }
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);

@@ -7,7 +7,7 @@ use ringmaster_shared::event::EventCode;
 use super::{Driver, Exchange, PACKETS_AT_ONCE, Turn, look_up};
 use crate::gossip::{
     addresses::Route,
-    codec::Packet,
+    codec::{Body, Packet},
     core::Dest,
     envelope::{Card, Speaks},
     rejected::Rejected,
@@ -52,7 +52,14 @@ impl<E: Exchange> Driver<E> {
 
     fn take_datagram(&mut self, turn: &mut Turn<E>, source: SocketAddr, bytes: &[u8]) {
         match self.wire.read(bytes) {
-            Ok(Datagram::Packet(packet)) => self.core.handle(self.clock.now(), source, *packet),
+            Ok(Datagram::Packet(packet)) => {
+                if let Body::Ack { seq } = packet.body
+                    && let Some(us) = turn.ledger.ping_answered(seq, self.clock.us())
+                {
+                    self.round_trips.observe(us as f64 / 1e6);
+                }
+                self.core.handle(self.clock.now(), source, *packet);
+            }
             Ok(Datagram::Card(card, speaks)) => self.take_card(turn, source, &card, speaks),
             Err(refusal) => {
                 if refusal.why == Rejected::Version {

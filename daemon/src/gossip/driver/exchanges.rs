@@ -143,6 +143,8 @@ impl<E: Exchange> Driver<E> {
                     let now = self.clock.now();
                     self.core.contact_is_foreign(now, &address, theirs);
                 }
+                let now = self.clock.now();
+                self.core.contact_failed(now, &address, &error.to_string());
                 tracing::debug!(%error, "exchange failed");
             }
         }

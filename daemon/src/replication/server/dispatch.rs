@@ -11,7 +11,11 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::{MemberState, MemberView, Served, secrecy::joining},
+    gossip::{
+        MemberState, MemberView, Served,
+        secrecy::joining,
+        sight::{self, Marks},
+    },
     node::keys,
     replication::{
         frames::{RefusalCode, Request, Response},
@@ -65,6 +69,7 @@ impl Handler for Dispatch {
             Request::Register(request) => {
                 Response::Register(self.node.topology.register(request).await)
             }
+            Request::Observe { marks } => self.node.observe(&marks),
             request => self.replica.serve(epoch, request).await,
         }
     }
@@ -173,6 +178,15 @@ impl PeerServer {
         match self.gossip.get() {
             Some(gossip) => Response::Members {
                 members: gossip.states(),
+            },
+            None => not_ready(),
+        }
+    }
+
+    fn observe(&self, marks: &Marks) -> Response {
+        match self.gossip.get() {
+            Some(gossip) => Response::Observed {
+                sighting: sight::sighting(&gossip.members(), marks),
             },
             None => not_ready(),
         }

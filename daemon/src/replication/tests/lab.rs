@@ -202,6 +202,7 @@ fn member_view(name: &NodeId, status: MemberStatus, generation: u64) -> MemberVi
         last_seen: Timestamp::now(),
         status_since: Timestamp::now(),
         heartbeat_seq: 0,
+        doubts: crate::gossip::Doubts::default(),
     }
 }
 

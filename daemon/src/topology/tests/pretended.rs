@@ -329,6 +329,7 @@ impl Cluster {
                         last_seen: Timestamp::UNIX_EPOCH,
                         status_since: Timestamp::UNIX_EPOCH,
                         heartbeat_seq: 0,
+                        doubts: crate::gossip::Doubts::default(),
                     }
                 })
                 .collect();
