@@ -106,7 +106,7 @@ pub fn plain(version: u8, speaks: Speaks, content: &[u8]) -> Vec<u8> {
     let header = header(version, speaks, false);
     let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + content.len());
     bytes.extend_from_slice(&header);
-    bytes.extend_from_slice(&checksum(&header, content));
+    bytes.extend_from_slice(&checksum(header, content));
     bytes.extend_from_slice(content);
     bytes
 }
@@ -144,7 +144,7 @@ pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
         let Some((sum, content)) = rest.split_first_chunk::<CHECKSUM_BYTES>() else {
             return Err(EnvelopeError::Damaged);
         };
-        if *sum != checksum(header, content) {
+        if *sum != checksum(*header, content) {
             return Err(EnvelopeError::Damaged);
         }
         envelope.content = content;
@@ -155,9 +155,9 @@ pub fn open(bytes: &[u8]) -> Result<Envelope<'_>, EnvelopeError> {
     Ok(envelope)
 }
 
-fn checksum(header: &[u8; HEADER_BYTES], content: &[u8]) -> [u8; CHECKSUM_BYTES] {
+fn checksum(header: [u8; HEADER_BYTES], content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut sum = crc32fast::Hasher::new();
-    sum.update(header);
+    sum.update(&header);
     sum.update(content);
     sum.finalize().to_le_bytes()
 }

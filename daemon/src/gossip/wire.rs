@@ -213,8 +213,7 @@ impl Wire {
     /// In the version of the question, and under its key.
     pub fn answer(&self, bond: &Bond, answer: &Message<Answer>) -> Option<Vec<u8>> {
         let content = postcard::to_stdvec(answer).ok()?;
-        let bound = bond.sealed;
-        let (bytes, _) = self.seal(Purpose::Answer, bond.version, None, bound, &content);
+        let (bytes, _) = self.seal(Purpose::Answer, bond.version, None, bond.sealed, &content);
         Some(bytes)
     }
 
@@ -339,7 +338,7 @@ fn about<'a>(
     header: &'a [u8; HEADER_BYTES],
     nonce: Option<&'a Nonce>,
 ) -> Vec<&'a [u8]> {
-    let nonce = nonce.map(|nonce| nonce.as_slice());
+    let nonce = nonce.map(AsRef::<[u8]>::as_ref);
     let known: [&[u8]; 2] = [cluster.as_str().as_bytes(), header];
     known.into_iter().chain(nonce).collect()
 }

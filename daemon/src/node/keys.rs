@@ -20,7 +20,10 @@ use zeroize::Zeroizing;
 use super::Node;
 use crate::{
     events::Events,
-    gossip::secrecy::{Change, ChangeError, Fingerprint, Purpose, Secrecy},
+    gossip::{
+        GossipHandle,
+        secrecy::{Change, ChangeError, Fingerprint, Purpose, Secrecy},
+    },
     replication::{
         frames::{KeyringState, RefusalCode, Request, Response},
         peers::{Class, Peers},
@@ -104,7 +107,11 @@ pub async fn survey(node: &Node) -> Vec<Held> {
             None => Err(Missing::NoKeyring(NO_KEYRING.into())),
         },
     };
-    let members = node.gossip.get().map(|g| g.members()).unwrap_or_default();
+    let members = node
+        .gossip
+        .get()
+        .map(GossipHandle::members)
+        .unwrap_or_default();
     let others = members
         .iter()
         .filter(|m| m.state.id != node.facts.id)

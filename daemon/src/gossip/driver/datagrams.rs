@@ -66,7 +66,7 @@ impl<E: Exchange> Driver<E> {
                     self.send_card(turn, source, true);
                 }
                 let bytes = bytes.len();
-                self.refused(turn, &source.to_string(), refusal, || {
+                self.refused(turn, &source.to_string(), &refusal, || {
                     format!("a packet of {bytes} bytes from {source} is dropped")
                 });
             }
@@ -78,7 +78,7 @@ impl<E: Exchange> Driver<E> {
         &mut self,
         turn: &mut Turn<E>,
         whom: &str,
-        refusal: Refusal,
+        refusal: &Refusal,
         what: impl FnOnce() -> String,
     ) {
         self.core.count_rejected(refusal.why);

@@ -185,7 +185,7 @@ impl<E: Exchange> Driver<E> {
             Err(refusal) => {
                 let why = refusal.text.clone();
                 let whom = format!("{by} at {address}");
-                self.refused(turn, &whom, refusal, || {
+                self.refused(turn, &whom, &refusal, || {
                     format!("the answer of {whom} is dropped")
                 });
                 return Err(failed(why));
@@ -229,7 +229,7 @@ impl<E: Exchange> Driver<E> {
                     _ => RefusalCode::BadRequest,
                 };
                 let whom = from.to_string();
-                self.refused(turn, &whom, refusal, || {
+                self.refused(turn, &whom, &refusal, || {
                     format!("a message of {whom} is dropped")
                 });
                 return refused(code, reason);

@@ -63,7 +63,7 @@ fn exchange(salt: u64, asker: &mut List, other: &mut List) -> Cost {
     };
     loop {
         cost.questions += 1;
-        let asked = bytes(&ask);
+        let question_bytes = bytes(&ask);
         let answer = match ask {
             Ask::Compare(summary) => compare(&summary, states(other)).expect("makes sense"),
             Ask::Take { states } => {
@@ -72,9 +72,9 @@ fn exchange(salt: u64, asker: &mut List, other: &mut List) -> Cost {
                 Answer::Taken
             }
         };
-        let answered = bytes(&answer);
-        cost.bytes += asked + answered;
-        cost.largest = cost.largest.max(asked).max(answered);
+        let answer_bytes = bytes(&answer);
+        cost.bytes += question_bytes + answer_bytes;
+        cost.largest = cost.largest.max(question_bytes).max(answer_bytes);
         let (next, got) = asking.next(answer, &states(asker));
         merge(asker, got);
         match next {
@@ -140,7 +140,7 @@ fn a_stranger_gets_everything_in_messages_of_bounded_size() {
         incarnation: u64::MAX,
         ..member("x")
     };
-    let states = vec![Arc::new(longest); STATES_MAX];
+    let states = std::iter::repeat_n(Arc::new(longest), STATES_MAX).collect();
     assert!(bytes(Ask::Take { states }) < MESSAGE_BYTES_MAX);
 }
 
@@ -188,7 +188,7 @@ fn nonsense_ends_the_exchange() {
     let answer = compare(&far, states(&crowd(9))).expect("nothing is left to compare");
     assert!(matches!(answer, Answer::Differs { states, .. } if states.is_empty()));
 
-    let many = vec![Arc::new(member("x")); STATES_MAX + 1];
+    let many = std::iter::repeat_n(Arc::new(member("x")), STATES_MAX + 1).collect();
     let differs = |states, more_from| Answer::Differs {
         buckets: vec![0, 9, u16::MAX],
         states,

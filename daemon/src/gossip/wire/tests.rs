@@ -33,6 +33,7 @@ fn wire(name: &str, speaks: Speaks, secrecy: Option<Secrecy>) -> Wire {
     Wire::new(id(name), cluster(), speaks, secrecy, 1400)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as engines are given it")]
 fn keys(keys: &[u8], verify: Verify) -> Option<Secrecy> {
     Some(Secrecy::for_tests(keys, verify, 1))
 }
