@@ -240,9 +240,9 @@ fn any_list() -> impl Strategy<Value = List> {
     let member =
         (0..60u32, 0..3u64, 0..3u64, status).prop_map(|(n, generation, incarnation, status)| {
             MemberState {
+                status,
                 generation,
                 incarnation,
-                status,
                 ..member(&format!("n{n}"))
             }
         });

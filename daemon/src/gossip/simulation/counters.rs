@@ -57,7 +57,10 @@ impl Counters {
             Happening::AddressChanged { .. } => &mut self.moved,
             Happening::UdpBlocked { .. } => &mut self.udp_noticed,
             Happening::Foreign { .. } => &mut self.foreign_met,
-            Happening::Superseded { .. } => return,
+            Happening::UdpOpen { .. }
+            | Happening::SeedUnreachable { .. }
+            | Happening::SeedAnswers { .. }
+            | Happening::Superseded { .. } => return,
         };
         *counter += 1;
     }
