@@ -63,3 +63,41 @@ fn thousands_of_members_cost_a_bounded_tick() {
     assert_eq!(core.status(0).cluster_size, 5001);
     assert!(core.rumors().len() <= known::RUMORS_LISTED_MAX);
 }
+
+#[test]
+fn without_news_nobody_is_woken_for_gossip_and_the_first_news_go_out_at_once() {
+    let mut core = core_of("a");
+    core.merge(at(0), &id("b"), vec![Arc::new(member("b"))]);
+    let wakes = |core: &mut Core, until: u64| {
+        let mut count = 0;
+        while core.next_wake() <= until {
+            let now = core.next_wake();
+            core.tick(at(now));
+            for (_, packet) in packets(core) {
+                if let Body::Ping { seq } = packet.body {
+                    let ack = packet_of_b(Body::Ack { seq });
+                    core.handle(at(now), source(), ack);
+                }
+            }
+            count += 1;
+        }
+        count
+    };
+    wakes(&mut core, 20_000);
+    assert!(core.rumors.is_empty());
+    let idle = wakes(&mut core, 40_000);
+    assert!(
+        idle <= 30,
+        "{idle} wakes in 20 s: probes and little else, but no five rounds a second"
+    );
+    gossip(&mut core, 40_001, "b", vec![member("c")]);
+    assert_eq!(core.next_wake(), 40_001);
+    core.take_outputs();
+    core.tick(at(40_001));
+    let told = packets(&mut core);
+    assert!(told.iter().any(|(_, p)| matches!(p.body, Body::Gossip)));
+}
+
+fn packet_of_b(body: Body) -> Packet {
+    packet(member("b"), "a", body, vec![])
+}
