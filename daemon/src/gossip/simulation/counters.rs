@@ -28,7 +28,7 @@ counters! {
     waited,
     /// Did not fit the socket's buffer of a node that stood still.
     overflowed,
-    sent_bytes, largest_packet,
+    sent_bytes,
     // connections
     exchanges, exchange_bytes, exchanges_cut, tcp_probes, tcp_answers, tcp_too_late, slow_tcp,
     foreign_contacts,

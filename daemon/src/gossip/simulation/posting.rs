@@ -60,7 +60,6 @@ impl World {
         };
         self.counters.sent += 1;
         self.counters.sent_bytes += bytes as u64;
-        self.counters.largest_packet = self.counters.largest_packet.max(bytes as u64);
         let judged = checks::packet_fits(bytes, budget);
         self.judged(who, judged);
         match self.network.udp(&mut self.rng, from, to) {
