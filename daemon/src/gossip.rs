@@ -249,7 +249,8 @@ struct EngineParts<E> {
     cluster_id: ClusterId,
     local: MemberState,
     socket: std::net::UdpSocket,
-    contacts: Vec<String>,
+    seeds: Vec<String>,
+    remembered: Vec<String>,
     exchange: E,
     events: Events,
     stop: CancellationToken,
@@ -268,7 +269,8 @@ impl GossipHandle {
             cluster_id: parts.cluster_id,
             local: parts.local,
             socket: parts.socket,
-            contacts: [parts.seeds, parts.remembered].concat(),
+            seeds: parts.seeds,
+            remembered: parts.remembered,
             exchange,
             events: parts.events,
             stop: parts.stop,
@@ -288,10 +290,11 @@ impl GossipHandle {
             parts.config.clone(),
             parts.cluster_id.clone(),
             parts.local,
-            parts.contacts,
+            parts.seeds,
             SmallRng::from_os_rng(),
             now,
         );
+        core.remember(parts.remembered);
         core.welcome(now, members.into_iter().map(Arc::new).collect());
         let (local, local_seen) = watch::channel(local);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);

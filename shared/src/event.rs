@@ -37,6 +37,8 @@ pub enum EventCode {
     MemberAddressChanged,
     SelfRefuted,
     UdpBlocked,
+    /// The UDP of a member, or of the reporter, gets through again.
+    UdpOpen,
     ForeignMessages,
     DuplicateNodeId,
     RingChangeStarted,

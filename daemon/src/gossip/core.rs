@@ -11,6 +11,8 @@
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
 
 mod awareness;
+mod catching_up;
+mod contacts;
 mod exchanging;
 mod farewell;
 mod hearsay;
@@ -19,6 +21,7 @@ mod probe;
 mod probing;
 mod relays;
 pub(super) mod suspicion;
+mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +35,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, exchanging::Contact, probe::Probe, relays::Relays, suspicion::Suspicion,
+    awareness::Awareness, contacts::Contacts, probe::Probe, relays::Relays, suspicion::Suspicion,
+    udp::Udp,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -82,7 +86,8 @@ pub enum Output {
         node: NodeId,
         address: String,
     },
-    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`].
+    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`],
+    /// or with [`Core::exchange_not_started`].
     Exchange {
         address: String,
     },
@@ -137,6 +142,16 @@ pub enum Happening {
         id: NodeId,
         address: String,
     },
+    /// Nobody answers over UDP; all these do over TCP.
+    OwnUdpBlocked {
+        address: String,
+        over_tcp: usize,
+    },
+    /// UDP works again: this node's own if there is no `id`.
+    UdpOpen {
+        id: Option<NodeId>,
+        after_ms: u64,
+    },
     Foreign {
         /// Where it came from, or who was contacted.
         source: String,
@@ -163,6 +178,8 @@ struct Due {
     gossip: u64,
     exchange: u64,
     reconnect: u64,
+    /// Exchanges for want of UDP.
+    catch_up: u64,
     reap: u64,
 }
 
@@ -182,11 +199,14 @@ pub struct Core {
     /// Members in the order they are probed; those gone are dropped when their turn comes.
     rotation: Vec<NodeId>,
     cursor: usize,
+    /// Whose turn it is before that of the rotation.
+    probe_again: Option<NodeId>,
     probes: Vec<Probe>,
     relays: Relays,
     health: Awareness,
     next_seq: u32,
-    contacts: Vec<Contact>,
+    contacts: Contacts,
+    udp: Udp,
     introduced: bool,
     /// The gap to the next exchange while this node is new; doubles up to the interval.
     exchange_gap_ms: u64,
@@ -221,7 +241,7 @@ fn is_honest(intro: &MemberState, from: &Brief) -> bool {
 }
 
 impl Core {
-    /// `contacts` are addresses to be tried until they answer: seeds and remembered members.
+    /// `contacts` are addresses to be tried until they answer: seeds. See also [`Self::remember`].
     pub fn new(
         config: GossipConfig,
         cluster: ClusterId,
@@ -237,10 +257,12 @@ impl Core {
             gossip: spread(&mut rng, ms(config.gossip_interval)),
             exchange: now.ms,
             reconnect: now.ms + ms(config.reconnect_interval) / 5,
+            catch_up: now.ms,
             reap: now.ms + REAP_INTERVAL_MS,
         };
         let next_seq = rng.random();
-        let contacts = Contact::list(contacts, &local.address);
+        let mut seeds = Contacts::default();
+        seeds.add(contacts, true, &local.address);
         let health = Awareness::new(&config);
         let mut core = Self {
             config,
@@ -255,11 +277,13 @@ impl Core {
             due,
             rotation: Vec::new(),
             cursor: 0,
+            probe_again: None,
             probes: Vec::new(),
             relays: Relays::default(),
             health,
             next_seq,
-            contacts,
+            contacts: seeds,
+            udp: Udp::default(),
             introduced: false,
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
@@ -288,6 +312,7 @@ impl Core {
                     .into_iter()
                     .chain(self.probes.iter().map(Probe::next_step_ms))
                     .chain(self.relays.next_nack_ms())
+                    .chain(self.is_to_catch_up().then_some(due.catch_up))
                     .chain(self.members.next_suspicion_end_ms())
                     .min()
                     .unwrap_or(u64::MAX)
@@ -581,7 +606,10 @@ impl Core {
     fn gossip(&mut self) {
         let targets: Vec<(NodeId, String)> = self
             .members
-            .pick_reachable(&mut self.rng, self.config.gossip_fanout, |_| true)
+            // whom UDP does not reach gets the news over TCP; these transmissions would be wasted
+            .pick_reachable(&mut self.rng, self.config.gossip_fanout, |m| {
+                !m.udp_blocked()
+            })
             .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
             .collect();

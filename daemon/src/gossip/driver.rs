@@ -356,7 +356,7 @@ impl<E: Exchange> Driver<E> {
     }
 
     fn start_exchange(
-        &self,
+        &mut self,
         turn: &mut Turn,
         address: String,
         reply: Option<oneshot::Sender<Result<NodeId, PeerError>>>,
@@ -364,8 +364,12 @@ impl<E: Exchange> Driver<E> {
         let busy = turn.exchanges >= EXCHANGES_MAX;
         let repeated = reply.is_none() && turn.exchanging.contains(&address);
         if busy || repeated {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err(PeerError::Full { address }));
+            match reply {
+                Some(reply) => {
+                    let _ = reply.send(Err(PeerError::Full { address }));
+                }
+                None if !repeated => self.core.exchange_not_started(address),
+                None => {}
             }
             return;
         }

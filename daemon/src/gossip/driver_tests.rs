@@ -114,7 +114,8 @@ fn engine_on(
             ..member(name)
         },
         socket,
-        contacts: contacts.to_vec(),
+        seeds: contacts.to_vec(),
+        remembered: Vec::new(),
         exchange: Wire {
             caller: Some(id(name)),
             ..wire.clone()
@@ -408,7 +409,8 @@ async fn config_is_told_in_words() {
         cluster_id: cluster(),
         local: member("a"),
         socket,
-        contacts: vec![],
+        seeds: vec![],
+        remembered: vec![],
         exchange: wire,
         events: Events::new(id("a")),
         stop: CancellationToken::new(),

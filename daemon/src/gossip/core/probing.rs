@@ -10,7 +10,7 @@ use rand::{Rng, seq::SliceRandom};
 use ringmaster_shared::id::NodeId;
 
 use super::{
-    Core, Dest, Happening, Output, Strain, ms, next_due,
+    Core, Dest, Output, Strain, ms, next_due,
     probe::{End, Patience, Probe},
     relays::Relay,
 };
@@ -89,7 +89,12 @@ impl Core {
     pub(super) fn start_probe(&mut self, now: Now) {
         let patience = self.patience();
         self.due.probe = next_due(self.due.probe, patience.whole_ms, now);
-        let Some(id) = self.next_target() else {
+        let again = self.probe_again.take();
+        let again = again.filter(|id| {
+            let member = self.members.get(id);
+            member.is_some_and(|m| m.state.status.is_reachable())
+        });
+        let Some(id) = again.or_else(|| self.next_target()) else {
             // nobody is left whose silence could tell anything
             self.health.eased();
             return;
@@ -135,7 +140,7 @@ impl Core {
         let helpers: Vec<(NodeId, String)> = self
             .members
             .pick_reachable(&mut self.rng, self.config.indirect_probes, |m| {
-                m.state.id != *target
+                m.state.id != *target && !m.udp_blocked()
             })
             .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
@@ -158,25 +163,22 @@ impl Core {
     /// No ping was answered in time.
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
-            End::OnlyTcp => self.health.eased(),
+            End::OnlyTcp { .. } => self.health.eased(),
             End::Unanswered { missing } => {
                 self.health.strained(now, Strain::MissedAnswers, missing);
             }
         }
         let target = &probe.target;
-        let Some(member) = self.members.get_mut(target) else {
+        let Some(member) = self.members.get(target) else {
             return;
         };
         let spoke_up = claim::freshness(&member.state) != probe.freshness;
         if spoke_up || !member.state.status.is_reachable() {
             return;
         }
-        if end != End::OnlyTcp {
-            return self.suspect(now, target);
-        }
-        if !std::mem::replace(&mut member.dealings_mut().udp_blocked, true) {
-            let (id, address) = (target.clone(), member.state.address.clone());
-            self.happened(Happening::UdpBlocked { id, address });
+        match end {
+            End::OnlyTcp { lost } => self.found_only_tcp(target, probe.started_ms, lost),
+            End::Unanswered { .. } => self.suspect(now, target),
         }
     }
 
@@ -193,9 +195,7 @@ impl Core {
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
         if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
-            if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
-                member.dealings_mut().udp_blocked = false;
-            }
+            self.found_udp(now, from);
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);
             let body = Body::RelayedAck {
@@ -219,6 +219,7 @@ impl Core {
             && let Some(member) = self.members.get_mut(target)
         {
             member.answered(now);
+            self.found_udp(now, target);
         }
     }
 
