@@ -88,19 +88,19 @@ impl Udp {
         });
         signs.probes = signs.probes.saturating_add(1);
         signs.lost = signs.lost.saturating_add(lost);
-        if self.row.is_empty() {
-            self.row_since_ms = began_ms;
+        // of whom it is known to be their fault, nothing can be concluded
+        if !signs.said {
+            if self.row.is_empty() {
+                self.row_since_ms = began_ms;
+            }
+            if self.row.len() < ROW_MEANS_OWN {
+                self.row.insert(id.clone());
+            }
+            self.row_lost = self.row_lost.saturating_add(lost);
         }
-        if self.row.len() < ROW_MEANS_OWN {
-            self.row.insert(id.clone());
-        }
-        self.row_lost = self.row_lost.saturating_add(lost);
         let mut found = self.say_whom_it_concerns(others);
-        let own = others >= 2
-            && self.row.len() >= others.min(ROW_MEANS_OWN)
-            && self.row_lost >= LOST_MEANS_BLOCKED
-            && self.own_since_ms.is_none();
-        if own {
+        let own = others >= 2 && self.own_since_ms.is_none();
+        if own && self.nobody_answers(others, ROW_MEANS_OWN) {
             self.own_since_ms = Some(self.row_since_ms);
             found.push(Finding::OwnBlocked { over_tcp: others });
         }
@@ -174,9 +174,16 @@ impl Udp {
 
     /// Whether nobody of the last few answered over UDP, so that no news may come that way.
     pub fn is_deaf(&self, others: usize) -> bool {
-        others > 0
-            && self.row.len() >= others.min(ROW_MEANS_DEAF)
-            && self.row_lost >= LOST_MEANS_BLOCKED
+        self.nobody_answers(others, ROW_MEANS_DEAF)
+    }
+
+    /// Whether `enough` members in a row did not, or all there are, but those of whom it is known
+    /// to be their own fault.
+    fn nobody_answers(&self, others: usize, enough: usize) -> bool {
+        let said = self.members.values().filter(|signs| signs.said).count();
+        let open = others.saturating_sub(said);
+        let lost = open == 0 || self.row_lost >= LOST_MEANS_BLOCKED;
+        others > 0 && self.row.len() >= open.min(enough) && lost
     }
 
     pub fn own_is_blocked(&self) -> bool {
