@@ -103,7 +103,6 @@ impl Member {
         )
     }
 
-    #[cfg(test)]
     pub fn suspicion(&self) -> Option<&Suspicion> {
         self.dealings.as_ref()?.suspicion.as_deref()
     }
