@@ -9,7 +9,7 @@ mod feed_proxy;
 mod load;
 mod restart;
 mod rolling;
-mod run;
+pub mod run;
 mod screens;
 mod verbs;
 

@@ -9,6 +9,7 @@ mod compare_and_set;
 mod crowd;
 mod disk;
 mod durability;
+mod emptied;
 mod linearizable;
 mod long;
 mod nemesis;

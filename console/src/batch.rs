@@ -7,7 +7,9 @@
 mod adopt;
 mod change;
 pub mod check;
+mod keys;
 mod many;
+mod refill;
 mod repair;
 pub mod restart;
 pub mod table;
@@ -22,7 +24,7 @@ use serde_json::Value;
 
 pub use crate::cli::Output;
 use crate::{
-    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, PutArgs, RingVerb},
+    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, KeysVerb, PutArgs, RingVerb},
     client::{Client, ClientError},
     exit::{self, Exit},
     progress::ProcedureKind,
@@ -113,7 +115,17 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
             return change::carry_out(&client, endpoints, &change, &orders).await;
         }
         BatchVerb::Adopt(args) => return adopt::run(&client, &args.into()).await,
+        BatchVerb::Refill(args) => {
+            let wanted = refill::Refill {
+                node: args.node,
+                yes: args.yes,
+                reason: args.reason,
+                output: args.output.output,
+            };
+            return refill::run(&client, endpoints, wanted).await;
+        }
         BatchVerb::Repair(o) => return repair::run(&client, endpoints, o.output).await,
+        BatchVerb::Keys(verb) => return keys::run(&client, endpoints, verb).await,
     };
     verbs::run(&client, endpoints, verb, output).await
 }
@@ -129,6 +141,8 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Ring(args) => matches!(args.verb, Some(RingVerb::Apply(_))),
         BatchVerb::Change(args) => args.flags().yes,
         BatchVerb::Adopt(args) => args.yes,
+        BatchVerb::Refill(args) => args.yes,
+        BatchVerb::Keys(verb) => !matches!(verb, KeysVerb::List(_) | KeysVerb::Generate),
         BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
             true
         }

@@ -155,11 +155,12 @@ fn join_choices(candidates: Vec<NodeId>) -> Vec<Change> {
 pub fn nothing_for(verb: ChangeVerb, cluster: &Cluster) -> String {
     let text = match verb {
         _ if cluster.ring.is_none() => "the ring is not known yet",
-        ChangeVerb::Join => "no candidate waits; a node started with --join manual becomes one",
         ChangeVerb::Leave => "no member of the ring is alive",
         ChangeVerb::Remove => "no member of the ring is dead",
         ChangeVerb::Replace if dead(cluster).is_empty() => "no member of the ring is dead",
-        ChangeVerb::Replace => "no candidate waits to take its place; start one with --join manual",
+        ChangeVerb::Join | ChangeVerb::Replace => {
+            "no candidate waits; start one with --join manual"
+        }
         ChangeVerb::Rebalance => "the ring is not known yet",
         ChangeVerb::Cancel => "no change of the ring is under way",
     };

@@ -95,37 +95,77 @@ pub enum BatchVerb {
     /// Restart all nodes, cleanly or one after the other
     Restart(RestartArgs),
     #[command(flatten)]
-    Change(ChangeVerbArgs),
+    Change(ChangeVerb<ApplyFlags>),
     /// Heal a split brain: the nodes of one cluster give it up, push what they hold into another
     /// one, and join it
     Adopt(AdoptArgs),
     /// Have every member compare its replicas with the others now
     Repair(OutputArgs),
+    /// After two replicas lost their data together: go on with what the others hold
+    Refill(RefillArgs),
+    /// Keys that encrypt the gossip: show, make, install, use, remove
+    #[command(subcommand)]
+    Keys(KeysVerb),
 }
 
-/// Changes of the ring: shown, and with --yes applied and waited for.
+/// Keys are named by their fingerprints; key material is read from a file or standard input.
 #[derive(Debug, Clone, Subcommand)]
-pub enum ChangeVerbArgs {
+pub enum KeysVerb {
+    /// Which node holds which keys, and seals with which
+    List(OutputArgs),
+    /// Print a new random key, for a keyring file or for `keys install`
+    Generate,
+    /// Have every node open gossip sealed with this key as well
+    Install {
+        /// File that holds the key in base64, - for standard input
+        #[arg(long, value_name = "PATH")]
+        key_file: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Have every node seal with this key; every node must hold it
+    Use(KeyArgs),
+    /// Have every node forget this key; no node may seal with it
+    Remove(KeyArgs),
+}
+
+/// An installed key, by its name or its content.
+#[derive(Debug, Clone, Args)]
+pub struct KeyArgs {
+    /// Its fingerprint, as `keys list` shows it
+    #[arg(value_name = "FINGERPRINT", required_unless_present = "key_file")]
+    pub fingerprint: Option<String>,
+    /// File that holds the key in base64, - for standard input
+    #[arg(long, value_name = "PATH", conflicts_with = "fingerprint")]
+    pub key_file: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Changes of the ring: as verbs they are shown, and with --yes applied and waited for; under
+/// `ring plan` nothing is done.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ChangeVerb<F: Args> {
     /// Take candidates (nodes started with --join manual) into the ring
     Join {
         #[arg(required = true, value_name = "NODE", value_parser = node_id)]
         nodes: Vec<NodeId>,
         #[command(flatten)]
-        flags: ApplyFlags,
+        flags: F,
     },
     /// Decommission a living node: it hands over all it holds, then it is gone from the ring
     Leave {
         #[arg(value_name = "NODE", value_parser = node_id)]
         node: NodeId,
         #[command(flatten)]
-        flags: ApplyFlags,
+        flags: F,
     },
     /// Take a dead node out of the ring; the others take over what it held
     Remove {
         #[arg(value_name = "NODE", value_parser = node_id)]
         node: NodeId,
         #[command(flatten)]
-        flags: ApplyFlags,
+        flags: F,
     },
     /// Put a candidate exactly in the place of a dead node
     Replace {
@@ -134,17 +174,17 @@ pub enum ChangeVerbArgs {
         #[arg(value_name = "WITH", value_parser = node_id)]
         with: NodeId,
         #[command(flatten)]
-        flags: ApplyFlags,
+        flags: F,
     },
     /// Balance the same members anew, also over zones
     Rebalance {
         #[command(flatten)]
-        flags: ApplyFlags,
+        flags: F,
     },
 }
 
-impl ChangeVerbArgs {
-    pub fn flags(&self) -> &ApplyFlags {
+impl<F: Args> ChangeVerb<F> {
+    pub fn flags(&self) -> &F {
         match self {
             Self::Join { flags, .. }
             | Self::Leave { flags, .. }
@@ -154,7 +194,7 @@ impl ChangeVerbArgs {
         }
     }
 
-    pub fn into_parts(self) -> (Change, ApplyFlags) {
+    pub fn into_parts(self) -> (Change, F) {
         match self {
             Self::Join { nodes, flags } => (Change::Join { nodes }, flags),
             Self::Leave { node, flags } => (Change::Leave { node }, flags),
@@ -221,41 +261,8 @@ pub struct PlanArgs {
 /// Nothing is done by any of these.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PlanVerb {
-    /// Take candidates (nodes started with --join manual) into the ring
-    Join {
-        #[arg(required = true, value_name = "NODE", value_parser = node_id)]
-        nodes: Vec<NodeId>,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Decommission a living node
-    Leave {
-        #[arg(value_name = "NODE", value_parser = node_id)]
-        node: NodeId,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Take a dead node out of the ring
-    Remove {
-        #[arg(value_name = "NODE", value_parser = node_id)]
-        node: NodeId,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Put a candidate exactly in the place of a dead node
-    Replace {
-        #[arg(value_name = "DEAD", value_parser = node_id)]
-        dead: NodeId,
-        #[arg(value_name = "WITH", value_parser = node_id)]
-        with: NodeId,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
-    /// Balance the same members anew, also over zones
-    Rebalance {
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    #[command(flatten)]
+    Change(ChangeVerb<OutputArgs>),
     /// Give up the change under way; the ring stays as it is
     Cancel {
         #[command(flatten)]
@@ -266,11 +273,7 @@ pub enum PlanVerb {
 impl PlanVerb {
     pub fn into_parts(self) -> (Change, OutputArgs) {
         match self {
-            Self::Join { nodes, output } => (Change::Join { nodes }, output),
-            Self::Leave { node, output } => (Change::Leave { node }, output),
-            Self::Remove { node, output } => (Change::Remove { node }, output),
-            Self::Replace { dead, with, output } => (Change::Replace { dead, with }, output),
-            Self::Rebalance { output } => (Change::Rebalance {}, output),
+            Self::Change(verb) => verb.into_parts(),
             Self::Cancel { output } => (Change::Cancel {}, output),
         }
     }
@@ -286,6 +289,24 @@ pub struct ApplyArgs {
     /// How long to wait for the end, seconds; the change goes on afterwards
     #[arg(long, value_name = "SECONDS", default_value_t = WAIT_SECONDS)]
     pub timeout: u64,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RefillArgs {
+    /// The node that waits for the decision (see check, or the doctor)
+    #[arg(value_name = "NODE", value_parser = node_id)]
+    pub node: NodeId,
+    /// Count as lost what only the emptied replicas had
+    #[arg(long, required = true)]
+    pub accept_loss: bool,
+    /// Do it; without this it is only shown what would be accepted
+    #[arg(long)]
+    pub yes: bool,
+    /// For the log: why
+    #[arg(long)]
+    pub reason: Option<String>,
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -531,11 +552,13 @@ mod tests {
             "ringmaster rebalance --yes --timeout 5",
             "ringmaster adopt --endpoints a:1,b:2 --into c:3 --yes",
             "ringmaster repair",
+            "ringmaster refill node-1 --accept-loss --yes",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
         for bad in [
             "ringmaster restart",
+            "ringmaster refill node-1 --yes",
             "ringmaster restart --clean --rolling",
             "ringmaster --color=pink",
             "ringmaster frobnicate",

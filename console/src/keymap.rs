@@ -249,6 +249,7 @@ const RUNNING: Footer = &[
     (Action::ToggleLog, "l", "log"),
     (Action::Back, "Esc", "leave it running"),
 ];
+const BLOCKED: Footer = &[(Action::Enter, "Enter", "look again"), MOVE, BACK];
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
 const CHOOSING: Footer = &[SELECT, (Action::Enter, "Enter", "plan"), BACK];
@@ -279,7 +280,14 @@ pub fn hints(app: &App) -> Vec<Hint> {
             }
         }
         ScreenId::Procedures if app.procedures.change.choosing.is_some() => CHOOSING,
-        ScreenId::Procedures if app.procedures.preview.is_some() => PREVIEW,
+        ScreenId::Procedures if app.procedures.preview.is_some() => {
+            let preview = app.procedures.preview.as_ref();
+            if preview.is_some_and(|p| p.blocked.is_empty()) {
+                PREVIEW
+            } else {
+                BLOCKED
+            }
+        }
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
         ScreenId::Procedures if app.procedures.change.is_running() => CHANGING,
         screen => footer(screen),

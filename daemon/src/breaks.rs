@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 
 /// Every word there is.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 13] = [
     // reads answer without bringing a quorum up to what they return
     "write-back",
     // writes do not ask what is there before they stamp
@@ -28,6 +28,10 @@ const WORDS: [&str; 11] = [
     "gc-without-acks",
     // the commit log answers without syncing
     "skip-sync",
+    // every request is let in, however much is under way
+    "admission",
+    // small writes wait behind large ones
+    "overtaking",
 ];
 
 /// Whether this rule is to be broken.

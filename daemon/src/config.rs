@@ -20,7 +20,7 @@ use ringmaster_shared::id::NodeId;
 
 use crate::{
     cli::Failure,
-    gossip::{GossipConfig, Lifeguard},
+    gossip::{GossipConfig, Lifeguard, secrecy::Verify},
 };
 pub use duration::in_words;
 pub use layers::Layers;
@@ -42,6 +42,7 @@ pub struct Config {
     pub replication_factor: u8,
     pub join: JoinWay,
     pub gossip: GossipConfig,
+    pub secrecy: SecrecyConfig,
     pub limits: Limits,
     pub storage: StorageConfig,
 }
@@ -72,6 +73,13 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// For requests in flight to finish when stopping.
     pub drain_timeout: Duration,
+}
+
+/// Keys of the gossip; `verify` means nothing without any.
+#[derive(Debug, Clone)]
+pub struct SecrecyConfig {
+    pub keyring_file: Option<PathBuf>,
+    pub verify: Verify,
 }
 
 #[derive(Debug, Clone)]
@@ -128,6 +136,13 @@ impl Config {
                 _ => Err("a way to join is auto or manual".into()),
             })?,
             gossip: gossip(layers)?,
+            secrecy: SecrecyConfig {
+                keyring_file: layers.optional("gossip.keyring_file", path)?,
+                verify: Verify {
+                    incoming: layers.required("gossip.verify_incoming", truth)?,
+                    outgoing: layers.required("gossip.verify_outgoing", truth)?,
+                },
+            },
             limits: limits(layers)?,
             storage: StorageConfig {
                 cache_bytes: layers.required("storage.cache_bytes", |t| bytes(t, 1 << 20))?,

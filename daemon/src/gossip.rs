@@ -14,11 +14,16 @@ mod codec;
 mod core;
 mod dissemination;
 mod driver;
+mod envelope;
 mod exchange;
 mod members;
+mod reconcile;
 mod rejected;
 mod report;
 mod roster;
+pub mod secrecy;
+mod traffic;
+mod wire;
 
 #[cfg(test)]
 mod driver_tests;
@@ -39,20 +44,30 @@ use ringmaster_shared::{
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
+    envelope::{ENVELOPE_BYTES, Speaks},
     exchange::{Exchange, OverPeers},
+    secrecy::Secrecy,
+    traffic::Traffic,
+    wire::Wire,
 };
-use crate::{events::Events, replication::peers::Peers};
+pub use self::{driver::Served, traffic::GossipTraffic};
+use crate::{
+    events::Events,
+    replication::{frames::RefusalCode, peers::Peers},
+};
 
 /// How long a caller of the handle waits for the engine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// An exchange with an address may take this long, connecting included.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Questions of exchanges served at once; who is turned away tries again later.
+const SERVING_MAX: usize = 16;
 /// The farewell may take this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
@@ -225,6 +240,8 @@ pub struct GossipParts {
     pub remembered: Vec<String>,
     pub peers: Peers,
     pub events: Events,
+    /// The keys of the gossip, where there are any.
+    pub secrecy: Option<Secrecy>,
     pub stop: CancellationToken,
 }
 
@@ -241,6 +258,9 @@ struct Shared {
     local: watch::Sender<LocalState>,
     commands: mpsc::Sender<Command>,
     published: Arc<Published>,
+    traffic: Arc<Traffic>,
+    /// Questions of exchanges that are served at once.
+    serving: Semaphore,
 }
 
 /// The parts, with TCP behind a trait.
@@ -253,6 +273,8 @@ struct EngineParts<E> {
     remembered: Vec<String>,
     exchange: E,
     events: Events,
+    secrecy: Option<Secrecy>,
+    speaks: Speaks,
     stop: CancellationToken,
 }
 
@@ -273,6 +295,8 @@ impl GossipHandle {
             remembered: parts.remembered,
             exchange,
             events: parts.events,
+            secrecy: parts.secrecy,
+            speaks: Speaks::OURS,
             stop: parts.stop,
         };
         Self::start_engine(engine, members)
@@ -286,8 +310,19 @@ impl GossipHandle {
             ring: parts.local.ring,
             load: parts.local.load,
         };
+        let wire = Wire::new(
+            parts.local.id.clone(),
+            parts.cluster_id.clone(),
+            parts.speaks,
+            parts.secrecy.clone(),
+            parts.config.packet_bytes_max,
+        );
+        let mut config = parts.config.clone();
+        // the core counts with a plain envelope
+        let sealing = wire::overhead_bytes(parts.secrecy.as_ref()) - ENVELOPE_BYTES;
+        config.packet_bytes_max = config.packet_bytes_max.saturating_sub(sealing);
         let mut core = Core::new(
-            parts.config.clone(),
+            config,
             parts.cluster_id.clone(),
             parts.local,
             parts.seeds,
@@ -307,18 +342,21 @@ impl GossipHandle {
             notices: watch::Sender::new(None),
             report: watch::Sender::new(Arc::new(report)),
         });
+        let traffic = Arc::new(Traffic::default());
         let probe_time = parts.config.probe_interval;
         let left = probe_time.saturating_sub(parts.config.probe_timeout);
         match async_socket(parts.socket) {
             Ok(socket) => {
                 let driver = Driver {
                     core,
+                    wire,
                     clock,
                     cluster: parts.cluster_id,
                     socket,
                     exchange: parts.exchange,
                     events: parts.events,
                     published: Arc::clone(&published),
+                    traffic: Arc::clone(&traffic),
                     local: local_seen,
                     commands: commands_taken,
                     stop: parts.stop,
@@ -337,6 +375,8 @@ impl GossipHandle {
             local,
             commands,
             published,
+            traffic,
+            serving: Semaphore::new(SERVING_MAX),
         };
         Self {
             shared: Arc::new(shared),
@@ -382,19 +422,40 @@ impl GossipHandle {
         });
     }
 
-    /// Server half of a push/pull over TCP: merges what came, returns all this node knows.
-    pub async fn exchange(&self, from: &NodeId, theirs: Vec<MemberState>) -> Vec<MemberState> {
-        let from = from.clone();
-        let merge = |reply| Command::Merge {
-            from,
-            theirs,
-            reply,
-        };
-        match self.ask(merge, COMMAND_TIMEOUT).await {
+    /// Takes a joiner in; returns all this node knows.
+    pub async fn admit(&self, member: MemberState) -> Vec<MemberState> {
+        let admit = |reply| Command::Admit { member, reply };
+        match self.ask(admit, COMMAND_TIMEOUT).await {
             Ok(states) => states,
             // stopped or drowned: what was last known is still true enough
             Err(_) => self.states(),
         }
+    }
+
+    /// Server half of a full-state exchange: the answer to a question that `from` asks over TCP.
+    pub async fn exchange(&self, from: &NodeId, message: Vec<u8>) -> Served {
+        let busy = |reason: &str| Served::Refused {
+            code: RefusalCode::TooBusy,
+            reason: reason.to_owned(),
+        };
+        let Ok(_place) = self.shared.serving.try_acquire() else {
+            return busy("too many exchanges of gossip are under way");
+        };
+        let from = from.clone();
+        let serve = |reply| Command::Serve {
+            from,
+            message,
+            reply,
+        };
+        match self.ask(serve, COMMAND_TIMEOUT).await {
+            Ok(served) => served,
+            Err(_) => busy("the gossip engine does not answer"),
+        }
+    }
+
+    /// What went over the network since the start.
+    pub fn traffic(&self) -> GossipTraffic {
+        self.shared.traffic.read()
     }
 
     /// All members but those that left.

@@ -37,6 +37,8 @@ pub struct Picture<'a> {
     pub read_only: Option<&'a str>,
     /// Requests of clients were turned away within the last seconds.
     pub overloaded: bool,
+    /// Why lost data does not come back before an operator decides, if so.
+    pub refill_blocked: Option<&'a str>,
 }
 
 /// One thing an operator should know, before anybody knows how long it has lasted.
@@ -103,6 +105,12 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
                 Severity::Error,
                 format!("{} takes no writes: {why}", picture.node_id),
             )
+        });
+    }
+    if let Some(why) = picture.refill_blocked {
+        found.push(Finding {
+            subject: Some(picture.node_id.clone()),
+            ..finding("REFILL_BLOCKED", Severity::Error, why.to_owned())
         });
     }
     if picture.overloaded {
@@ -347,6 +355,7 @@ pub mod tests {
             poisoned: None,
             read_only: None,
             overloaded: false,
+            refill_blocked: None,
         };
         findings(&picture).iter().map(|f| f.code).collect()
     }

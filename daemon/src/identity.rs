@@ -285,6 +285,11 @@ impl IdentityStore {
         self.update(|state| state.abstain_through = state.abstain_through.max(epoch))
     }
 
+    /// An operator accepts what forgotten votes may cost.
+    pub fn vote_again(&self) -> anyhow::Result<()> {
+        self.update(|state| state.abstain_through = 0)
+    }
+
     /// Partitions of the change at `epoch` that have been filled from a quorum of the old replicas.
     /// Never goes back.
     pub fn set_filled_epoch(&self, epoch: u64) -> anyhow::Result<()> {

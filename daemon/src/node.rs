@@ -11,6 +11,7 @@ mod departure;
 mod descriptors;
 mod entry;
 mod handle;
+pub mod keys;
 mod seeds;
 mod shutdown;
 mod standby;
@@ -28,6 +29,7 @@ use crate::{
     },
     cli::Failure,
     config::Config,
+    gossip::secrecy::Secrecy,
     identity::IdentityStore,
     lifecycle::{
         Ticket,
@@ -93,6 +95,13 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         }
     })?;
     entry::check_seeds(config, &identity)?;
+    let secrecy = Secrecy::load(
+        config.secrecy.keyring_file.as_deref(),
+        &config.data_dir,
+        config.secrecy.verify,
+        identity.generation(),
+    )
+    .map_err(|e| Failure::Usage(e.to_string()))?;
     let (orders, mut received) = orders::channel();
     signals::watch(orders.clone())
         .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
@@ -100,7 +109,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         Some(_) => Phase::Standby,
         None => Phase::Starting,
     };
-    let node = Node::new(config.clone(), identity, orders, phase)?;
+    let node = Node::new(config.clone(), identity, secrecy, orders, phase)?;
     let limits = ServerLimits {
         connections: descriptors::connections(config.limits.connections),
         header_timeout: config.limits.header_timeout,
@@ -112,7 +121,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         &node.metrics,
         node.stop_serving.clone(),
     );
-    watchers::spawn_board(&node);
+    watchers::spawn_looks(&node);
     watchers::spawn_lifecycle(&node);
     let cause = course(&node, sockets.udp, ticket, &mut received).await;
     shutdown::shutdown(&node, server, cause).await

@@ -19,6 +19,8 @@ pub mod server;
 pub mod settings;
 mod site;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 pub mod tombstones;
 pub mod transfer;

@@ -1,4 +1,5 @@
-//! The durable key-value engine of one node: its interface.
+//! The durable key-value engine of one node: its interface. What it reads is in [`reading`], what
+//! it keeps for others in [`hinting`].
 //!
 //! The truth is a commit log of our own ([`commit_log`]); sled is the table it feeds ([`table`]).
 //! One thread commits ([`committer`]), one behind it brings what is synced into the table; readers go straight to the table and see only what is
@@ -13,7 +14,9 @@ mod core;
 mod digest;
 mod dirty;
 mod floors;
+mod hinting;
 mod hints;
+mod reading;
 mod record;
 mod recovery;
 mod scan;
@@ -28,7 +31,6 @@ mod testing;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     path::PathBuf,
@@ -41,9 +43,9 @@ use std::{
 
 use ringmaster_shared::{
     clock::Hlc,
-    id::{NodeId, PartitionId},
+    id::PartitionId,
     key::Key,
-    version::{Record, RecordVersion, Value},
+    version::{Record, Value},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -52,7 +54,10 @@ use self::{
         CommitLog,
         disk::{FileDisk, LogDisk},
     },
-    committer::{Reply, Request, Ticket, checkpointer::SPARES_MAX},
+    committer::{
+        checkpointer::SPARES_MAX,
+        request::{Reply, Request, Ticket},
+    },
     core::Core,
     space::guard::Guard,
     table::TableError,
@@ -136,17 +141,6 @@ fn weight(key: &Key, record: &Record) -> usize {
         .map(|s| 64 + s.value.as_ref().map_or(0, Value::len))
         .sum();
     key.as_str().len() + values + 32 * record.clock.0.len() + 64
-}
-
-/// Whether joining these would change nothing. What the table shows is synced.
-fn holds_all(core: &Core, entries: &[(Key, Record)]) -> Result<bool, StorageError> {
-    for (key, record) in entries {
-        let held = core.table.records.get(&core.record_item(key))?;
-        if !held.is_some_and(|held| held.merge(record) == held) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 impl Store {
@@ -268,21 +262,14 @@ impl Store {
 
     /// The same for many, one sync for all (a few, beyond some megabytes); stale entries are left
     /// out and counted. `issued` 0 lets each record speak for itself: by its oldest sibling. After
-    /// an error any part of the entries may have been stored.
+    /// an error any part of the entries may have been stored. A store that is read-only takes what
+    /// would change nothing: a read on a full disk may have to be sure of what is here.
     pub async fn merge_many_issued(
         &self,
         entries: Vec<(Key, Record)>,
         issued: Hlc,
     ) -> Result<Merged, StorageError> {
-        let core = self.core()?;
-        if let Err(full) = self.inner.guard.writable() {
-            // what is here already takes no space: a read on a full disk may have to be sure of it
-            return if holds_all(core, &entries)? {
-                Ok(Merged::default())
-            } else {
-                Err(full)
-            };
-        }
+        self.core()?;
         let mut all = Merged::default();
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
@@ -345,223 +332,12 @@ impl Store {
         .await
     }
 
-    /// Upper bound of the tombstones in a partition. No lock.
-    pub fn tombstones_in(&self, partition: PartitionId) -> u32 {
-        self.inner.core.tombstones_in(partition)
-    }
-
-    /// Tombstones of a partition with stamps up to `until`, after a key: looks at `rows` records
-    /// and finds `limit` at most.
-    pub fn tombstones(
-        &self,
-        partition: PartitionId,
-        after: Option<&Key>,
-        until: Hlc,
-        (rows, limit): (usize, usize),
-    ) -> Result<TombstonePage, StorageError> {
-        let core = self.core()?;
-        Ok(scan::tombstones(
-            core,
-            partition,
-            after,
-            until,
-            (rows, limit),
-        )?)
-    }
-
-    /// The fingerprint of what is stored for the key.
-    pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
-        let core = self.core()?;
-        let meta = core.table.records.meta(&core.record_item(key))?;
-        Ok(meta.map(|m| m.fingerprint))
-    }
-
-    /// The stored record; only what is synced is visible.
-    pub fn get(&self, key: &Key) -> Result<Option<Record>, StorageError> {
-        let core = self.core()?;
-        Ok(core.table.records.get(&core.record_item(key))?)
-    }
-
-    pub fn version(&self, key: &Key) -> Result<Option<RecordVersion>, StorageError> {
-        let core = self.core()?;
-        Ok(core.table.records.version(&core.record_item(key))?)
-    }
-
-    /// Records of one partition in key order, after `after`, until about `max_bytes`.
-    pub fn scan_partition(
-        &self,
-        partition: PartitionId,
-        after: Option<&Key>,
-        max_bytes: usize,
-    ) -> Result<ScanPage, StorageError> {
-        Ok(scan::scan_partition(
-            self.core()?,
-            partition,
-            after,
-            max_bytes,
-        )?)
-    }
-
-    /// Keys with a value, in byte order, that start with `prefix` and come after `after`.
-    pub fn list_keys(
-        &self,
-        partitions: &[PartitionId],
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Key>, StorageError> {
-        Ok(scan::list_keys(
-            self.core()?,
-            partitions,
-            prefix,
-            after,
-            limit,
-        )?)
-    }
-
-    /// Order-independent digest of a partition; 0 when empty.
-    pub fn digest_root(&self, partition: PartitionId) -> u64 {
-        self.inner.core.digests.root(partition)
-    }
-
-    /// Digests of the partition's [`BRANCHES`] branches.
-    pub fn digest_branches(&self, partition: PartitionId) -> [u64; BRANCHES] {
-        self.inner.core.digests.branches(partition)
-    }
-
-    /// Digests of the leaves of one branch; the first is leaf `branch * BRANCHES`.
-    pub fn digest_leaves(&self, partition: PartitionId, branch: u16) -> [u64; BRANCHES] {
-        let digests = &self.inner.core.digests;
-        digests.leaves(partition, usize::from(branch))
-    }
-
-    /// Keys of these leaves and the fingerprints of their records, in key order.
-    pub fn leaves_versions(
-        &self,
-        partition: PartitionId,
-        leaves: &BTreeSet<u16>,
-    ) -> Result<Vec<(Key, u64)>, StorageError> {
-        Ok(scan::leaves_versions(self.core()?, partition, leaves)?)
-    }
-
     /// Forgets a partition this node no longer holds. Runs in steps between other writes; what is
     /// merged into the partition meanwhile may or may not be forgotten too.
     pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), StorageError> {
         self.core()?;
         self.ask(0, |reply| Request::DropPartition { partition, reply })
             .await
-    }
-
-    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped, and
-    /// the partition marked dirty for that node.
-    pub async fn hint_add(
-        &self,
-        target: &NodeId,
-        key: Key,
-        record: Record,
-    ) -> Result<bool, StorageError> {
-        self.core()?;
-        self.inner.guard.writable()?;
-        let bytes = weight(&key, &record);
-        let target = target.clone();
-        self.ask(bytes, |reply| Request::HintAdd {
-            target,
-            key,
-            record,
-            reply,
-        })
-        .await
-    }
-
-    /// Hints kept, by the node they are owed to.
-    pub fn hints_owed(&self) -> BTreeMap<NodeId, u64> {
-        self.inner.core.ledger.counts()
-    }
-
-    /// The first hints kept for `target`, in key order: `limit`, or fewer when they are large.
-    pub fn hints_for(
-        &self,
-        target: &NodeId,
-        limit: usize,
-    ) -> Result<Vec<(Key, Record)>, StorageError> {
-        Ok(scan::hints_for(self.core()?, target, limit)?)
-    }
-
-    /// Removes delivered hints whose stored record still has this fingerprint.
-    pub async fn hints_done(
-        &self,
-        target: &NodeId,
-        delivered: Vec<(Key, u64)>,
-    ) -> Result<(), StorageError> {
-        self.remove_hints(target, delivered, false).await
-    }
-
-    /// Removes hints that will not be delivered, and marks their partitions dirty for the node.
-    pub async fn hints_given_up(
-        &self,
-        target: &NodeId,
-        hints: Vec<(Key, u64)>,
-    ) -> Result<(), StorageError> {
-        self.remove_hints(target, hints, true).await
-    }
-
-    async fn remove_hints(
-        &self,
-        target: &NodeId,
-        delivered: Vec<(Key, u64)>,
-        given_up: bool,
-    ) -> Result<(), StorageError> {
-        self.core()?;
-        let bytes = delivered
-            .iter()
-            .map(|(key, _)| key.as_str().len() + 32)
-            .sum();
-        let target = target.clone();
-        self.ask(bytes, |reply| Request::HintsDone {
-            target,
-            delivered,
-            given_up,
-            reply,
-        })
-        .await
-    }
-
-    /// Hints of `target` with stamps before `before`, after a key; looks at `rows` hints.
-    pub fn hints_before(
-        &self,
-        target: &NodeId,
-        after: Option<&Key>,
-        before: Hlc,
-        rows: usize,
-    ) -> Result<HintPage, StorageError> {
-        let core = self.core()?;
-        Ok(scan::hints_before(core, target, after, before, rows)?)
-    }
-
-    /// Whether a hint for the key is kept for anybody.
-    pub fn is_hinted(&self, key: &Key) -> Result<bool, StorageError> {
-        Ok(scan::is_hinted(self.core()?, key)?)
-    }
-
-    /// Partitions that have to be compared with a member, because hints for it were given up.
-    pub fn dirty(&self) -> BTreeMap<NodeId, Vec<PartitionId>> {
-        self.inner.core.dirty.all()
-    }
-
-    /// The member has been compared in these partitions.
-    pub async fn clear_dirty(
-        &self,
-        target: &NodeId,
-        partitions: Vec<PartitionId>,
-    ) -> Result<(), StorageError> {
-        self.core()?;
-        let target = target.clone();
-        self.ask(partitions.len() * 64, |reply| Request::ClearDirty {
-            target,
-            partitions,
-            reply,
-        })
-        .await
     }
 
     pub fn stats(&self) -> StoreStats {

@@ -67,6 +67,8 @@ pub struct Look {
     pub store: Option<StoreLook>,
     /// Requests were turned away within the last seconds.
     pub overloaded: bool,
+    /// Why lost data does not come back before an operator decides, if so.
+    pub refill_blocked: Option<String>,
 }
 
 /// The three answers that make up the live feed.
@@ -175,6 +177,7 @@ fn status(
         poisoned: store.poisoned.as_deref(),
         read_only: store.stats.read_only.as_deref(),
         overloaded: look.overloaded,
+        refill_blocked: look.refill_blocked.as_deref(),
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -395,6 +398,7 @@ pub mod tests {
             members: members.map(Arc::new),
             store: None,
             overloaded: false,
+            refill_blocked: None,
         }
     }
 

@@ -67,8 +67,18 @@ pub enum EventCode {
     PartitionsDirty,
     /// Deleted keys cannot be forgotten because somebody does not confirm.
     TombstonesBlocked,
+    /// Replicas that lost their data wait for one another; an operator has to decide.
+    RefillBlocked,
+    /// A member goes by another value of a setting that must be the same on all.
+    SettingsDiffer,
     /// Two contents under one ring epoch.
     RingFork,
+    /// Gossip that is not sealed with a key both sides hold.
+    KeyMismatch,
+    /// Keys of the gossip were installed, made primary or removed.
+    KeyringChanged,
+    /// A node speaks no version of the gossip protocol that this one speaks.
+    ProtocolMismatch,
     /// This node gave up one cluster for another and pushes what it holds.
     ClusterAdopted,
     #[serde(other)]

@@ -12,6 +12,8 @@ use crate::support::{
     wait::{GENEROUS, eventually, same},
 };
 
+const KEYS: usize = 20;
+
 async fn ends_with(all: &[String], args: &[&str], code: i32) -> Ended {
     let ended = ringmaster(all, args).await;
     assert_eq!(ended.code, Some(code), "{args:?}: {ended:?}");
@@ -47,20 +49,25 @@ async fn ring_is(cluster: &Cluster, index: usize, want: &[&str]) {
     .await;
 }
 
+/// Three nodes, and keys for [`all_kept`].
+async fn filled() -> Cluster {
+    let cluster = Cluster::start(3).await;
+    for n in 0..KEYS {
+        let key = format!("k{n}");
+        cluster.write(n % 3, &key, &json!(n), GENEROUS).await;
+    }
+    cluster
+}
+
 async fn all_kept(cluster: &Cluster, index: usize) {
-    for n in 0..20 {
+    for n in 0..KEYS {
         cluster.reads(index, &format!("k{n}"), &json!(n)).await;
     }
 }
 
 #[tokio::test]
 async fn the_verbs_take_members_in_and_out() {
-    let mut cluster = Cluster::start(3).await;
-    for n in 0..20 {
-        cluster
-            .write(n % 3, &format!("k{n}"), &json!(n), GENEROUS)
-            .await;
-    }
+    let mut cluster = filled().await;
     let all = endpoints(&cluster);
 
     // what is no change is said in words, and nothing is done without --yes
@@ -107,12 +114,7 @@ async fn the_verbs_take_members_in_and_out() {
 
 #[tokio::test]
 async fn a_removed_member_comes_back_with_what_it_holds() {
-    let mut cluster = Cluster::start(3).await;
-    for n in 0..20 {
-        cluster
-            .write(n % 3, &format!("k{n}"), &json!(n), GENEROUS)
-            .await;
-    }
+    let mut cluster = filled().await;
     let all = endpoints(&cluster);
     cluster.nodes[1].kill9();
     is_dead(&cluster, 0, "node-2").await;

@@ -107,15 +107,16 @@ async fn from_the_screen_with_a_preview_and_a_typed_confirmation() {
     ];
     previews(&mut console, "clean", &steps);
     console.press("\r");
-    console.wait_for("the question", GENEROUS, |s| s.contains(QUESTION));
+    let question = "Type clean restart 3 nodes";
+    console.wait_for("the question", GENEROUS, |s| s.contains(question));
     console.press("yes\r");
-    let refused = "type exactly: restart 3 nodes";
+    let refused = "type exactly: clean restart 3 nodes";
     console.wait_for("no start yet", GENEROUS, |s| s.contains(refused));
     for (old, new) in before.iter().zip(statuses(&cluster).await) {
         let (old, new) = (old.node.generation, new.node.generation);
         assert_eq!(old, new, "it began unconfirmed");
     }
-    console.press("\x15restart 3 nodes\r");
+    console.press("\x15clean restart 3 nodes\r");
     let running = |s: &str| s.contains("stop all") && s.contains("clear gossip");
     console.wait_for("its progress", GENEROUS, running);
     let seen = console.wait_for("its end", LONG, |s| s.contains("clean restart done in"));
@@ -135,7 +136,7 @@ async fn from_the_screen_with_a_preview_and_a_typed_confirmation() {
     // one after the other, from the same screen
     let before = statuses(&cluster).await;
     previews(&mut console, "rolling", &["restart node-1; go on when"]);
-    confirms(&mut console);
+    confirms(&mut console, "rolling");
     let done = "rolling restart of 3 nodes done in";
     console.wait_for("its end", LONG, |s| s.contains(done));
     came_back(&mut cluster, &before).await;
@@ -148,7 +149,7 @@ async fn cancelled_on_the_screen_it_brings_the_nodes_back() {
     let before = statuses(&cluster).await;
     let mut console = open(&endpoints(&cluster));
     previews(&mut console, "clean", &[]);
-    confirms(&mut console);
+    confirms(&mut console, "clean");
     has_begun(&cluster).await;
     console.press("Q");
     console.wait_for("a warning", GENEROUS, |s| s.contains("Q again leaves it"));
@@ -162,12 +163,12 @@ async fn cancelled_on_the_screen_it_brings_the_nodes_back() {
     quits(&mut console);
 }
 
-const QUESTION: &str = "Type restart 3 nodes";
-
-fn confirms(console: &mut Terminal) {
+fn confirms(console: &mut Terminal, kind: &str) {
     console.press("\r");
-    console.wait_for("the question", GENEROUS, |s| s.contains(QUESTION));
-    console.press("restart 3 nodes\r");
+    let words = format!("{kind} restart 3 nodes");
+    let question = format!("Type {words}");
+    console.wait_for("the question", GENEROUS, |s| s.contains(&question));
+    console.press(&format!("{words}\r"));
 }
 
 /// The preview of a restart, as soon as every node's own answer is in.

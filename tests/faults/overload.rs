@@ -26,6 +26,13 @@ const IMPATIENCE: Duration = Duration::from_millis(500);
 /// Resident memory of one node under any load, bytes.
 const RESIDENT_MAX: u64 = 900 * MIB as u64;
 
+/// Turns in which small requests are measured alone and beside large ones.
+const ROUNDS: usize = 3;
+/// How many times as long small requests may take beside large ones as they do alone.
+/// Debug builds, with the clients on the same two processors, are at about 25; without admission and with
+/// everything in line they are far beyond.
+const SLOWER_MAX: f64 = 50.0;
+
 /// Answers of one kind of client.
 #[derive(Debug, Default)]
 struct Tally {
@@ -151,26 +158,70 @@ fn orderly(what: &str, tally: &Tally) {
     );
 }
 
+/// What small requests went through beside large ones.
+struct Beside {
+    small: Tally,
+    large: Tally,
+    /// How many times as long the small ones took as they did alone just before, for half of them
+    /// and for nine of ten: the median of all rounds.
+    slower: (f64, f64),
+}
+
+/// Six clients with small values: alone, then beside 64 with large ones, in turns.
+async fn small_beside_large(cluster: &Cluster) -> Beside {
+    let (mut small, mut large) = (Tally::default(), Tally::default());
+    let (mut half, mut most) = (Vec::new(), Vec::new());
+    // what the limits are is learned first
+    let learning = [(6, 100), (64, MIB)];
+    load(cluster, &learning, Duration::from_secs(3)).await;
+    for round in 0..ROUNDS {
+        let mut alone = load(cluster, &[(6, 100)], Duration::from_secs(2)).await;
+        let mut alone = alone.remove(0);
+        orderly("small alone", &alone);
+        assert_eq!(alone.refused, 0, "six clients are no load");
+        let mut both = load(cluster, &learning, Duration::from_secs(4)).await;
+        let mut flood = both.pop().expect("two kinds");
+        let mut beside = both.pop().expect("two kinds");
+        eprintln!("round {round}: small alone: {}", alone.line());
+        eprintln!("round {round}: small beside large: {}", beside.line());
+        eprintln!("round {round}: large: {}", flood.line());
+        assert!(!beside.took.is_empty(), "small ones get through");
+        let mut slower = |p| {
+            let (beside, alone) = (beside.percentile(p), alone.percentile(p));
+            beside.as_secs_f64() / alone.as_secs_f64()
+        };
+        half.push(slower(50));
+        most.push(slower(90));
+        small.join(beside);
+        large.join(flood);
+    }
+    let slower = (median(half), median(most));
+    eprintln!("{:.1} and {:.1} times as long", slower.0, slower.1);
+    Beside {
+        small,
+        large,
+        slower,
+    }
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
 #[tokio::test]
 async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     let cluster = Cluster::start(3).await;
-    let length = Duration::from_secs(4);
-    let mut alone = load(&cluster, &[(6, 100)], length).await.remove(0);
-    eprintln!("small alone: {}", alone.line());
-    orderly("small alone", &alone);
-    assert_eq!(alone.refused, 0, "six clients are no load");
-
-    let crowd = [(6, 100), (64, MIB)];
-    let mut both = load(&cluster, &crowd, Duration::from_secs(15)).await;
-    let mut large = both.pop().expect("two kinds");
-    let mut small = both.pop().expect("two kinds");
-    eprintln!("small beside large: {}", small.line());
-    eprintln!("large: {}", large.line());
+    let Beside {
+        small,
+        large,
+        slower,
+    } = small_beside_large(&cluster).await;
     orderly("small", &small);
     orderly("large", &large);
     assert!(large.refused > large.took.len(), "this was no overload");
     assert!(large.took.len() > 10, "something gets through");
-    assert!(small.took.len() > 10, "small ones get through");
+    assert!(small.took.len() > 30, "small ones get through");
     for node in 0..3 {
         let (now, highest) = resident(&cluster, node).await;
         eprintln!(
@@ -180,12 +231,9 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
         );
         assert!(highest < RESIDENT_MAX, "node {node} took {highest} bytes");
     }
-    // loose: one run, one machine, everything on one disk
-    let (quiet, loaded) = (alone.percentile(99), small.percentile(99));
-    let bound = quiet.max(Duration::from_millis(20)) * 60;
     assert!(
-        loaded < bound,
-        "p99 {quiet:?} alone, {loaded:?} beside large values"
+        slower.0 < SLOWER_MAX && slower.1 < SLOWER_MAX,
+        "small requests took {slower:?} times as long beside large ones"
     );
 
     let page: Value = cluster
@@ -197,6 +245,20 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     let told = |e: &&Value| e["code"] == "OVERLOADED";
     assert!(events.iter().any(|e| told(&e)), "operators are told");
     cluster.write(0, "after", &json!(1), GENEROUS).await;
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn small_requests_in_line_with_all_the_large_ones_are_noticed_to_be_slow() {
+    let broken = [("RINGD_BREAK", "admission,overtaking")];
+    let cluster = Cluster::start_with(3, &broken).await;
+    let beside = small_beside_large(&cluster).await;
+    assert_eq!(beside.large.refused, 0, "nobody is refused");
+    assert!(
+        beside.slower.0 >= SLOWER_MAX && beside.slower.1 >= SLOWER_MAX,
+        "{:?} times as long goes unnoticed",
+        beside.slower
+    );
 }
 
 #[tokio::test]

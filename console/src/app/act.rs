@@ -244,11 +244,8 @@ impl App {
         };
         let here = self.members.selected.as_ref();
         let here = here.and_then(|id| rows.iter().position(|r| &r.id == id));
-        let there = match here {
-            Some(at) => at.saturating_add_signed(by).min(last),
-            None if by > 1 => last,
-            None => 0,
-        };
+        // before anything is chosen, the first row is the one that is marked
+        let there = here.unwrap_or(0).saturating_add_signed(by).min(last);
         self.members.selected = Some(rows[there].id.clone());
     }
 }
@@ -322,6 +319,8 @@ fn next_node(app: &mut App) {
 fn back(app: &mut App) {
     let on_table = matches!(app.screen, ScreenId::Overview | ScreenId::Members);
     let procedures = app.screen == ScreenId::Procedures;
+    // what was said belongs to the layer that is left
+    let said = app.toast.take();
     if app.screen == ScreenId::Members && app.members.open.is_some() {
         app.members.open = None;
     } else if on_table && !app.members.filter.is_empty() {
@@ -343,7 +342,7 @@ fn back(app: &mut App) {
         app.screen = screen;
     } else if app.screen != ScreenId::Overview {
         app.screen = ScreenId::Overview;
-    } else if app.toast.take().is_none() {
+    } else if said.is_none() {
         app.notify(Tone::Info, "Q quits");
     }
 }

@@ -60,15 +60,21 @@ pub(super) fn confirm_procedure(app: &mut App) {
         app.notify(Tone::Warning, why);
         return;
     }
-    if let Some(why) = preview.blocked.first() {
-        app.notify(Tone::Warning, format!("not now: {why}"));
+    if !preview.blocked.is_empty() {
+        // it may be mended by now; the plan is shown before it can be confirmed
+        let now = procedure::preview(preview.kind, &app.cluster, app.now_ms);
+        if let Some(why) = now.blocked.first() {
+            app.notify(Tone::Warning, format!("not now: {why}"));
+        }
+        app.procedures.preview = Some(now);
         return;
     }
     let count = preview.nodes.len();
     app.confirm = Some(Confirm {
         title: format!("{} of {count} nodes", preview.kind.title()),
         effects: preview.effects.clone(),
-        expected: format!("restart {count} nodes"),
+        // one refuses writes and the other does not: the hand is not to take one for the other
+        expected: format!("{} {count} nodes", preview.kind.title().to_lowercase()),
         input: Input::default(),
         error: None,
         action: ConfirmAction::Procedure {

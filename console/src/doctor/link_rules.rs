@@ -28,9 +28,9 @@ fn endpoint_line(e: &EndpointView) -> String {
         Way::Untried => "not tried",
         Way::Trying => "trying",
         Way::Up => "answers",
-        Way::Down => "refused",
+        Way::Down => "fails",
     };
-    let why = e.last_error.as_ref().map(|w| format!(": {w}"));
+    let why = e.last_error.as_ref().map(|w| format!(" ({w})"));
     let ways = format!("{}  /ws {}, REST {}", e.address, way(e.ws), way(e.rest));
     ways + &why.unwrap_or_default()
 }
@@ -71,7 +71,7 @@ fn fallback(case: &Case) -> Finding {
 fn disconnected(case: &Case) -> Finding {
     let link = case.link;
     let never = link.last_data_ms.is_none();
-    let refused = link
+    let down = link
         .endpoints
         .iter()
         .filter(|e| e.rest == Way::Down)
@@ -104,7 +104,7 @@ fn disconnected(case: &Case) -> Finding {
         severity: Severity::Error,
         title,
         explanation: format!(
-            "{refused} of {} refused. The console goes on trying all of them; press r to try now. \
+            "Of {}, {down} cannot be reached. The console goes on trying all of them; press r to try now. \
              {}",
             format::plural(link.endpoints.len(), "endpoint"),
             if never {

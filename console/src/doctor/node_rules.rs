@@ -102,8 +102,8 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
             "MEMBER_STOPPED",
             Severity::Warning,
             format!("{id} was stopped on purpose; {quorum}"),
-            "It said goodbye and is expected back. Its partitions have one replica less; what is \
-             written meanwhile is kept for it as hints.",
+            "It said goodbye and is expected back. Its partitions have one replica less; what can \
+             be written meanwhile is kept for it as hints.",
             vec!["Start it again with any seed:".to_owned(), start],
         ),
         _ => (
@@ -111,8 +111,8 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
             Severity::Warning,
             format!("{id} is dead; {quorum}"),
             "Nobody could reach it for the suspicion timeout. No data has moved: its partitions have \
-             one replica less, and what is written meanwhile is kept for it as hints. Started again, \
-             it catches up by itself.",
+             one replica less, and what can be written meanwhile is kept for it as hints. Started \
+             again, it catches up by itself.",
             vec!["Start it again with any seed:".to_owned(), start],
         ),
     };

@@ -7,6 +7,7 @@ use ringmaster_shared::{
     api::health::StatusResponse,
     event::{Event, EventCode, Severity},
     id::NodeId,
+    member::Lifecycle,
 };
 
 use super::{
@@ -22,6 +23,7 @@ pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
     }
     hints(case, found);
     dirty(case, found);
+    refills(case, found);
     tombstones(case, found);
     siblings(case, found);
     overloaded(case, found);
@@ -269,6 +271,41 @@ fn tombstones(case: &Case, found: &mut Vec<Finding>) {
         fix,
         since,
     });
+}
+
+/// Replicas that lost their data and wait for one another.
+fn refills(case: &Case, found: &mut Vec<Finding>) {
+    for (id, node) in case.answering() {
+        let Some(status) = node.status.as_ref().map(|s| &s.value) else {
+            continue;
+        };
+        let told = |e: &&Event| {
+            e.code == EventCode::RefillBlocked
+                && &e.reporter == id
+                && e.time >= status.node.start_time
+        };
+        let Some(event) = case.cluster.events.iter().rev().find(told) else {
+            continue;
+        };
+        if status.node.lifecycle != Lifecycle::Recovering {
+            continue;
+        }
+        found.push(Finding {
+            code: "REFILL_BLOCKED",
+            severity: Severity::Error,
+            title: format!("{id} lost its data together with another replica and waits for a decision"),
+            explanation: "Each needs the data of the other, so neither gets its own back by itself. What \
+                          the remaining replicas hold is all there is. Writes that only the emptied ones \
+                          had acknowledged are lost: that can be accepted only by you."
+                .to_owned(),
+            evidence: vec![format!("{id}: {}", event.message)],
+            fix: vec![
+                "Accept it on one of them; the others follow by themselves:".to_owned(),
+                format!("$ ringmaster refill {id} --accept-loss --yes"),
+            ],
+            since: Some(event.time),
+        });
+    }
 }
 
 fn siblings(case: &Case, found: &mut Vec<Finding>) {

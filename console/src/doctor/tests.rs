@@ -166,7 +166,7 @@ fn a_console_without_its_feed() {
     assert_eq!(found[0].code, "CONSOLE_FALLBACK");
     assert_eq!(found[0].fix[0], "$ curl -i http://localhost:8081/ws");
     assert_eq!(found[0].evidence.len(), 3);
-    assert!(found[0].evidence[0].contains("/ws refused, REST answers"));
+    assert!(found[0].evidence[0].contains("/ws fails, REST answers"));
 
     let found = findings(&fixture::disconnected());
     assert_eq!(found[0].code, "CONSOLE_DISCONNECTED");
@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 21] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -255,6 +255,12 @@ fn one_change_one_finding() {
             happened(app, EventCode::TombstonesBlocked);
             says(app, "node-2", |s| {
                 s.storage.tombstones_wait_for = vec![id("node-3")];
+            });
+        }),
+        ("REFILL_BLOCKED", |app| {
+            happened(app, EventCode::RefillBlocked);
+            says(app, "node-2", |s| {
+                s.node.lifecycle = Lifecycle::Recovering;
             });
         }),
         ("SIBLINGS_MANY", |app| {

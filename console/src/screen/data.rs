@@ -286,22 +286,28 @@ fn draw_log(view: &View, buf: &mut Buffer, area: Rect) {
     let mut rows = Rows::new(area);
     rows.line(buf, &Line::styled(" Earlier here", theme.bold()));
     let room = usize::from(rows.left());
+    let width = usize::from(rows.rest().width);
     let line = |l: &DataLine| {
+        let (time, took) = (
+            format::event_time(l.at, view.app.utc),
+            format!("  {} ms", l.took_ms),
+        );
+        // what stands beside the summary, and a cell free on the right
+        let rest = time.len() + took.len() + 36;
+        let summary = width.saturating_sub(rest);
+        let summary = format::truncate(&l.summary, summary, theme.glyphs.ellipsis);
         let (glyph, tone) = if l.ok {
             (theme.glyphs.good, Tone::Good)
         } else {
             (theme.glyphs.bad, Tone::Bad)
         };
         Line::from(vec![
-            Span::styled(
-                format!(" {}  ", format::event_time(l.at, view.app.utc)),
-                theme.quiet(),
-            ),
+            Span::styled(format!(" {time}  "), theme.quiet()),
             Span::styled(format!("{glyph} "), theme.style(tone)),
             Span::raw(format::left(l.verb, 4)),
             Span::raw(format::left(&format::printable(&l.key), 24)),
-            Span::raw(format!("  {}", l.summary)),
-            Span::styled(format!("  {} ms", l.took_ms), theme.quiet()),
+            Span::raw(format!("  {summary}")),
+            Span::styled(took, theme.quiet()),
         ])
     };
     rows.lines(buf, log.iter().rev().take(room).map(line));

@@ -129,7 +129,7 @@ impl Entry {
             reporters: vec!["console".to_owned()],
             about: "console".to_owned(),
             message: format!(
-                "{}{} after {lasted} of {}",
+                "{}{}, before that {} for {lasted}",
                 change.to.label(),
                 endpoint.unwrap_or_default(),
                 change.from.label()

@@ -110,14 +110,11 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
     ));
     pairs.push(("address", format!("{}   zone {}", row.address, row.zone)));
     if let Some(info) = info {
-        let heard = format::age(format::between(info.last_seen, view.app.utc));
-        pairs.push((
-            "heard",
-            format!(
-                "{heard} ago, {} messages in this life",
-                format::count(info.heartbeat_seq)
-            ),
-        ));
+        // the feed tells of changes, not of every heartbeat: of a member that lives it would be old
+        if info.status != MemberStatus::Alive {
+            let heard = format::age(format::between(info.last_seen, view.app.utc));
+            pairs.push(("last heard", format!("{heard} ago")));
+        }
         pairs.push((
             "life",
             format!(
@@ -153,9 +150,9 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
         pairs.push((
             "storage",
             format!(
-                "{} keys, {} tombstones, {}{}",
-                format::count(s.key_count),
-                format::count(s.tombstones),
+                "{}, {}, {}{}",
+                format::plural(s.key_count as usize, "key"),
+                format::plural(s.tombstones as usize, "tombstone"),
                 format::bytes(s.bytes_on_disk),
                 s.disk_free_bytes
                     .map_or(String::new(), |b| format!(", {} free", format::bytes(b)))

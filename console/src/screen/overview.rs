@@ -110,10 +110,10 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
         if waiting > 0 {
             add(format!(", {}", format::plural(waiting, "candidate")));
         }
-        if width >= 100 || !stale {
-            add(format!("{gap}{}", epoch_words(view, narrow)));
-        }
     }
+    let known = view.cluster.members.is_some() && (width >= 100 || !stale);
+    let epoch = known.then(|| format!("{gap}{}", epoch_words(view, narrow)));
+    let mut places = None;
     if let Some(c) = counts {
         let (dot, all, quorum) = (theme.glyphs.dot, c.all_replicas, c.quorum - c.all_replicas);
         let (of, at) = if narrow {
@@ -121,11 +121,19 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
         } else {
             (format!("{} partitions: ", c.total), "at quorum")
         };
-        add(format!(
-            "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} lost",
+        // not "lost": they are closed, and what they hold is still there
+        places = Some(format!(
+            "{gap}{of}{all} full {dot} {quorum} {at} {dot} {} below",
             c.unavailable
         ));
     }
+    // what is cut off for want of room is the epoch, never how many are below quorum
+    let parts = if narrow {
+        [places, epoch]
+    } else {
+        [epoch, places]
+    };
+    parts.into_iter().flatten().for_each(add);
     line
 }
 
@@ -134,17 +142,17 @@ fn epoch_words(view: &View, narrow: bool) -> String {
         return String::new();
     };
     let epoch = topology.epoch;
-    let behind = view
+    let members = view
         .cluster
         .members
         .iter()
         .flat_map(|m| m.value.cluster_members.values());
-    let behind = behind
-        .filter(|m| m.status == MemberStatus::Alive && m.ring_epoch != epoch)
-        .count();
+    let (alive, silent): (Vec<_>, Vec<_>) = members.partition(|m| m.status == MemberStatus::Alive);
+    let behind = alive.iter().filter(|m| m.ring_epoch != epoch).count();
     let agreed = match (behind, narrow) {
         (0, true) => String::new(),
-        (0, false) => " agreed by all".to_owned(),
+        (0, false) if silent.is_empty() => " agreed by all".to_owned(),
+        (0, false) => format!(" agreed by {} alive", alive.len()),
         (n, _) => format!(", {n} differ"),
     };
     let moving = match transition(view.cluster) {
@@ -177,12 +185,15 @@ fn draw_load(view: &View, buf: &mut Buffer, rows: &mut Rows) {
         let series = totals.series(read).into_iter();
         series.map(|v| v.map_or(f64::NAN, |v| v as f64)).collect()
     };
+    // where nothing was asked there is no time to show
+    let times = numbers(|l| l.p99_us.into()).into_iter();
+    let times = times.map(|v| if v > 0.0 { v } else { f64::NAN }).collect();
     let whole: fn(f64) -> String = |v| format::count(format::whole(v));
     let millis: fn(f64) -> String = |v| format::ms_from_us(format::whole(v) as u32);
     let series = [
         ("writes/s", numbers(|l| l.puts_per_s.into()), whole),
         ("reads/s", numbers(|l| l.gets_per_s.into()), whole),
-        ("p99 ms", numbers(|l| l.p99_us.into()), millis),
+        ("p99 ms", times, millis),
         ("hints", numbers(|l| l.hints.into()), whole),
     ];
     // label, gap, number and gap take 21 cells; as many as fit with a line worth looking at

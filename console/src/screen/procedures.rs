@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{View, change};
 use crate::{
-    app::screens::Entry,
+    app::{ScreenId, screens::Entry},
     change::{ChangeVerb, choices, nothing_for, words},
     format,
     progress::{Preview, ProcedureKind, Progress, StepState, StepView},
@@ -101,7 +101,7 @@ fn draw_entry(view: &View, entry: Entry, wide: usize, buf: &mut Buffer, area: Re
     let mark = if chosen { theme.glyphs.select } else { " " };
     let now = match entry {
         Entry::Restart(ProcedureKind::CleanRestart) => {
-            "all nodes to standby, gossip forgotten, started again from one".to_owned()
+            "all to standby, gossip forgotten, started from one".to_owned()
         }
         Entry::Restart(ProcedureKind::RollingRestart) => {
             "one node after the other, quorum held throughout".to_owned()
@@ -127,9 +127,12 @@ fn possible(view: &View, verb: ChangeVerb) -> String {
         (_, []) => nothing_for(verb, view.cluster),
         (ChangeVerb::Rebalance, _) => "the same members, spread evenly again".to_owned(),
         (ChangeVerb::Cancel, _) => "one is under way".to_owned(),
-        (_, [one]) => words(one),
+        (_, [one]) => format!("possible: {}", words(one)),
         (ChangeVerb::Leave, all) => format!("one of {}", format::plural(all.len(), "member")),
-        (_, all) => format!("{}, or {} others", words(&all[0]), all.len() - 1),
+        (_, all) => {
+            let others = format::plural(all.len() - 1, "other");
+            format!("possible: {}, or {others}", words(&all[0]))
+        }
     }
 }
 
@@ -150,16 +153,19 @@ fn about(kind: ProcedureKind) -> &'static str {
 fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let mut rows = Rows::new(area);
-    let title = format!(
-        " {} of {}",
-        preview.kind.title(),
-        format::plural(preview.nodes.len(), "node")
-    );
+    let title = preview.kind.title();
+    let (title, about) = if preview.blocked.is_empty() {
+        let nodes = format::plural(preview.nodes.len(), "node");
+        let about = "   not started: this is what it would do";
+        (format!(" {title} of {nodes}"), about)
+    } else {
+        (format!(" {title}"), "   cannot be started now")
+    };
     rows.line(
         buf,
         &Line::from(vec![
             Span::styled(title, theme.bold()),
-            Span::styled("   not started: this is what it would do", theme.quiet()),
+            Span::styled(about, theme.quiet()),
         ]),
     );
     rows.skip(1);
@@ -178,13 +184,17 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
             ]));
         }
     }
-    lines.push(Line::default());
+    if !lines.is_empty() {
+        lines.push(Line::default());
+    }
     for effect in &preview.effects {
         for text in format::wrap(&format!("{} {effect}", theme.glyphs.dot), room, 2, 3) {
             lines.push(Line::raw(format!(" {text}")));
         }
     }
-    lines.push(Line::default());
+    if !lines.is_empty() {
+        lines.push(Line::default());
+    }
     for why in &preview.blocked {
         let text = format!("{} {why}", theme.glyphs.bad);
         for text in format::wrap(&text, room, 2, 3) {
@@ -194,6 +204,13 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
     if preview.blocked.is_empty() {
         let text = format!(" {} Nothing stands in the way.", theme.glyphs.good);
         lines.push(Line::styled(text, theme.style(Tone::Good)));
+    } else {
+        let doctor = ScreenId::Doctor.key();
+        let text = format!(
+            "   Nothing was begun. Enter looks again; {doctor} shows what the doctor finds."
+        );
+        lines.push(Line::default());
+        lines.push(Line::styled(text, theme.quiet()));
     }
     let room = usize::from(rows.left());
     let last = lines.len().saturating_sub(room);

@@ -285,7 +285,7 @@ fn verdict(now: PartitionCounts, then: PartitionCounts) -> (String, Tone) {
     let lost = then.unavailable.saturating_sub(now.unavailable);
     let thinner = now.all_replicas.saturating_sub(then.all_replicas);
     if lost > 0 {
-        let text = format!("{} lost: no reads, no writes there", partitions(lost));
+        let text = format!("{} below quorum: no reads, no writes", partitions(lost));
         (text, Tone::Bad)
     } else if thinner > 0 {
         let text = format!(

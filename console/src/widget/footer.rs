@@ -14,6 +14,9 @@ use crate::{
     widget::{draw_line, draw_right},
 };
 
+/// From so many columns on there is room for whole sentences.
+const WIDE: usize = 100;
+
 pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let width = usize::from(area.width);
@@ -27,10 +30,15 @@ pub fn render(view: &View, buf: &mut Buffer, area: Rect) {
         let room = (width / 2).max(30);
         let key = ScreenId::Doctor.key();
         let text = format::truncate(&f.title, room, theme.glyphs.ellipsis);
+        let what = if width < WIDE {
+            "why"
+        } else {
+            "why and what to do"
+        };
         Line::from(vec![
             Span::styled(format!("{} ", mark.glyph), theme.style(mark.tone)),
             Span::styled(text, theme.bold()),
-            Span::styled(format!("  {key} why and what to do "), theme.quiet()),
+            Span::styled(format!("  {key} {what} "), theme.quiet()),
         ])
     });
     // in the middle of something the keys matter more than the sentence

@@ -8,7 +8,7 @@ use axum::{
 };
 use ringmaster_shared::{
     api::admin::{
-        AdoptOrder, ClearGossipResponse, DrainOrder, HOLD_SECONDS_MAX, OrderResponse,
+        AdoptOrder, ClearGossipResponse, DrainOrder, HOLD_SECONDS_MAX, OrderResponse, RefillOrder,
         RepairResponse, RestartOrder, StandbyOrder, StartOrder,
     },
     error::ErrorCode,
@@ -187,6 +187,41 @@ pub async fn clear_gossip(
     }))
 }
 
+/// Ends a wait that nobody else can end: two replicas lost their data, and each needs the other's.
+#[utoipa::path(post, path = "/api/v1/admin/refill", tag = "operating", request_body = RefillOrder,
+    responses((status = 202, body = OrderResponse)))]
+pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
+    let order: RefillOrder = node.gates.bodies.json(&h, b).await?;
+    if !order.accept_loss {
+        return Err(ApiError::bad_request(
+            "accept_loss: must be true; without accepting a loss nothing is left to be ordered",
+        ));
+    }
+    running_only(&node, "refilled")?;
+    let coordinator = node.coordinator.get().ok_or_else(|| not_serving(&node))?;
+    let Some(stuck) = coordinator.accept_loss() else {
+        let why = if node.identity.needs_refill() {
+            "is getting its data back from the others and waits for nobody's decision"
+        } else {
+            "has its data"
+        };
+        return Err(conflict(&node, why));
+    };
+    let what = format!(
+        "gets its data back without that of {}, which lost theirs in {} partitions as well",
+        stuck
+            .with
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+        stuck.partitions
+    );
+    let why = reason(order.reason.as_deref());
+    heard(&node, &format!("refill, accepting loss ({why})"));
+    Ok(done(&node, StatusCode::ACCEPTED, &what))
+}
+
 /// Compares all partitions with the other replicas now.
 #[utoipa::path(post, path = "/api/v1/repair", tag = "operating",
     responses((status = 202, body = RepairResponse)))]
@@ -218,7 +253,7 @@ fn reason(given: Option<&str>) -> String {
     text
 }
 
-fn heard(node: &Node, what: &str) {
+pub(super) fn heard(node: &Node, what: &str) {
     let message = format!("ordered by an operator: {what}");
     node.events
         .info(EventCode::OrderReceived, Some(&node.facts.id), message);
@@ -233,7 +268,7 @@ fn give(node: &Node, order: Order) -> Answer<()> {
         .map_err(|_| conflict(node, "has other orders to carry out first"))
 }
 
-fn running_only(node: &Node, verb: &str) -> Answer<()> {
+pub(super) fn running_only(node: &Node, verb: &str) -> Answer<()> {
     match node.control.facts().phase {
         Phase::Running => Ok(()),
         _ => Err(conflict(

@@ -98,11 +98,7 @@ impl BodyLimits {
         };
         let bytes = usize::try_from(length).unwrap_or(usize::MAX);
         if let Err(refusal) = admission.look(bytes) {
-            return Err(if discard(body, length).await {
-                refusal
-            } else {
-                refusal.close()
-            });
+            return Err(refused(body, length, refusal).await);
         }
         Ok(body)
     }
@@ -111,8 +107,7 @@ impl BodyLimits {
     pub async fn read(&self, headers: &HeaderMap, body: Body, most: usize) -> Answer<Held> {
         let announced = announced(headers);
         if let Some(length) = announced.filter(|n| *n > most as u64) {
-            discard(body, length).await;
-            return Err(too_large(most));
+            return Err(refused(body, length, too_large(most)).await);
         }
         // without a length, the most it may become
         let share = announced.unwrap_or(most as u64).div_ceil(1024).max(1) as u32;
@@ -259,6 +254,15 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
         .ok()
 }
 
+/// A refusal, after which the connection can be used again only if the body was read to its end.
+async fn refused(body: Body, length: u64, refusal: ApiError) -> ApiError {
+    if discard(body, length).await {
+        refusal
+    } else {
+        refusal.close()
+    }
+}
+
 /// Reads what is left of a body; whether it came to its end.
 async fn discard(mut body: Body, length: u64) -> bool {
     if length > DISCARD_MAX {
@@ -315,6 +319,27 @@ mod tests {
             Err(std::io::Error::other("gone")),
         ]));
         assert_eq!(read(&none, broken).await, Err(ErrorCode::BadBody));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_body_is_thrown_away_only_within_bounds() {
+        let silent = || stream::pending::<Result<Bytes, std::io::Error>>();
+        let over = (DISCARD_MAX + 1).to_string();
+        let cases = [
+            ("11", Body::from("0123456789x"), false),
+            ("11", Body::from_stream(silent()), true),
+            (over.as_str(), Body::from_stream(silent()), true),
+        ];
+        for (length, body, closes) in cases {
+            let announced = headers(&[("content-length", length)]);
+            let began = tokio::time::Instant::now();
+            let refusal = limits().read(&announced, body, 10).await;
+            assert!(began.elapsed() <= DISCARD_TIME, "{length}");
+            let answer = refusal.expect_err("too large").render("id");
+            assert_eq!(answer.status(), 413);
+            let close = answer.headers().contains_key(header::CONNECTION);
+            assert_eq!(close, closes, "{length}");
+        }
     }
 
     #[tokio::test]

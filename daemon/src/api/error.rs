@@ -112,59 +112,64 @@ impl IntoResponse for ApiError {
 
 impl From<ReplicationError> for ApiError {
     fn from(error: ReplicationError) -> Self {
-        let message = error.to_string();
-        match error {
-            ReplicationError::QuorumNotMet {
-                partition,
-                needed,
-                available,
-                missing,
-            } => Self::new(ErrorCode::QuorumNotMet, message)
-                .details(json!({
-                    "partition": partition, "needed": needed, "available": available,
-                    "missing": missing,
-                }))
-                .retry_after(1),
-            ReplicationError::ReadOnly {
-                partition,
-                needed,
-                available,
-                missing,
-            } => Self::new(ErrorCode::ReadOnly, message)
-                .details(json!({
-                    "partition": partition, "needed": needed, "available": available,
-                    "missing": missing,
-                }))
-                .retry_after(30),
-            ReplicationError::Deadline {
-                needed,
-                answered,
-                missing,
-                may_have_written,
-            } => {
-                let outcome = if may_have_written { "unknown" } else { "none" };
-                Self::new(ErrorCode::DeadlineExceeded, message).details(json!({
-                    "outcome": outcome, "needed": needed, "answered": answered,
-                    "missing": missing,
-                }))
-            }
-            ReplicationError::Precondition { present, .. } => {
-                Self::new(ErrorCode::PreconditionFailed, message)
-                    .details(json!({"exists": present, "outcome": "none"}))
-            }
-            ReplicationError::NotAlone { .. } => {
-                Self::new(ErrorCode::Conflict, message).details(json!({"outcome": "stored"}))
-            }
-            ReplicationError::Siblings { count, .. } => Self::new(ErrorCode::Conflict, message)
-                .details(json!({"outcome": "none", "siblings": count, "limit": SIBLINGS_MAX})),
-            ReplicationError::NotServing(_) => {
-                Self::new(ErrorCode::NotServing, message).retry_after(1)
-            }
-            ReplicationError::TooBusy => Self::new(ErrorCode::TooBusy, message).retry_after(1),
-            ReplicationError::Storage(_) => {
-                Self::new(ErrorCode::StorageUnavailable, message).retry_after(5)
-            }
+        let (code, retry_after_s) = meaning(&error);
+        let mut answer = Self::new(code, error.to_string()).details(details(error));
+        answer.0.retry_after_s = retry_after_s;
+        answer
+    }
+}
+
+/// The code, and when it is worth to try again.
+fn meaning(error: &ReplicationError) -> (ErrorCode, Option<u32>) {
+    match error {
+        ReplicationError::QuorumNotMet { .. } => (ErrorCode::QuorumNotMet, Some(1)),
+        ReplicationError::ReadOnly { .. } => (ErrorCode::ReadOnly, Some(30)),
+        ReplicationError::Deadline { .. } => (ErrorCode::DeadlineExceeded, None),
+        ReplicationError::Precondition { .. } => (ErrorCode::PreconditionFailed, None),
+        ReplicationError::NotAlone { .. } | ReplicationError::Siblings { .. } => {
+            (ErrorCode::Conflict, None)
         }
+        ReplicationError::NotServing(_) => (ErrorCode::NotServing, Some(1)),
+        ReplicationError::TooBusy => (ErrorCode::TooBusy, Some(1)),
+        ReplicationError::Storage(_) => (ErrorCode::StorageUnavailable, Some(5)),
+    }
+}
+
+fn details(error: ReplicationError) -> Value {
+    match error {
+        ReplicationError::QuorumNotMet {
+            partition,
+            needed,
+            available,
+            missing,
+        }
+        | ReplicationError::ReadOnly {
+            partition,
+            needed,
+            available,
+            missing,
+        } => json!({
+            "partition": partition, "needed": needed, "available": available, "missing": missing,
+        }),
+        ReplicationError::Deadline {
+            needed,
+            answered,
+            missing,
+            may_have_written,
+        } => json!({
+            "outcome": if may_have_written { "unknown" } else { "none" },
+            "needed": needed, "answered": answered, "missing": missing,
+        }),
+        ReplicationError::Precondition { present, .. } => {
+            json!({"exists": present, "outcome": "none"})
+        }
+        ReplicationError::NotAlone { .. } => json!({"outcome": "stored"}),
+        ReplicationError::Siblings { count, .. } => {
+            json!({"outcome": "none", "siblings": count, "limit": SIBLINGS_MAX})
+        }
+        ReplicationError::NotServing(_)
+        | ReplicationError::TooBusy
+        | ReplicationError::Storage(_) => json!({}),
     }
 }
 

@@ -131,7 +131,9 @@ impl Acceptor {
             tracing::debug!("{from}: {error}");
             return;
         }
-        let stream = Stalling::new(stream, WRITE_STALL);
+        let (reads, writes) = stream.into_split();
+        let writes = Refusals::new(Stalling::new(writes, WRITE_STALL));
+        let stream = tokio::io::join(reads, writes);
         let router = self.router;
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             router.clone().oneshot(request.map(Body::new))
@@ -140,7 +142,7 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(Refusals::new(stream)), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(connection);
         let ended = tokio::select! {

@@ -353,6 +353,27 @@ pub static SETTINGS: &[Setting] = &[
         Some("1400"),
         "Largest UDP packet",
     ),
+    setting(
+        GOSSIP,
+        "gossip.keyring_file",
+        "FILE",
+        None,
+        "Pre-shared keys that encrypt gossip: one base64 key a line, the primary first; mode 600",
+    ),
+    switch(setting(
+        GOSSIP,
+        "gossip.verify_incoming",
+        "BOOL",
+        Some("true"),
+        "With keys: refuse gossip that is not sealed; false only while keys are introduced",
+    )),
+    switch(setting(
+        GOSSIP,
+        "gossip.verify_outgoing",
+        "BOOL",
+        Some("true"),
+        "With keys: seal what is sent; false only while keys are introduced",
+    )),
 ];
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Packets: what they hold and how they look on the wire.
 //!
-//! `"RG"`, a version byte, a CRC-32 of the rest, then postcard. Decoding never panics and never
-//! allocates more than the packet could hold; what cannot be read is an error that says why.
-//! Encryption belongs here as well, around [`encode`] and [`decode`].
+//! The content is postcard; around it stands an envelope (`envelope.rs`), plain or sealed
+//! (`wire.rs`). Decoding never panics and never allocates more than the packet could hold; what
+//! cannot be read is an error that says why.
 
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{MemberState, claim::Claim};
+#[cfg(test)]
+use super::envelope::{self, Speaks};
+use super::{
+    MemberState,
+    claim::Claim,
+    envelope::{ENVELOPE_BYTES, EnvelopeError},
+};
 
-const MAGIC: [u8; 2] = *b"RG";
-/// Raised when packets change in a way that older nodes cannot read.
-pub const WIRE_VERSION: u8 = 1;
-/// Magic, version, CRC-32 (little endian).
-const HEADER_BYTES: usize = 7;
 /// More claims than this are not a packet of ours.
 const CLAIMS_MAX: usize = 1024;
 /// Largest datagram there is.
@@ -96,12 +97,8 @@ pub enum RejectReason {
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CodecError {
-    #[error("not a gossip packet")]
-    NotGossip,
-    #[error("gossip protocol version {0}, this node speaks {WIRE_VERSION}")]
-    Version(u8),
-    #[error("damaged on the way (checksum)")]
-    Checksum,
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
     #[error("unreadable: {0}")]
     Unreadable(String),
     #[error("longer than its content")]
@@ -127,35 +124,15 @@ mod cluster_bytes {
     }
 }
 
-/// The bytes of a packet; its size is the sender's business, see [`packet_bytes`].
-pub fn encode(packet: &Packet) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = Vec::with_capacity(1400);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.push(WIRE_VERSION);
-    bytes.extend_from_slice(&[0; 4]);
-    let mut bytes =
-        postcard::to_extend(packet, bytes).map_err(|e| CodecError::Unreadable(e.to_string()))?;
-    let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
-    bytes[3..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-    Ok(bytes)
+/// The content of a packet; its size is the sender's business, see [`packet_bytes`].
+pub fn content(packet: &Packet) -> Result<Vec<u8>, CodecError> {
+    let bytes = Vec::with_capacity(1400);
+    postcard::to_extend(packet, bytes).map_err(|e| CodecError::Unreadable(e.to_string()))
 }
 
-pub fn decode(bytes: &[u8]) -> Result<Packet, CodecError> {
-    let Some((header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(CodecError::NotGossip);
-    };
-    let [m0, m1, version, crc @ ..] = *header;
-    if [m0, m1] != MAGIC {
-        return Err(CodecError::NotGossip);
-    }
-    if version != WIRE_VERSION {
-        return Err(CodecError::Version(version));
-    }
-    if crc32fast::hash(body) != u32::from_le_bytes(crc) {
-        return Err(CodecError::Checksum);
-    }
+pub fn read(content: &[u8]) -> Result<Packet, CodecError> {
     let (packet, rest): (Packet, _) =
-        postcard::take_from_bytes(body).map_err(|e| CodecError::Unreadable(e.to_string()))?;
+        postcard::take_from_bytes(content).map_err(|e| CodecError::Unreadable(e.to_string()))?;
     if !rest.is_empty() {
         return Err(CodecError::Trailing);
     }
@@ -165,19 +142,27 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, CodecError> {
     Ok(packet)
 }
 
+/// The bytes of a plain packet, as nodes without keys send it.
+#[cfg(test)]
+pub fn encode(packet: &Packet) -> Result<Vec<u8>, CodecError> {
+    let speaks = Speaks::OURS;
+    let content = content(packet)?;
+    Ok(envelope::plain(speaks.highest, speaks, &content))
+}
+
+#[cfg(test)]
+pub fn decode(bytes: &[u8]) -> Result<Packet, CodecError> {
+    read(envelope::open(bytes)?.content)
+}
+
 /// Size of a claim inside a packet.
 pub fn claim_bytes(claim: &Claim) -> usize {
     bytes_of(claim)
 }
 
-/// Size of a packet, with room for a longer count of claims.
+/// Size of a plain packet, with room for a longer count of claims.
 pub fn packet_bytes(packet: &Packet) -> usize {
-    bytes_of(packet).saturating_add(HEADER_BYTES + 2)
-}
-
-/// What an intro adds to a packet.
-pub fn intro_bytes(intro: &MemberState) -> usize {
-    bytes_of(intro)
+    bytes_of(packet).saturating_add(ENVELOPE_BYTES + 2)
 }
 
 /// Counted, not written.
@@ -243,7 +228,8 @@ mod tests {
             from: largest.id.clone(),
             state: largest.into(),
         }];
-        assert!(packet_bytes(&packet) <= 1400, "{}", packet_bytes(&packet));
+        let sealed = packet_bytes(&packet) + super::super::secrecy::OVERHEAD_BYTES;
+        assert!(sealed <= 1400, "{sealed}");
     }
 
     #[test]
@@ -253,60 +239,40 @@ mod tests {
         ping.from.generation = 1_790_000_000_000;
         ping.body = Body::Ping { seq: u32::MAX };
         let bytes = encode(&ping).expect("encodes");
-        assert!(bytes.len() <= 70, "{} bytes", bytes.len());
+        assert!(bytes.len() <= 73, "{} bytes", bytes.len());
     }
 
     #[test]
     fn errors_say_what_is_wrong() {
-        let good = encode(&packet(1)).expect("encodes");
-        assert_eq!(decode(b"GET / HTTP/1.1"), Err(CodecError::NotGossip));
-        assert_eq!(decode(b""), Err(CodecError::NotGossip));
-        let mut newer = good.clone();
-        newer[2] = 9;
-        assert_eq!(decode(&newer), Err(CodecError::Version(9)));
-        let mut longer = good[HEADER_BYTES..].to_vec();
-        longer.push(0);
-        assert_eq!(decode(&framed(&longer)), Err(CodecError::Trailing));
-    }
-
-    /// A valid frame around arbitrary content: what a checksum cannot keep out.
-    fn framed(body: &[u8]) -> Vec<u8> {
-        let mut bytes = b"RG\x01".to_vec();
-        bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
-        bytes.extend_from_slice(body);
-        bytes
+        let good = content(&packet(1)).expect("encodes");
+        let longer = [good.as_slice(), &[0]].concat();
+        assert_eq!(read(&longer), Err(CodecError::Trailing));
+        assert_eq!(
+            decode(b"GET / HTTP/1.1"),
+            Err(EnvelopeError::NotGossip.into())
+        );
     }
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            prop_assert!(decode(&bytes).is_err());
-            // past the checksum as well; a random body may by chance be a packet
-            let _ = decode(&framed(&bytes));
+        fn random_content_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            // a random body may by chance be a packet
+            let _ = read(&bytes);
         }
 
         #[test]
         fn truncation_is_noticed(cut in 0..600usize) {
-            let good = encode(&packet(8)).expect("encodes");
+            let good = content(&packet(8)).expect("encodes");
             let cut = cut.min(good.len() - 1);
-            prop_assert!(decode(&good[..cut]).is_err());
-        }
-
-        #[test]
-        fn flipped_bits_are_noticed(at in 0..4000usize, bit in 0..8u8) {
-            let mut bytes = encode(&packet(8)).expect("encodes");
-            let at = at % bytes.len();
-            bytes[at] ^= 1 << bit;
-            prop_assert!(decode(&bytes).is_err());
+            prop_assert!(read(&good[..cut]).is_err());
         }
 
         #[test]
         fn flipped_bits_past_the_checksum_never_panic(at in 0..4000usize, bit in 0..8u8) {
-            let bytes = encode(&packet(8)).expect("encodes");
-            let mut body = bytes[HEADER_BYTES..].to_vec();
-            let at = at % body.len();
-            body[at] ^= 1 << bit;
-            if let Ok(read) = decode(&framed(&body)) {
+            let mut bytes = content(&packet(8)).expect("encodes");
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok(read) = read(&bytes) {
                 prop_assert!(read.claims.len() <= CLAIMS_MAX);
             }
         }

@@ -11,14 +11,19 @@
 //! Left to others: sockets, names and encodings (`driver.rs`), which claim wins (`claim.rs`).
 
 mod awareness;
+pub mod broken;
 mod catching_up;
 mod contacts;
 mod exchanging;
 mod farewell;
 mod hearsay;
+#[cfg(test)]
+pub mod inspected;
 mod known;
 mod probe;
+pub(super) mod probe_log;
 mod probing;
+mod reconciling;
 mod relays;
 pub(super) mod suspicion;
 mod udp;
@@ -35,8 +40,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, contacts::Contacts, probe::Probe, relays::Relays, suspicion::Suspicion,
-    udp::Udp,
+    awareness::Awareness, contacts::Contacts, probe::Probe, probe_log::ProbeLog, relays::Relays,
+    suspicion::Suspicion, udp::Udp,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -86,8 +91,8 @@ pub enum Output {
         node: NodeId,
         address: String,
     },
-    /// Exchange full lists over TCP; report with [`Core::merge`] and [`Core::contact_answered`],
-    /// or with [`Core::exchange_not_started`].
+    /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
+    /// [`Core::contact_answered`], or with [`Core::exchange_not_started`].
     Exchange {
         address: String,
     },
@@ -175,7 +180,8 @@ enum Phase {
 /// When the recurring work is due, monotonic milliseconds.
 struct Due {
     probe: u64,
-    gossip: u64,
+    /// `None` while there is nothing to tell; the first rumor after that goes out at once.
+    gossip: Option<u64>,
     exchange: u64,
     reconnect: u64,
     /// Exchanges for want of UDP.
@@ -201,9 +207,15 @@ pub struct Core {
     cursor: usize,
     /// Whose turn it is before that of the rotation.
     probe_again: Option<NodeId>,
+    /// How often that may be in this round of the rotation, lest others wait too long.
+    again_left: usize,
     probes: Vec<Probe>,
     relays: Relays,
     health: Awareness,
+    /// How this node's latest probes ended.
+    log: ProbeLog,
+    /// Confirmations that shortened a suspicion.
+    confirmed: u64,
     next_seq: u32,
     contacts: Contacts,
     udp: Udp,
@@ -216,9 +228,11 @@ pub struct Core {
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
     revision: u64,
-    /// Size of this node's own state in a packet.
-    intro_bytes: usize,
+    /// The latest time that was handed in.
+    last_ms: u64,
     out: Vec<Output>,
+    #[cfg(test)]
+    broken: Option<broken::Broken>,
 }
 
 /// What the sender of a packet lacks.
@@ -254,7 +268,7 @@ impl Core {
         let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
         let due = Due {
             probe: spread(&mut rng, ms(config.probe_interval)),
-            gossip: spread(&mut rng, ms(config.gossip_interval)),
+            gossip: Some(spread(&mut rng, ms(config.gossip_interval))),
             exchange: now.ms,
             reconnect: now.ms + ms(config.reconnect_interval) / 5,
             catch_up: now.ms,
@@ -278,9 +292,12 @@ impl Core {
             rotation: Vec::new(),
             cursor: 0,
             probe_again: None,
+            again_left: 0,
             probes: Vec::new(),
             relays: Relays::default(),
             health,
+            log: ProbeLog::default(),
+            confirmed: 0,
             next_seq,
             contacts: seeds,
             udp: Udp::default(),
@@ -292,8 +309,10 @@ impl Core {
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
             revision: 0,
-            intro_bytes: 0,
+            last_ms: now.ms,
             out: Vec::new(),
+            #[cfg(test)]
+            broken: None,
         };
         core.spread_self();
         core
@@ -308,8 +327,11 @@ impl Core {
             Phase::Farewell { next_ms, .. } => next_ms,
             Phase::Running => {
                 let due = &self.due;
-                [due.probe, due.gossip, due.exchange, due.reconnect, due.reap]
+                let news = (!self.rumors.is_empty()).then_some(self.last_ms);
+                let gossip = due.gossip.or(news);
+                [due.probe, due.exchange, due.reconnect, due.reap]
                     .into_iter()
+                    .chain(gossip)
                     .chain(self.probes.iter().map(Probe::next_step_ms))
                     .chain(self.relays.next_nack_ms())
                     .chain(self.is_to_catch_up().then_some(due.catch_up))
@@ -326,6 +348,10 @@ impl Core {
             Phase::Farewell { .. } => return self.say_farewell(now),
             Phase::Running => {}
         }
+        self.last_ms = now.ms;
+        if self.due.gossip.is_none() && !self.rumors.is_empty() {
+            self.due.gossip = Some(now.ms);
+        }
         let offset = now.unix_ms.saturating_sub(now.ms);
         if offset.abs_diff(self.wall_offset_ms) > WALL_JUMP_MS {
             self.wall_offset_ms = offset;
@@ -340,9 +366,10 @@ impl Core {
         if now.ms >= self.due.probe {
             self.start_probe(now);
         }
-        if now.ms >= self.due.gossip {
-            self.due.gossip = next_due(self.due.gossip, ms(self.config.gossip_interval), now);
+        if let Some(due) = self.due.gossip.filter(|due| now.ms >= *due) {
             self.gossip();
+            let next = next_due(due, ms(self.config.gossip_interval), now);
+            self.due.gossip = (!self.rumors.is_empty()).then_some(next);
         }
         self.exchange_when_due(now);
         if now.ms >= self.due.reap {
@@ -359,6 +386,7 @@ impl Core {
         for probe in &mut self.probes {
             probe.postpone(now.ms, late_ms, patience);
         }
+        self.due.probe = self.due.probe.saturating_add(late_ms);
         self.members.excuse_suspected(late_ms);
         self.health.strained(now, Strain::StoodStill, 1);
     }
@@ -402,6 +430,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         if packet.cluster != self.cluster {
             return self.refuse_foreign(now, source, &packet);
         }
@@ -480,9 +509,9 @@ impl Core {
 
     /// A packet that gives its receiver what it lacks: what is held of it, so that it can refute
     /// (or learn that a later process has taken its name), and who this node is.
-    fn reply(&mut self, to: &NodeId, body: Body, wants: Wants) -> Packet {
+    fn reply(&self, to: &NodeId, body: Body, wants: Wants) -> Packet {
         let first = self.claim_about(to).filter(|_| wants.news_of_itself);
-        let mut packet = self.packet(to.clone(), body, first);
+        let mut packet = self.answer_packet(to.clone(), body, first);
         packet.ask = wants.to_be_asked;
         if wants.intro {
             packet.intro = Some(Arc::clone(&self.local));
@@ -505,7 +534,7 @@ impl Core {
         } else if other.generation < self.local.generation && now.ms >= self.next_reject_answer_ms {
             // it learns from the sender of this packet that it has to stop
             self.next_reject_answer_ms = now.ms + REJECT_ANSWER_MS;
-            let mut packet = self.packet(other.id.clone(), Body::Gossip, None);
+            let mut packet = self.answer_packet(other.id.clone(), Body::Gossip, None);
             packet.intro = Some(Arc::clone(&self.local));
             self.send(Dest::Source(source), packet);
         }
@@ -562,11 +591,12 @@ impl Core {
 
     // ---- packets out ------------------------------------------------------------------------
 
-    /// A packet filled up with rumors. `first` goes in before them, uncounted.
-    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
-        // news of this node itself heads the packet, and counts as a transmission of it
+    /// An answer, or anything else that goes to where a packet came from. It carries no rumors:
+    /// who forges the address that its packets come from could else have a large packet sent
+    /// there for a small one, and use up the rumors that others are waiting for.
+    fn answer_packet(&self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
         let news = self.rumors.contains(&self.local.id) || self.phase != Phase::Running;
-        let mut packet = Packet {
+        Packet {
             cluster: self.cluster.clone(),
             to,
             from: Brief::of(&self.local),
@@ -574,16 +604,20 @@ impl Core {
             ask: false,
             body,
             claims: first.into_iter().collect(),
-        };
-        // an intro that is asked for comes on top, so there is always room for one
-        let intro_bytes = if news { 0 } else { self.intro_bytes };
+        }
+    }
+
+    /// A packet to a member's address, filled up with rumors. `first` goes in before them.
+    fn packet(&mut self, to: NodeId, body: Body, first: Option<Claim>) -> Packet {
+        let mut packet = self.answer_packet(to, body, first);
         let budget = self
             .config
             .packet_bytes_max
-            .saturating_sub(codec::packet_bytes(&packet) + intro_bytes);
+            .saturating_sub(codec::packet_bytes(&packet));
         let limit = self.transmit_limit();
         let named = packet.claims.first().map(|c| c.state.id.clone());
-        if news {
+        // news of this node itself heads the packet, and counts as a transmission of it
+        if packet.intro.is_some() {
             self.rumors.count_as_sent(&self.local.id, limit);
         }
         if let Some(named) = &named {
@@ -662,7 +696,6 @@ impl Core {
     /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
-        self.intro_bytes = codec::intro_bytes(&self.local);
         self.rumors.enqueue(Claim {
             state: Arc::clone(&self.local),
             from: self.local.id.clone(),

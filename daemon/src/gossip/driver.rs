@@ -3,7 +3,10 @@
 //! Nothing here waits for a peer: packets that do not fit the socket's buffer are dropped (gossip
 //! repeats itself), lookups and TCP calls run aside in bounded numbers and report back.
 
-use std::{collections::HashSet, io, net::SocketAddr, sync::Arc, time::Duration};
+mod datagrams;
+mod exchanges;
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use ringmaster_shared::{
     api::membership::{GossipStatus, Rumor},
@@ -18,27 +21,25 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::exchanges::Conversation;
+pub use self::exchanges::Served;
 use super::{
     GossipNotice, MemberState, Members,
-    addresses::{self, Addresses, Route},
+    addresses::{self, Addresses},
     claim::Now,
-    codec::{self, CodecError, DATAGRAM_BYTES_MAX, Packet},
-    core::{Core, Dest, Happening, Output},
-    exchange::Exchange,
-    rejected::Rejected,
+    core::{Core, Happening, Output},
+    exchange::{Exchange, Said},
     report,
+    secrecy::complaints::Complaints,
+    traffic::Traffic,
+    wire::Wire,
 };
 use crate::{events::Events, replication::peers::PeerError};
 
 /// Commands that may wait.
 pub const COMMANDS_MAX: usize = 256;
-/// Full-state exchanges under way that this node started.
-const EXCHANGES_MAX: usize = 8;
 /// Everything under way: lookups, probes, exchanges.
 const JOBS_MAX: usize = 64;
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A farewell's exchange has to be over within the stop's patience.
-const FAREWELL_TIMEOUT: Duration = Duration::from_millis(800);
 /// Packets taken in before the loop looks at anything else.
 const PACKETS_AT_ONCE: usize = 64;
 /// Unreadable packets are logged at most this often.
@@ -46,9 +47,15 @@ const LOG_GAP_MS: u64 = 60_000;
 
 /// What the handle asks of the task.
 pub enum Command {
-    Merge {
+    /// A question of somebody else's exchange.
+    Serve {
         from: NodeId,
-        theirs: Vec<MemberState>,
+        message: Vec<u8>,
+        reply: oneshot::Sender<Served>,
+    },
+    /// Somebody asks to be let in.
+    Admit {
+        member: MemberState,
         reply: oneshot::Sender<Vec<MemberState>>,
     },
     Contact {
@@ -87,7 +94,7 @@ pub struct Report {
 }
 
 /// What ended aside.
-enum Done {
+enum Done<V> {
     LookedUp {
         address: String,
         found: Vec<SocketAddr>,
@@ -98,21 +105,22 @@ enum Done {
         address: String,
         answer: Result<NodeId, PeerError>,
     },
-    Exchanged {
-        address: String,
-        answer: Result<(NodeId, Vec<MemberState>), PeerError>,
-        reply: Option<oneshot::Sender<Result<NodeId, PeerError>>>,
+    Said {
+        conversation: Box<Conversation>,
+        said: Result<Said<V>, PeerError>,
     },
 }
 
 pub struct Driver<E> {
     pub core: Core,
+    pub wire: Wire,
     pub clock: Clock,
     pub cluster: ClusterId,
     pub socket: UdpSocket,
     pub exchange: E,
     pub events: Events,
     pub published: Arc<Published>,
+    pub traffic: Arc<Traffic>,
     pub local: watch::Receiver<LocalState>,
     pub commands: mpsc::Receiver<Command>,
     pub stop: CancellationToken,
@@ -143,17 +151,18 @@ impl Clock {
 }
 
 /// What the loop keeps between its turns.
-struct Turn {
+struct Turn<E: Exchange> {
     addresses: Addresses,
-    jobs: JoinSet<Done>,
-    exchanges: usize,
-    /// Addresses an exchange is under way with.
+    jobs: JoinSet<Done<E::Visit>>,
+    /// Addresses an exchange is under way with that this node began.
     exchanging: HashSet<String>,
     farewell: Option<oneshot::Sender<()>>,
     seen_revision: u64,
     publish_after_ms: u64,
     dirty: bool,
     next_log_ms: u64,
+    next_card_ms: u64,
+    complaints: Complaints,
     receive_errors: u32,
 }
 
@@ -163,16 +172,18 @@ impl<E: Exchange> Driver<E> {
         let mut turn = Turn {
             addresses: Addresses::new(self.socket.local_addr().ok()),
             jobs: JoinSet::new(),
-            exchanges: 0,
             exchanging: HashSet::new(),
             farewell: None,
             seen_revision: self.core.revision(),
             publish_after_ms: 0,
             dirty: true,
             next_log_ms: 0,
+            next_card_ms: 0,
+            complaints: Complaints::default(),
             receive_errors: 0,
         };
-        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        // one byte more than is read, to tell what is longer
+        let mut buffer = vec![0; self.wire.datagram_bytes_max() + 1];
         loop {
             let wake = self.wake_ms(&turn);
             tokio::select! {
@@ -209,7 +220,7 @@ impl<E: Exchange> Driver<E> {
         self.publish(&mut turn, true);
     }
 
-    fn wake_ms(&self, turn: &Turn) -> u64 {
+    fn wake_ms(&self, turn: &Turn<E>) -> u64 {
         let core = self.core.next_wake();
         if turn.dirty {
             core.min(turn.publish_after_ms)
@@ -223,55 +234,10 @@ impl<E: Exchange> Driver<E> {
         self.core.set_local(local.lifecycle, local.ring, local.load);
     }
 
-    // ---- packets ----------------------------------------------------------------------------
-
-    async fn receive(&mut self, turn: &mut Turn, buffer: &mut [u8], ready: io::Result<()>) {
-        let mut error = ready.err();
-        for _ in 0..PACKETS_AT_ONCE {
-            match self.socket.try_recv_from(buffer) {
-                Ok((length, source)) => {
-                    turn.receive_errors = 0;
-                    self.take_packet(turn, source, &buffer[..length]);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) => {
-                    error = Some(e);
-                    break;
-                }
-            }
-        }
-        let Some(error) = error else { return };
-        // some systems report a peer's closed port here; a real fault must not spin the loop
-        turn.receive_errors = turn.receive_errors.saturating_add(1);
-        if turn.receive_errors > 3 {
-            self.log(turn, || {
-                format!("gossip cannot read its UDP socket: {error}")
-            });
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn take_packet(&mut self, turn: &mut Turn, source: SocketAddr, bytes: &[u8]) {
-        let now = self.clock.now();
-        match codec::decode(bytes) {
-            Ok(packet) => self.core.handle(now, source, packet),
-            Err(error) => {
-                self.core.count_rejected(match error {
-                    CodecError::Version(_) => Rejected::Version,
-                    _ => Rejected::Damaged,
-                });
-                self.log(turn, || {
-                    format!(
-                        "a packet of {} bytes from {source} is dropped: {error}",
-                        bytes.len()
-                    )
-                });
-            }
-        }
-    }
+    // ---- what the core wants ----------------------------------------------------------------
 
     /// One line a minute at most; the counter has the rest.
-    fn log(&self, turn: &mut Turn, line: impl FnOnce() -> String) {
+    fn log(&self, turn: &mut Turn<E>, line: impl FnOnce() -> String) {
         let now = self.clock.now().ms;
         if now >= turn.next_log_ms {
             turn.next_log_ms = now + LOG_GAP_MS;
@@ -279,7 +245,7 @@ impl<E: Exchange> Driver<E> {
         }
     }
 
-    fn flush(&mut self, turn: &mut Turn) {
+    fn flush(&mut self, turn: &mut Turn<E>) {
         for output in self.core.take_outputs() {
             match output {
                 Output::Send { to, packet } => self.send(turn, to, &packet),
@@ -310,35 +276,9 @@ impl<E: Exchange> Driver<E> {
         }
     }
 
-    fn send(&mut self, turn: &mut Turn, to: Dest, packet: &Packet) {
-        let Ok(bytes) = codec::encode(packet) else {
-            return;
-        };
-        let address = match to {
-            Dest::Source(source) => return self.send_bytes(source, &bytes),
-            Dest::Address(address) => address,
-        };
-        match turn.addresses.route(&address, &bytes, self.clock.now().ms) {
-            Route::Now(to) => self.send_bytes(to, &bytes),
-            Route::NowAndLookUp(to) => {
-                self.send_bytes(to, &bytes);
-                look_up(turn, address);
-            }
-            Route::LookUp => look_up(turn, address),
-            Route::Wait => {}
-        }
-    }
-
-    fn send_bytes(&self, to: SocketAddr, bytes: &[u8]) {
-        // a full buffer or an unreachable network is a lost packet, which the protocol expects
-        if let Err(error) = self.socket.try_send_to(bytes, to) {
-            tracing::trace!(%to, %error, "packet not sent");
-        }
-    }
-
     // ---- work aside -------------------------------------------------------------------------
 
-    fn probe_by_tcp(&self, turn: &mut Turn, seq: u32, node: NodeId, address: String) {
+    fn probe_by_tcp(&self, turn: &mut Turn<E>, seq: u32, node: NodeId, address: String) {
         turn.addresses.doubt(&address);
         if turn.jobs.len() >= JOBS_MAX {
             return;
@@ -355,43 +295,7 @@ impl<E: Exchange> Driver<E> {
         });
     }
 
-    fn start_exchange(
-        &mut self,
-        turn: &mut Turn,
-        address: String,
-        reply: Option<oneshot::Sender<Result<NodeId, PeerError>>>,
-    ) {
-        let busy = turn.exchanges >= EXCHANGES_MAX;
-        let repeated = reply.is_none() && turn.exchanging.contains(&address);
-        if busy || repeated {
-            match reply {
-                Some(reply) => {
-                    let _ = reply.send(Err(PeerError::Full { address }));
-                }
-                None if !repeated => self.core.exchange_not_started(address),
-                None => {}
-            }
-            return;
-        }
-        let (exchange, states) = (self.exchange.clone(), self.states());
-        let timeout = if turn.farewell.is_some() {
-            FAREWELL_TIMEOUT
-        } else {
-            EXCHANGE_TIMEOUT
-        };
-        turn.exchanges += 1;
-        turn.exchanging.insert(address.clone());
-        turn.jobs.spawn(async move {
-            let answer = exchange.push_pull(&address, states, timeout).await;
-            Done::Exchanged {
-                address,
-                answer,
-                reply,
-            }
-        });
-    }
-
-    fn finish(&mut self, turn: &mut Turn, done: Done) {
+    fn finish(&mut self, turn: &mut Turn<E>, done: Done<E::Visit>) {
         let now = self.clock.now();
         match done {
             Done::LookedUp { address, found } => {
@@ -415,20 +319,7 @@ impl<E: Exchange> Driver<E> {
                 Ok(by) => tracing::debug!(%address, wanted = %node, found = %by, "another node"),
                 Err(error) => tracing::debug!(%error, "fallback probe failed"),
             },
-            Done::Exchanged {
-                address,
-                answer,
-                reply,
-            } => {
-                turn.exchanges = turn.exchanges.saturating_sub(1);
-                turn.exchanging.remove(&address);
-                let result = self.take_exchanged(now, &address, answer);
-                if let Some(reply) = reply {
-                    // who asked finds the merged list when the answer is there
-                    self.publish(turn, true);
-                    let _ = reply.send(result);
-                }
-            }
+            Done::Said { conversation, said } => self.go_on(turn, *conversation, said),
         }
     }
 
@@ -438,41 +329,23 @@ impl<E: Exchange> Driver<E> {
         known.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    fn take_exchanged(
-        &mut self,
-        now: Now,
-        address: &str,
-        answer: Result<(NodeId, Vec<MemberState>), PeerError>,
-    ) -> Result<NodeId, PeerError> {
-        match answer {
-            Ok((by, states)) => {
-                self.core.contact_answered(address, &by);
-                let states = states.into_iter().map(Arc::new).collect();
-                self.core.merge(now, &by, states);
-                Ok(by)
-            }
-            Err(error) => {
-                if let PeerError::WrongCluster { theirs, .. } = &error {
-                    self.core.contact_is_foreign(now, address, theirs);
-                }
-                tracing::debug!(%error, "exchange failed");
-                Err(error)
-            }
-        }
-    }
-
     // ---- commands ---------------------------------------------------------------------------
 
-    fn obey(&mut self, turn: &mut Turn, command: Command) {
+    fn obey(&mut self, turn: &mut Turn<E>, command: Command) {
         let now = self.clock.now();
         match command {
-            Command::Merge {
+            Command::Serve {
                 from,
-                theirs,
+                message,
                 reply,
             } => {
-                let theirs = theirs.into_iter().map(Arc::new).collect();
-                self.core.merge(now, &from, theirs);
+                let served = self.serve(turn, &from, &message);
+                self.publish(turn, true);
+                let _ = reply.send(served);
+            }
+            Command::Admit { member, reply } => {
+                let from = member.id.clone();
+                self.core.merge(now, &from, vec![Arc::new(member)]);
                 self.publish(turn, true);
                 let _ = reply.send(self.states());
             }
@@ -488,8 +361,8 @@ impl<E: Exchange> Driver<E> {
         }
     }
 
-    fn end_farewell(&mut self, turn: &mut Turn) {
-        let over = self.core.is_silent() && turn.exchanges == 0;
+    fn end_farewell(&mut self, turn: &mut Turn<E>) {
+        let over = self.core.is_silent() && turn.exchanging.is_empty();
         if let Some(reply) = turn.farewell.take_if(|_| over) {
             self.publish(turn, true);
             let _ = reply.send(());
@@ -500,7 +373,7 @@ impl<E: Exchange> Driver<E> {
 
     /// Publishes what changed. At once in a small cluster; in a large one the copies are made
     /// less often than packets arrive.
-    fn publish(&mut self, turn: &mut Turn, at_once: bool) {
+    fn publish(&mut self, turn: &mut Turn<E>, at_once: bool) {
         let now = self.clock.now();
         if !at_once && (!turn.dirty || now.ms < turn.publish_after_ms) {
             return;
@@ -523,7 +396,7 @@ impl<E: Exchange> Driver<E> {
     }
 }
 
-fn look_up(turn: &mut Turn, address: String) {
+fn look_up<E: Exchange>(turn: &mut Turn<E>, address: String) {
     if turn.jobs.len() >= JOBS_MAX {
         return turn.addresses.not_started(&address);
     }

@@ -1,5 +1,7 @@
 //! Engines on real UDP sockets of this machine; TCP is a table of the others' handles.
 
+mod guarded;
+
 use std::{
     collections::HashMap,
     net::{SocketAddr, UdpSocket},
@@ -15,9 +17,11 @@ use ringmaster_shared::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineParts, GossipConfig, GossipHandle, GossipNotice, MemberState, Members,
+    EngineParts, GossipConfig, GossipHandle, GossipNotice, MemberState, Members, Served,
     codec::{self, Body, Packet, RejectReason},
-    exchange::Exchange,
+    envelope::Speaks,
+    exchange::{Exchange, Refused, Said},
+    secrecy::Secrecy,
     testing::{cluster, id, member},
 };
 use crate::{events::Events, replication::peers::PeerError};
@@ -56,20 +60,30 @@ impl Wire {
 }
 
 impl Exchange for Wire {
+    type Visit = ();
+
     async fn ping(&self, address: &str, _timeout: Duration) -> Result<NodeId, PeerError> {
         self.at(address).map(|(node, _)| node)
     }
 
-    async fn push_pull(
+    async fn say(
         &self,
+        _visit: Option<()>,
         address: &str,
-        members: Vec<MemberState>,
+        message: Vec<u8>,
         _timeout: Duration,
-    ) -> Result<(NodeId, Vec<MemberState>), PeerError> {
-        let (node, handle) = self.at(address)?;
+    ) -> Result<Said<()>, PeerError> {
+        let (by, handle) = self.at(address)?;
         let caller = self.caller.clone().unwrap_or_else(|| id("nobody"));
-        let answer = handle.exchange(&caller, members).await;
-        Ok((node, answer))
+        let reply = match handle.exchange(&caller, message).await {
+            Served::Answer(reply) => Ok(reply),
+            Served::Refused { code, reason } => Err(Refused { code, reason }),
+        };
+        Ok(Said {
+            by,
+            visit: (),
+            reply,
+        })
     }
 }
 
@@ -101,11 +115,21 @@ fn engine_on(
     generation: u64,
     contacts: &[String],
 ) -> Engine {
+    engine_with(wire, socket, (host, name, generation), contacts, |_| ())
+}
+
+fn engine_with(
+    wire: &Wire,
+    socket: UdpSocket,
+    (host, name, generation): (&str, &str, u64),
+    contacts: &[String],
+    change: impl FnOnce(&mut EngineParts<Wire>),
+) -> Engine {
     let port = socket.local_addr().expect("bound").port();
     let address = format!("{host}:{port}");
     let events = Events::new(id(name));
     let stop = CancellationToken::new();
-    let parts = EngineParts {
+    let mut parts = EngineParts {
         config: quick(),
         cluster_id: cluster(),
         local: MemberState {
@@ -121,8 +145,11 @@ fn engine_on(
             ..wire.clone()
         },
         events: events.clone(),
+        secrecy: None,
+        speaks: Speaks::OURS,
         stop: stop.clone(),
     };
+    change(&mut parts);
     let handle = GossipHandle::start_engine(parts, vec![]);
     wire.register(&address, id(name), handle.clone());
     Engine {
@@ -316,7 +343,7 @@ async fn with_udp_blocked_the_member_stays_and_it_is_said() {
         incarnation: 5,
         ..member("b")
     };
-    a.handle.exchange(&id("b"), vec![state]).await;
+    a.handle.admit(state).await;
     let message = a.until_event(EventCode::UdpBlocked).await;
     assert!(message.contains("UDP"), "{message}");
     assert_eq!(a.handle.members()[1].state.status, MemberStatus::Alive);
@@ -413,6 +440,8 @@ async fn config_is_told_in_words() {
         remembered: vec![],
         exchange: wire,
         events: Events::new(id("a")),
+        secrecy: None,
+        speaks: Speaks::OURS,
         stop: CancellationToken::new(),
     };
     parts.local.zone = "z".repeat(300);

@@ -4,14 +4,18 @@ use std::{future::Future, time::Duration};
 
 use ringmaster_shared::id::{ClusterId, NodeId};
 
-use super::MemberState;
+use tokio::time::Instant;
+
 use crate::replication::{
-    frames::{Request, Response},
-    peers::{PeerError, Peers, RemotePeer},
+    frames::{RefusalCode, Request, Response},
+    peers::{PeerError, Peers, Visit},
 };
 
 /// Calls over TCP. Every call ends within its timeout.
 pub trait Exchange: Clone + Send + Sync + 'static {
+    /// A connection kept between the messages of one exchange.
+    type Visit: Send + 'static;
+
     /// Who answers at the address.
     fn ping(
         &self,
@@ -19,13 +23,30 @@ pub trait Exchange: Clone + Send + Sync + 'static {
         timeout: Duration,
     ) -> impl Future<Output = Result<NodeId, PeerError>> + Send;
 
-    /// Gives a full list, gets a full list.
-    fn push_pull(
+    /// Says one message of an exchange to who is at the address and waits for the reply: over
+    /// `visit`, when an earlier message of the same exchange made one.
+    fn say(
         &self,
+        visit: Option<Self::Visit>,
         address: &str,
-        members: Vec<MemberState>,
+        message: Vec<u8>,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(NodeId, Vec<MemberState>), PeerError>> + Send;
+    ) -> impl Future<Output = Result<Said<Self::Visit>, PeerError>> + Send;
+}
+
+/// What came of a message.
+pub struct Said<V> {
+    pub by: NodeId,
+    /// For the next message.
+    pub visit: V,
+    pub reply: Result<Vec<u8>, Refused>,
+}
+
+/// The other side did not take the message.
+#[derive(Debug)]
+pub struct Refused {
+    pub code: RefusalCode,
+    pub reason: String,
 }
 
 /// The real thing. `cluster` guards against a peer that did not check.
@@ -36,50 +57,61 @@ pub struct OverPeers {
 }
 
 impl OverPeers {
-    async fn call(
-        &self,
-        address: &str,
-        request: Request,
-        timeout: Duration,
-    ) -> Result<(RemotePeer, Response), PeerError> {
-        let call = self.peers.call_address(address, request, timeout);
-        // `call_address` keeps to the timeout; this is for name resolution that hangs
-        let (peer, response) = tokio::time::timeout(timeout + Duration::from_secs(1), call)
-            .await
-            .map_err(|_| PeerError::Timeout {
-                address: address.to_owned(),
-                waited_ms: timeout.as_millis() as u64,
-            })??;
-        match &peer.cluster_id {
+    /// Connects to who is at the address.
+    async fn visit(&self, address: &str, timeout: Duration) -> Result<Visit, PeerError> {
+        let connecting = self.peers.visit(address, timeout);
+        // `visit` keeps to the timeout; this is for name resolution that hangs
+        let late = || PeerError::Timeout {
+            address: address.to_owned(),
+            waited_ms: timeout.as_millis() as u64,
+        };
+        let patience = timeout + Duration::from_secs(1);
+        let visit = tokio::time::timeout(patience, connecting).await;
+        let visit = visit.map_err(|_| late())??;
+        match &visit.peer().cluster_id {
             Some(theirs) if *theirs != self.cluster => Err(PeerError::WrongCluster {
                 address: address.to_owned(),
                 theirs: theirs.to_string(),
                 ours: self.cluster.to_string(),
             }),
-            _ => Ok((peer, response)),
+            _ => Ok(visit),
         }
     }
 }
 
 impl Exchange for OverPeers {
+    type Visit = Visit;
+
     async fn ping(&self, address: &str, timeout: Duration) -> Result<NodeId, PeerError> {
-        match self.call(address, Request::Ping, timeout).await? {
-            (peer, Response::Pong) => Ok(peer.node_id),
-            (_, other) => Err(unexpected(address, &other)),
+        let deadline = Instant::now() + timeout;
+        let visit = self.visit(address, timeout).await?;
+        let left = deadline - Instant::now();
+        match visit.call(&Request::Ping, left).await? {
+            Response::Pong => Ok(visit.peer().node_id.clone()),
+            other => Err(unexpected(address, &other)),
         }
     }
 
-    async fn push_pull(
+    async fn say(
         &self,
+        visit: Option<Visit>,
         address: &str,
-        members: Vec<MemberState>,
+        message: Vec<u8>,
         timeout: Duration,
-    ) -> Result<(NodeId, Vec<MemberState>), PeerError> {
-        let request = Request::PushPull { members };
-        match self.call(address, request, timeout).await? {
-            (peer, Response::Members { members }) => Ok((peer.node_id, members)),
-            (_, other) => Err(unexpected(address, &other)),
-        }
+    ) -> Result<Said<Visit>, PeerError> {
+        let deadline = Instant::now() + timeout;
+        let visit = match visit {
+            Some(visit) => visit,
+            None => self.visit(address, timeout).await?,
+        };
+        let left = deadline - Instant::now();
+        let reply = match visit.call(&Request::Gossip { message }, left).await? {
+            Response::Gossip { message } => Ok(message),
+            Response::Refused { code, reason } => Err(Refused { code, reason }),
+            other => return Err(unexpected(address, &other)),
+        };
+        let by = visit.peer().node_id.clone();
+        Ok(Said { by, visit, reply })
     }
 }
 

@@ -200,6 +200,13 @@ impl MemberList {
         self.recorded.get_or_insert_default();
     }
 
+    /// Room for so many, and no more: what doubling would leave empty counts in the simulator.
+    #[cfg(test)]
+    pub fn reserve(&mut self, more: usize) {
+        self.members.reserve(more);
+        self.reachable.reserve_exact(more);
+    }
+
     #[cfg(test)]
     pub fn take_recorded(&mut self) -> Vec<Mutation> {
         self.recorded
@@ -302,6 +309,17 @@ impl MemberList {
             .filter(|m| fits(m))
             .take(k)
             .collect()
+    }
+
+    /// Of those that are dead, stopped or left: for whom that has been so the longest. Walks over
+    /// them all.
+    pub fn longest_gone(&self) -> Option<&NodeId> {
+        let gone = self.members.iter().filter(|m| {
+            let status = m.state.status;
+            !status.is_reachable()
+        });
+        let oldest = gone.min_by_key(|m| (m.status_since_ms, &m.state.id));
+        oldest.map(|m| &m.state.id)
     }
 
     pub fn next_suspicion_end_ms(&self) -> Option<u64> {

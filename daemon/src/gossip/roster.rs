@@ -100,6 +100,16 @@ impl<T: OfNode> Roster<T> {
         self.slots[slot as usize].take()
     }
 
+    #[cfg(test)]
+    pub fn reserve(&mut self, more: usize) {
+        self.slots.reserve_exact(more);
+        let (slots, hashes) = (&self.slots, &self.hashes);
+        self.table.reserve(more, |slot| {
+            let thing = slots[*slot as usize].as_ref();
+            thing.map_or(0, |thing| hashes.hash_one(thing.node()))
+        });
+    }
+
     /// In the order of slots.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().flatten()

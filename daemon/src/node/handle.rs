@@ -15,7 +15,7 @@ use crate::{
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
-    gossip::{GossipHandle, MemberState},
+    gossip::{GossipHandle, MemberState, secrecy::Secrecy},
     health::keeper::Keeper,
     identity::IdentityStore,
     lifecycle::{Control, LifecycleHandle, facts::Phase, orders::OrderSender},
@@ -32,6 +32,8 @@ pub struct Node {
     pub facts: NodeFacts,
     pub config: Config,
     pub identity: IdentityStore,
+    /// The keys of the gossip, where there are any.
+    pub secrecy: Option<Secrecy>,
     pub topology: TopologyHandle,
     pub control: Control,
     pub lifecycle: LifecycleHandle,
@@ -67,6 +69,7 @@ impl Node {
     pub fn new(
         config: Config,
         identity: IdentityStore,
+        secrecy: Option<Secrecy>,
         orders: OrderSender,
         phase: Phase,
     ) -> Result<SharedNode, Failure> {
@@ -107,6 +110,7 @@ impl Node {
             members: None,
             store: None,
             overloaded: false,
+            refill_blocked: None,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -114,6 +118,7 @@ impl Node {
             facts,
             config,
             identity,
+            secrecy,
             topology,
             control,
             lifecycle,
@@ -152,6 +157,7 @@ impl Node {
                 dirty: repair.dirty,
                 tombstones_wait_for: repair.tombstones_wait_for,
             }),
+            refill_blocked: repair.refill_blocked,
             overloaded: self.gates.admission.pressure().overloaded,
         }
     }

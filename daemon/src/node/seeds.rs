@@ -6,7 +6,13 @@ use ringmaster_shared::{event::EventCode, id::ClusterId, topology::Topology};
 
 use crate::{
     cli::Failure,
-    gossip::MemberState,
+    gossip::{
+        MemberState,
+        secrecy::{
+            Secrecy,
+            joining::{self, Proof},
+        },
+    },
     node::SharedNode,
     replication::{
         frames::{RefusalCode, Request, Response},
@@ -118,11 +124,38 @@ pub async fn knock(
 }
 
 async fn ask(node: &SharedNode, peers: &Peers, seed: &str) -> Result<Welcome, Closed> {
+    let secrecy = node.secrecy.as_ref();
+    let member = node.member_state();
+    let proof = Proof::of(secrecy, &member);
     let request = Request::Join {
-        member: node.member_state(),
+        member,
+        proof: proof.bytes.clone(),
     };
     let answer = peers.call_address(seed, request, ANSWER_TIME).await;
-    judge(seed, answer.map(|(_, response)| response))
+    let answer = answer.map(|(_, response)| response);
+    judge(seed, unseal(seed, secrecy, &proof, answer)?)
+}
+
+/// What a seed says, once it is clear that it holds a key where this node insists on keys.
+fn unseal(
+    seed: &str,
+    secrecy: Option<&Secrecy>,
+    proof: &Proof,
+    answer: Result<Response, PeerError>,
+) -> Result<Result<Response, PeerError>, Closed> {
+    let later = |why: String| Closed::Later(format!("{seed}: {why}"));
+    match answer {
+        Ok(Response::SealedWelcome { sealed }) => {
+            let plain = proof.open(secrecy, &sealed).map_err(later)?;
+            let welcome = postcard::from_bytes(&plain);
+            let welcome = welcome.map_err(|_| later("its sealed welcome is unreadable".into()))?;
+            Ok(Ok(welcome))
+        }
+        Ok(Response::Welcome { .. }) if !joining::may_be_plain(secrecy) => Err(later(
+            "it does not seal its welcome, and this node takes only sealed ones; has it the same gossip.keyring_file and gossip.verify_outgoing?".into(),
+        )),
+        answer => Ok(answer),
+    }
 }
 
 fn judge(seed: &str, answer: Result<Response, PeerError>) -> Result<Welcome, Closed> {

@@ -204,10 +204,13 @@ fn open_doors(node: &SharedNode, store: &Store) -> Peers {
     let server = PeerServer {
         node_id: node.facts.id.clone(),
         identity: node.identity.clone(),
+        secrecy: node.secrecy.clone(),
+        events: node.events.clone(),
         lifecycle: node.lifecycle.clone(),
         store: store.clone(),
         topology: node.topology.clone(),
         clock: HybridClock::of_this_node(),
+        grace_ms: repair_settings(node).grace_ms(),
         gossip: node.gossip.clone(),
         stop: node.stop.clone(),
     };
@@ -254,6 +257,7 @@ fn run_parts(
             remembered,
             peers: peers.clone(),
             events: node.events.clone(),
+            secrecy: node.secrecy.clone(),
             stop: node.stop.clone(),
         },
         members,

@@ -302,10 +302,7 @@ mod tests {
     };
 
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     #[test]
     fn partitions_on_the_move_are_left_alone() {

@@ -47,7 +47,10 @@ use super::{
     settings::{RepairSettings, Traffic},
     site::Site,
     tombstones::{self, Collector},
-    transfer,
+    transfer::{
+        self,
+        refill::{Refill, Stuck},
+    },
 };
 use crate::{
     breaks::{self, broken},
@@ -221,6 +224,7 @@ pub struct Coordinator {
     inner: Arc<Inner>,
     repair: AntiEntropy,
     tombstones: Collector,
+    refill: Refill,
 }
 
 /// What background repair has to say about itself.
@@ -233,6 +237,8 @@ pub struct RepairLook {
     /// Deleted keys that were old enough to be forgotten when last looked at, and are not yet.
     pub tombstones_waiting: u64,
     pub traffic: Traffic,
+    /// Why lost data does not come back before an operator decides, if so.
+    pub refill_blocked: Option<String>,
 }
 
 struct Inner {
@@ -256,6 +262,7 @@ impl Coordinator {
             topology: parts.topology,
             lifecycle: parts.lifecycle,
             clock: parts.clock,
+            grace_ms: parts.repair.grace_ms(),
         };
         let network = LiveNetwork {
             gossip: parts.gossip,
@@ -276,7 +283,7 @@ impl Coordinator {
         let site = Arc::new(Site::new(replica, network, events, settings, stop));
         let hints = Hints::start(site.clone());
         let repair = AntiEntropy::start(site.clone());
-        transfer::start(site.clone());
+        let refill = transfer::start(site.clone());
         let tombstones = tombstones::start(site.clone(), repair.clone());
         let inner = Inner {
             site,
@@ -291,6 +298,7 @@ impl Coordinator {
             inner: Arc::new(inner),
             repair,
             tombstones,
+            refill,
         }
     }
 
@@ -352,12 +360,20 @@ impl Coordinator {
     pub fn repair_look(&self) -> RepairLook {
         let dirty = self.inner.site.replica.store.dirty().into_iter();
         let (tombstones_wait_for, tombstones_waiting) = self.tombstones.waiting();
+        let stuck = self.refill.stuck();
         RepairLook {
             dirty: dirty.map(|(id, p)| (id, p.len() as u64)).collect(),
             tombstones_wait_for,
             tombstones_waiting,
             traffic: self.inner.site.meter.read(),
+            refill_blocked: stuck.map(|stuck| stuck.sentence(self.inner.site.me())),
         }
+    }
+
+    /// An operator accepts that what the other replicas do not hold is lost; `None` when nothing
+    /// waits for that.
+    pub fn accept_loss(&self) -> Option<Stuck> {
+        self.refill.accept_loss()
     }
 
     /// Requests of clients under way here, for draining.

@@ -13,7 +13,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gossip::MemberState,
+    gossip::{MemberState, secrecy::Fingerprint},
     topology::{RegisterReply, RegisterRequest},
 };
 
@@ -52,13 +52,16 @@ pub struct ResponseFrame {
 pub enum Request {
     /// Proof of life over TCP (fallback probe).
     Ping,
-    /// A node without a cluster, or coming back, asks to be let in.
+    /// A node without a cluster, or coming back, asks to be let in. The proof shows that it holds
+    /// a key of the gossip, see `gossip/secrecy/joining.rs`; empty without one.
     Join {
         member: MemberState,
+        proof: Vec<u8>,
     },
-    /// Full-state exchange of gossip.
-    PushPull {
-        members: Vec<MemberState>,
+    /// A question of gossip's full-state exchange, in an envelope of its own, sealed or not
+    /// (`gossip/wire.rs`).
+    Gossip {
+        message: Vec<u8>,
     },
     /// The receiver's member list, for `/api/v1/observations`.
     Members,
@@ -135,6 +138,12 @@ pub enum Request {
     FetchRecords {
         keys: Vec<Key>,
     },
+    /// Which keys of the gossip the receiver holds, by fingerprint.
+    Keyring,
+    /// A sealed order to change them, see `node/keys.rs`.
+    ChangeKeys {
+        sealed: Vec<u8>,
+    },
     ListKeys {
         partitions: Vec<PartitionId>,
         prefix: String,
@@ -188,6 +197,8 @@ pub enum Response {
         states: Vec<TombstoneState>,
         /// The answerer's clock: what it issued before is not above this.
         clock: Hlc,
+        /// The grace it goes by, ms: the largest of all members is what counts.
+        grace_ms: u64,
     },
     Roots {
         roots: Vec<u64>,
@@ -212,7 +223,24 @@ pub enum Response {
     EpochAhead {
         epoch: Epoch,
     },
-    /// Refused with [`RefusalCode::Stale`]; begin again above this.
+    /// A [`Response::Welcome`], sealed for the joiner whose proof it answers.
+    SealedWelcome {
+        sealed: Vec<u8>,
+    },
+    /// The answer to [`Request::Gossip`], in an envelope as well.
+    Gossip {
+        message: Vec<u8>,
+    },
+    /// `None` without a keyring.
+    Keyring {
+        state: Option<KeyringState>,
+    },
+    /// Whether there was anything to change.
+    KeysChanged {
+        changed: bool,
+    },
+    /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
+    /// begin again above this.
     Stale {
         floor: Hlc,
     },
@@ -221,6 +249,17 @@ pub enum Response {
         code: RefusalCode,
         reason: String,
     },
+}
+
+/// A keyring without its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyringState {
+    /// The primary first.
+    pub keys: Vec<Fingerprint>,
+    pub verify_incoming: bool,
+    pub verify_outgoing: bool,
+    /// Names the process; an order is for one.
+    pub session: [u8; 16],
 }
 
 /// What a member knows of one tombstone that another wants to forget.
@@ -248,6 +287,6 @@ pub enum RefusalCode {
     WrongCluster,
     /// The disk is nearly full: no more writes of clients.
     ReadOnly,
-    /// Issued before the partition's floor: it may bring back what was deleted.
-    Stale,
+    /// Not sealed, or not with a key that is held here.
+    Keys,
 }

@@ -325,26 +325,15 @@ pub fn parts(entries: Vec<(Key, Record)>) -> Vec<Vec<(Key, Record)>> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use ringmaster_shared::{
-        clock::Hlc,
-        version::{Actor, Dot, Sibling, Value, VersionVector},
-    };
+    use ringmaster_shared::version::Value;
 
     use super::*;
+    use crate::replication::testing::{alone, dot, key, sibling};
 
     fn entry(n: u64, bytes: usize) -> (Key, Record) {
-        let actor = Actor {
-            node: NodeId::new("a").expect("valid"),
-            epoch: 1,
-        };
-        let sibling = Sibling {
-            dot: Dot { actor, counter: n },
-            hlc: Hlc(n),
-            value: Some(Value::Raw(Bytes::from(vec![0; bytes]))),
-        };
-        let key = Key::new(&n.to_string()).expect("valid");
-        let none = VersionVector::default();
-        (key, Record::written(&Record::default(), &none, sibling))
+        let mut sibling = sibling(dot("a", n), n, n);
+        sibling.value = Some(Value::Raw(Bytes::from(vec![0; bytes])));
+        (key(&n.to_string()), alone(sibling))
     }
 
     #[test]

@@ -270,22 +270,27 @@ impl Peers {
         timeout: Duration,
     ) -> Result<(RemotePeer, Response), PeerError> {
         let deadline = Instant::now() + timeout;
-        let whole = async {
-            let each = self.inner.limits.connect.min(timeout);
-            let connecting = open(
-                address.to_owned(),
-                self.hello(None),
-                self.inner.limits,
-                each,
-            );
-            let connection = connecting.await?;
-            let response = self.exchange(&connection, (0, &request, timeout), deadline);
-            let response = response.await;
-            let response = response.map_err(|f| fault(f, address, timeout))?;
-            Ok((connection.peer().clone(), response))
-        };
-        match timeout_at(deadline, whole).await {
-            Ok(result) => result,
+        let visit = self.visit(address, timeout).await?;
+        let response = visit.call(&request, deadline - Instant::now()).await?;
+        Ok((visit.peer().clone(), response))
+    }
+
+    /// A connection of its own to whoever answers at `host:port`, for a few requests; closed when
+    /// it is dropped.
+    pub async fn visit(&self, address: &str, timeout: Duration) -> Result<Visit, PeerError> {
+        let each = self.inner.limits.connect.min(timeout);
+        let connecting = open(
+            address.to_owned(),
+            self.hello(None),
+            self.inner.limits,
+            each,
+        );
+        match tokio::time::timeout(timeout, connecting).await {
+            Ok(connection) => Ok(Visit {
+                peers: self.clone(),
+                connection: connection?,
+                address: address.to_owned(),
+            }),
             Err(_) => Err(fault(Fault::Timeout, address, timeout)),
         }
     }
@@ -339,6 +344,27 @@ impl Peers {
             .slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection to an address, outside the pool.
+pub struct Visit {
+    peers: Peers,
+    connection: Connection,
+    address: String,
+}
+
+impl Visit {
+    /// Who answers there.
+    pub fn peer(&self) -> &RemotePeer {
+        self.connection.peer()
+    }
+
+    pub async fn call(&self, request: &Request, timeout: Duration) -> Result<Response, PeerError> {
+        let deadline = Instant::now() + timeout;
+        let ask = (0, request, timeout);
+        let answer = self.peers.exchange(&self.connection, ask, deadline).await;
+        answer.map_err(|f| fault(f, &self.address, timeout))
     }
 }
 

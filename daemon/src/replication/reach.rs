@@ -59,35 +59,15 @@ fn lifecycle_why_not(lifecycle: Lifecycle) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use ringmaster_shared::member::{Load, RingStamp};
-
     use super::*;
-    use crate::gossip::MemberState;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::health::tests::{id, member};
 
     fn view(name: &str, status: MemberStatus, lifecycle: Lifecycle) -> MemberView {
         let at = Timestamp::from_second(100).expect("valid");
         MemberView {
-            state: Arc::new(MemberState {
-                id: id(name),
-                address: format!("{name}:1"),
-                zone: "default".into(),
-                version: "0".into(),
-                status,
-                lifecycle,
-                generation: 1,
-                incarnation: 0,
-                ring: RingStamp::default(),
-                load: Load::default(),
-            }),
             last_seen: at,
             status_since: at,
-            heartbeat_seq: 0,
+            ..member(name, status, lifecycle)
         }
     }
 

@@ -41,6 +41,8 @@ pub struct ReplicaContext {
     pub lifecycle: LifecycleHandle,
     /// The node's clock; all its copies are one.
     pub clock: HybridClock,
+    /// `storage.tombstone_grace`, ms.
+    pub grace_ms: u64,
 }
 
 /// A refusal on its way out; `?` keeps the rules below readable.
@@ -273,7 +275,7 @@ impl ReplicaContext {
         let guard = self.settled_guard(epoch)?;
         self.must_have_data()?;
         let is_replica = guard.topology.is_replica(partition, &self.node_id);
-        let clock = self.clock.clone();
+        let (clock, grace_ms) = (self.clock.clone(), self.grace_ms);
         let answer = self
             .off_thread(move |store| {
                 let state = |(key, fingerprint): &(Key, u64)| {
@@ -290,7 +292,11 @@ impl ReplicaContext {
                 let states = keys.iter().take(KEYS_MAX).map(state);
                 let states = states.collect::<Result<_, StorageError>>()?;
                 let clock = clock.next(store.highest_floor(), unix_ms());
-                Ok(Response::Tombstones { states, clock })
+                Ok(Response::Tombstones {
+                    states,
+                    clock,
+                    grace_ms,
+                })
             })
             .await;
         drop(guard);

@@ -22,8 +22,13 @@ use self::{
     gate::{Doorkeeper, Refusal},
 };
 use crate::{
-    gossip::GossipHandle, identity::IdentityStore, lifecycle::LifecycleHandle,
-    replication::clock::HybridClock, storage::Store, topology::TopologyHandle,
+    events::Events,
+    gossip::{GossipHandle, secrecy::Secrecy},
+    identity::IdentityStore,
+    lifecycle::LifecycleHandle,
+    replication::clock::HybridClock,
+    storage::Store,
+    topology::TopologyHandle,
 };
 
 /// Path of the upgrade.
@@ -38,10 +43,15 @@ const SWITCH: Duration = Duration::from_secs(10);
 pub struct PeerServer {
     pub node_id: NodeId,
     pub identity: IdentityStore,
+    /// The keys of the gossip: who joins must show one.
+    pub secrecy: Option<Secrecy>,
+    pub events: Events,
     pub lifecycle: LifecycleHandle,
     pub store: Store,
     pub topology: TopologyHandle,
     pub clock: HybridClock,
+    /// `storage.tombstone_grace`, ms.
+    pub grace_ms: u64,
     pub gossip: Arc<std::sync::OnceLock<GossipHandle>>,
     pub stop: CancellationToken,
 }

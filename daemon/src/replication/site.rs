@@ -163,14 +163,14 @@ impl Site {
     ) -> Result<Response, AskError> {
         if to == self.me() {
             let response = self.replica.serve(epoch, request).await;
-            return sort(self.heed_floor(response));
+            return self.sort(response);
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let call = self.network.call(to, class, epoch, &request, left);
         let first = within(to, deadline, left, call).await;
         let first = match first {
             Ok(response) if !matches!(response, Response::EpochAhead { .. }) => {
-                return sort(response);
+                return self.sort(response);
             }
             other => other,
         };
@@ -202,8 +202,8 @@ impl Site {
                     return Err(AskError::failed(kind_after(may_have_arrived), why));
                 }
                 Ok(response) => {
-                    let response = self.heed_floor(response);
-                    return sort(response).map_err(|error| error.after(may_have_arrived));
+                    let sorted = self.sort(response);
+                    return sorted.map_err(|error| error.after(may_have_arrived));
                 }
                 Err(error) => {
                     may_have_arrived |= may_arrive(&error);
@@ -229,18 +229,15 @@ impl Site {
         }
     }
 
-    /// Who was refused as stale begins the next time above the floor that refused it.
-    fn heed_floor(&self, response: Response) -> Response {
-        let Response::Stale { floor } = response else {
-            return response;
-        };
-        if !floor.is_absurd(unix_ms()) {
+    /// An answer or a failure. Who was refused as stale begins the next time above the floor that
+    /// refused it.
+    fn sort(&self, response: Response) -> Result<Response, AskError> {
+        if let Response::Stale { floor } = response
+            && !floor.is_absurd(unix_ms())
+        {
             self.replica.clock.witness(floor);
         }
-        Response::Refused {
-            code: RefusalCode::Stale,
-            reason: "it began before the deleted keys of the partition were forgotten".to_owned(),
-        }
+        sort(response)
     }
 
     /// Tells a replica that is behind the topology this node goes by.
@@ -347,7 +344,10 @@ impl AskError {
         match self {
             Self::Failed(failure)
                 if may_have_arrived
-                    && matches!(failure.kind, FailureKind::NotDone | FailureKind::ReadOnly) =>
+                    && matches!(
+                        failure.kind,
+                        FailureKind::NotDone | FailureKind::ReadOnly | FailureKind::Stale
+                    ) =>
             {
                 Self::failed(FailureKind::Unknown, failure.why)
             }
@@ -385,6 +385,10 @@ fn sort(response: Response) -> Result<Response, AskError> {
         Response::EpochAhead { epoch } => Err(AskError::failed(
             FailureKind::NotDone,
             format!("still goes by the earlier epoch {epoch}"),
+        )),
+        Response::Stale { .. } => Err(AskError::failed(
+            FailureKind::Stale,
+            "it began before the deleted keys of the partition were forgotten",
         )),
         Response::Refused { code, reason } => {
             let kind = match code {
@@ -458,13 +462,21 @@ mod tests {
             };
             assert_eq!(failure.kind, kind, "{code:?}");
         }
-        let earlier = AskError::failed(FailureKind::NotDone, "x").after(true);
+        let stale = sort(Response::Stale { floor: Hlc(7) });
         assert!(matches!(
-            earlier,
-            AskError::Failed(Failure {
-                kind: FailureKind::Unknown,
-                ..
-            })
+            stale,
+            Err(AskError::Failed(f)) if f.kind == FailureKind::Stale
         ));
+        for kind in [
+            FailureKind::NotDone,
+            FailureKind::ReadOnly,
+            FailureKind::Stale,
+        ] {
+            let earlier = AskError::failed(kind, "x").after(true);
+            assert!(matches!(
+                earlier,
+                AskError::Failed(f) if f.kind == FailureKind::Unknown
+            ));
+        }
     }
 }

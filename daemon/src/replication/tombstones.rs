@@ -153,6 +153,7 @@ impl Worker {
                 let pending = Pending {
                     keys,
                     floor: Hlc::default(),
+                    grace_ms: 0,
                 };
                 self.drop_everywhere(&topology, partition, pending).await;
             } else {
@@ -231,14 +232,9 @@ impl Worker {
     async fn finish(&mut self, topology: &Topology, partition: PartitionId, pending: Pending) {
         let verdict = self.check(topology, partition, &pending.keys).await;
         self.book.note(partition, &verdict, pending.keys.len());
-        if verdict.confirmed.is_empty() {
-            return;
+        if let Some(pending) = pending.confirmed_by(verdict) {
+            self.drop_everywhere(topology, partition, pending).await;
         }
-        let pending = Pending {
-            keys: verdict.confirmed,
-            floor: pending.floor,
-        };
-        self.drop_everywhere(topology, partition, pending).await;
     }
 
     /// Asks all members of the ring.
@@ -329,6 +325,24 @@ impl Worker {
     }
 }
 
+/// The longer one is gone by, so nothing is in danger; but it is not what somebody wanted.
+fn warn_of_grace(site: &Site, member: &NodeId, theirs_ms: u64) {
+    let code = EventCode::SettingsDiffer;
+    if !site.worth_reporting(code, Some(member)) {
+        return;
+    }
+    let ours_ms = site.settings.grace_ms();
+    let what = format!(
+        "{member} goes by storage.tombstone_grace = {theirs_ms} ms, this node by {ours_ms} ms: deleted \
+         keys are forgotten by the longest of all members; give all nodes the same"
+    );
+    let details = json!({
+        "setting": "storage.tombstone_grace", "theirs_ms": theirs_ms, "ours_ms": ours_ms,
+    });
+    site.events
+        .emit(code, Severity::Warning, Some(member), what, details);
+}
+
 /// One member's answer; `None` when there is none that can be used.
 async fn ask(
     site: &Site,
@@ -345,8 +359,20 @@ async fn ask(
     let mut traffic = Traffic::default();
     let asked = site.ask_for_repair(member, epoch, request, timeout, &mut traffic);
     let why = match asked.await {
-        Ok(Response::Tombstones { states, clock }) if !clock.is_absurd(unix_ms()) => {
-            return Some((member.clone(), Answer { states, clock }));
+        Ok(Response::Tombstones {
+            states,
+            clock,
+            grace_ms,
+        }) if !clock.is_absurd(unix_ms()) => {
+            if grace_ms != site.settings.grace_ms() {
+                warn_of_grace(site, member, grace_ms);
+            }
+            let answer = Answer {
+                states,
+                clock,
+                grace_ms,
+            };
+            return Some((member.clone(), answer));
         }
         Ok(_) => NOT_ASKED.to_owned(),
         Err(error) => error.why(),

@@ -7,6 +7,8 @@
 //! after the other: so a partition that is forgotten and gained again at the same moment is
 //! filled after it was forgotten, not before.
 
+pub mod refill;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -24,6 +26,7 @@ use ringmaster_shared::{
 };
 use tokio::time::Instant;
 
+use self::refill::Refill;
 use super::{
     frames::{Request, Response},
     peers::Class,
@@ -82,6 +85,8 @@ struct Sources {
     group: Requirement,
     /// Whether writes that `me` acknowledged count as lost.
     refill: bool,
+    /// Replicas that lost their data as well, and are not asked.
+    lost: BTreeSet<NodeId>,
 }
 
 impl Sources {
@@ -97,12 +102,21 @@ impl Sources {
             me: me.clone(),
             group,
             refill,
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// The same, going without what these had.
+    fn without(self, lost: &BTreeSet<NodeId>) -> Self {
+        Self {
+            lost: lost.clone(),
+            ..self
         }
     }
 
     fn candidates(&self) -> Vec<NodeId> {
         let mut ids = self.group.replicas();
-        ids.retain(|id| *id != self.me);
+        ids.retain(|id| *id != self.me && !self.lost.contains(id));
         ids
     }
 
@@ -131,21 +145,24 @@ impl Sources {
 }
 
 /// Starts the worker; it ends with the site's stop token.
-pub fn start(site: Arc<Site>) {
+pub fn start(site: Arc<Site>) -> Refill {
+    let refill = Refill::default();
+    let shown = refill.clone();
     tokio::spawn(async move {
         let stop = site.stop.clone();
-        stop.run_until_cancelled(run(&site)).await;
+        stop.run_until_cancelled(run(&site, &refill)).await;
     });
+    shown
 }
 
-async fn run(site: &Site) {
+async fn run(site: &Site, decision: &Refill) {
     let mut topologies = site.replica.topology.watch();
     let mut pause = BACKOFF.0;
     let mut settled_since: Option<(Epoch, Instant)> = None;
     loop {
         let topology = topologies.borrow_and_update().clone();
         if let Some(topology) = topology {
-            match perform(site, &topology, &mut settled_since).await {
+            match perform(site, &topology, &mut settled_since, decision).await {
                 Ok(()) => pause = BACKOFF.0,
                 Err(why) => {
                     // right after a start nobody is known yet, and the next attempt succeeds
@@ -153,7 +170,10 @@ async fn run(site: &Site) {
                         tracing::info!("moving data has to wait: {why}");
                     }
                     let jitter = rand::rng().random_range(0.5..1.0);
-                    tokio::time::sleep(pause.mul_f64(jitter)).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+                        () = decision.decided() => {}
+                    }
                     pause = (pause * 2).min(BACKOFF.1);
                     continue;
                 }
@@ -170,6 +190,7 @@ async fn perform(
     site: &Site,
     topology: &Arc<Topology>,
     settled_since: &mut Option<(Epoch, Instant)>,
+    decision: &Refill,
 ) -> Result<(), String> {
     let identity = &site.replica.identity;
     let wanted = task(
@@ -181,7 +202,7 @@ async fn perform(
     match wanted {
         Task::Nothing => Ok(()),
         Task::Fill(epoch, partitions) => fill(site, topology, epoch, partitions).await,
-        Task::Refill(partitions) => refill(site, topology, partitions).await,
+        Task::Refill(partitions) => get_back(site, topology, partitions, decision).await,
         Task::Forget(partitions) => {
             let (epoch, since) = settled_since.get_or_insert((topology.epoch, Instant::now()));
             if *epoch != topology.epoch {
@@ -202,7 +223,7 @@ async fn fill(
     partitions: Vec<PartitionId>,
 ) -> Result<(), String> {
     let gained = partitions.len();
-    let keys = scan_all(site, topology, partitions, false).await?;
+    let keys = scan_all(site, topology, partitions, None).await?;
     let identity = site.replica.identity.clone();
     set_off_thread(move || identity.set_filled_epoch(epoch)).await?;
     if gained > 0 {
@@ -212,17 +233,29 @@ async fn fill(
     Ok(())
 }
 
-async fn refill(
+async fn get_back(
     site: &Site,
     topology: &Arc<Topology>,
     partitions: Vec<PartitionId>,
+    decision: &Refill,
 ) -> Result<(), String> {
+    let mut lost = refill::lost_too(site);
+    let stuck = refill::stuck(topology, site.me(), &partitions, &lost);
+    let accepted = decision.observe(stuck.clone());
+    if !accepted {
+        lost.clear();
+        if let Some(stuck) = stuck {
+            refill::tell(site, &stuck);
+            return Err(stuck.sentence(site.me()));
+        }
+    }
     let hopeless = partitions
         .iter()
-        .filter(|p| !Sources::of(topology, **p, site.me(), true).possible())
+        .map(|p| Sources::of(topology, *p, site.me(), true).without(&lost))
+        .filter(|sources| !sources.possible())
         .count();
     let wanted = partitions.len();
-    let keys = scan_all(site, topology, partitions, true).await?;
+    let keys = scan_all(site, topology, partitions, Some(&lost)).await?;
     if hopeless > 0 {
         site.events.error(
             EventCode::StorageRecovered,
@@ -234,18 +267,27 @@ async fn refill(
         );
     }
     let identity = site.replica.identity.clone();
-    set_off_thread(move || identity.set_needs_refill(false)).await?;
+    let votes = accepted && refill::needs_my_vote(topology, site.me(), &lost);
+    set_off_thread(move || {
+        if votes {
+            identity.vote_again()?;
+        }
+        identity.set_needs_refill(false)
+    })
+    .await?;
+    decision.observe(None);
     let what = format!("the lost data is back: {keys} keys in {wanted} partitions");
     site.events.info(EventCode::PartitionsFilled, None, what);
     Ok(())
 }
 
-/// Scans enough replicas of every partition; returns how many records were new here.
+/// Scans enough replicas of every partition; returns how many records were new here. To `refill`
+/// is to get back what was lost, without those replicas.
 async fn scan_all(
     site: &Site,
     topology: &Arc<Topology>,
     partitions: Vec<PartitionId>,
-    refill: bool,
+    refill: Option<&BTreeSet<NodeId>>,
 ) -> Result<usize, String> {
     let scans = partitions
         .into_iter()
@@ -263,9 +305,13 @@ async fn scan_enough(
     site: &Site,
     topology: &Arc<Topology>,
     partition: PartitionId,
-    refill: bool,
+    refill: Option<&BTreeSet<NodeId>>,
 ) -> Result<usize, String> {
-    let sources = Sources::of(topology, partition, site.me(), refill);
+    let sources = Sources::of(topology, partition, site.me(), refill.is_some());
+    let sources = match refill {
+        Some(lost) => sources.without(lost),
+        None => sources,
+    };
     let candidates = sources.candidates();
     let possible = sources.possible();
     let mut scanned = BTreeSet::new();
@@ -368,7 +414,8 @@ async fn scan(
             None => break,
         }
     }
-    if highest > site.replica.store.floor(partition) {
+    if highest > Hlc::default() {
+        // also when it counts here already: it may not be on disk
         let raised = site.replica.store.raise_floors(vec![(partition, highest)]);
         raised.await.map_err(|error| error.to_string())?;
     }

@@ -6,7 +6,8 @@
 //! those whose request changed nothing, because what they saw may be a write of the same batch,
 //! or of the one before. Any failed write or sync poisons the engine: after a failed fsync the
 //! kernel may have dropped the very pages it could not write, so trying again proves nothing. Only
-//! an append that found no space is undone and refused.
+//! an append that found no space is undone and refused. What would change nothing is granted also
+//! then, and while the store is read-only: that is judged where the join is made, in [`batch`].
 //!
 //! What a request is joined with is the state after all batches before its own: the table, and
 //! over it the one batch that may not be applied yet. Requests that need to know more of that
@@ -15,29 +16,31 @@
 pub(super) mod applier;
 mod batch;
 pub(super) mod checkpointer;
+mod gather;
+pub(super) mod line;
+pub(super) mod request;
 
 use std::{
     collections::{HashMap, VecDeque},
     ops::Bound,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
-use ringmaster_shared::{
-    clock::Hlc,
-    id::{NodeId, PartitionId},
-    key::Key,
-    version::Record,
-};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use ringmaster_shared::id::PartitionId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::{
     applier::{Applier, Sealed, Work},
     batch::Batch,
     checkpointer::Checkpointer,
+    gather::{Gather, Patience},
+    line::Line,
+    request::{Reply, Request, Ticket},
 };
 use super::{
-    Merged, StorageError,
+    StorageError,
     commit_log::{CommitError, CommitLog, LogOp},
     core::{Core, split_item_key},
     space::guard::{Change, Guard},
@@ -51,84 +54,26 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Records a partition drop removes between two batches.
 const DROP_STEP: usize = 256;
 
-pub(super) type Reply<T> = oneshot::Sender<Result<T, StorageError>>;
-
-pub(super) enum Request {
-    /// `issued` as in [`super::Store::merge_many_issued`].
-    Merge {
-        entries: Vec<(Key, Record)>,
-        issued: Hlc,
-        reply: Reply<Merged>,
-    },
-    HintAdd {
-        target: NodeId,
-        key: Key,
-        record: Record,
-        reply: Reply<bool>,
-    },
-    HintsDone {
-        target: NodeId,
-        delivered: Vec<(Key, u64)>,
-        /// Not delivered but given up: their partitions become dirty.
-        given_up: bool,
-        reply: Reply<()>,
-    },
-    /// Forget those of these records that are still the same, and raise the floor.
-    Forget {
-        partition: PartitionId,
-        keys: Vec<(Key, u64)>,
-        floor: Hlc,
-        reply: Reply<()>,
-    },
-    RaiseFloors {
-        floors: Vec<(PartitionId, Hlc)>,
-        reply: Reply<()>,
-    },
-    ClearDirty {
-        target: NodeId,
-        partitions: Vec<PartitionId>,
-        reply: Reply<()>,
-    },
-    DropPartition {
-        partition: PartitionId,
-        reply: Reply<()>,
-    },
-    Close {
-        reply: Reply<()>,
-    },
-}
-
-impl Request {
-    /// It makes the store larger; the others let something go.
-    fn adds(&self) -> bool {
-        matches!(self, Self::Merge { .. } | Self::HintAdd { .. })
-    }
-
-    fn refuse(self, error: StorageError) {
-        // a waiter that left needs no answer, here and below
-        match self {
-            Self::Merge { reply, .. } => drop(reply.send(Err(error))),
-            Self::HintAdd { reply, .. } => drop(reply.send(Err(error))),
-            Self::HintsDone { reply, .. }
-            | Self::Forget { reply, .. }
-            | Self::RaiseFloors { reply, .. }
-            | Self::ClearDirty { reply, .. }
-            | Self::DropPartition { reply, .. }
-            | Self::Close { reply } => drop(reply.send(Err(error))),
-        }
-    }
-}
-
-/// A queued request and its share of the queue's bytes.
-pub(super) struct Ticket {
-    pub request: Request,
-    pub bytes: usize,
-    pub permit: OwnedSemaphorePermit,
-}
-
 struct DropJob {
     partition: PartitionId,
     reply: Reply<()>,
+    /// Kept until it is done, so that the bound of the queue counts these too.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A batch that is about to be committed.
+struct Taken {
+    batch: Batch,
+    permits: Vec<OwnedSemaphorePermit>,
+    closing: Option<Reply<()>>,
+}
+
+/// A batch is being kept open for more.
+struct Wait {
+    patience: Patience,
+    until: Instant,
+    /// Requests it had when the wait began.
+    before: usize,
 }
 
 /// What the committer works with.
@@ -138,7 +83,7 @@ pub(super) struct Parts {
     pub log: CommitLog,
     pub applier: Arc<Applier>,
     pub checkpointer: Arc<Checkpointer>,
-    pub queue: mpsc::Receiver<Ticket>,
+    pub line: Line,
     /// Folder of the store, for messages.
     pub dir: PathBuf,
 }
@@ -148,6 +93,7 @@ pub(super) struct Committer {
     /// The last batch, until it is known to be in the table.
     before: Option<Arc<Sealed>>,
     drops: VecDeque<DropJob>,
+    gather: Gather,
 }
 
 /// Why a batch was not committed.
@@ -172,18 +118,18 @@ impl Committer {
             parts,
             before: None,
             drops: VecDeque::new(),
+            gather: Gather::default(),
         }
     }
 
     /// Works until the engine is closed, abandoned or poisoned.
     pub fn run(mut self) {
         let end = self.serve();
-        self.parts.queue.close();
         let refusal = match &end {
             End::Poisoned(error) => error.clone(),
             End::Abandoned | End::Closed(_) => StorageError::Closed,
         };
-        while let Ok(ticket) = self.parts.queue.try_recv() {
+        for ticket in self.parts.line.close() {
             ticket.request.refuse(refusal.clone());
         }
         for job in self.drops.drain(..) {
@@ -197,18 +143,8 @@ impl Committer {
 
     fn serve(&mut self) -> End {
         loop {
-            let queue = &mut self.parts.queue;
-            let first = if self.drops.is_empty() {
-                match queue.blocking_recv() {
-                    Some(ticket) => Some(ticket),
-                    None => return End::Abandoned,
-                }
-            } else {
-                match queue.try_recv() {
-                    Ok(ticket) => Some(ticket),
-                    Err(mpsc::error::TryRecvError::Empty) => None,
-                    Err(mpsc::error::TryRecvError::Disconnected) => return End::Abandoned,
-                }
+            let Ok(first) = self.parts.line.first(self.drops.is_empty()) else {
+                return End::Abandoned;
             };
             let closing = match self.turn(first) {
                 Ok(closing) => closing,
@@ -239,10 +175,13 @@ impl Committer {
     /// One batch, one step of a partition drop, and a checkpoint when it is due.
     fn turn(&mut self, first: Option<Ticket>) -> Result<Option<Reply<()>>, String> {
         let closing = self.batch(first)?;
-        self.drop_step()?;
+        if let Err(why) = self.drop_step() {
+            // first, so that whoever is closing hears about it
+            self.parts.core.poison(&why);
+        }
         self.parts.checkpointer.when_due();
         match self.parts.core.poisoned() {
-            // somebody else found out
+            // perhaps somebody else found out
             Some(why) => {
                 if let Some(reply) = closing {
                     drop(reply.send(Err(self.parts.core.poison_error())));
@@ -253,47 +192,24 @@ impl Committer {
         }
     }
 
-    /// Gathers what waits, starting with `first`, and commits it.
+    /// Commits what waits, starting with `first`.
     fn batch(&mut self, first: Option<Ticket>) -> Result<Option<Reply<()>>, String> {
-        let mut batch = Batch::new(Arc::clone(&self.parts.core), self.before.clone());
-        let mut closing = None;
-        let mut permits = Vec::new();
-        let mut bytes = 0;
-        let mut next = first;
-        let read_only = self.look();
-        while let Some(ticket) = next.take() {
-            bytes += ticket.bytes;
-            permits.push(ticket.permit);
-            match ticket.request {
-                Request::Close { reply } => {
-                    closing = Some(reply);
-                    break;
-                }
-                // starts after this batch
-                Request::DropPartition { partition, reply } => {
-                    self.drops.push_back(DropJob { partition, reply });
-                    break;
-                }
-                request if request.adds() && read_only.is_some() => {
-                    let why = read_only.clone().unwrap_or_default();
-                    request.refuse(StorageError::ReadOnly(why));
-                }
-                request => {
-                    if self.must_settle_for(&request) {
-                        self.settle();
-                        batch.set_before(None);
-                    }
-                    batch.stage(request);
-                }
-            }
-            if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
-                next = self.parts.queue.try_recv().ok();
-            }
-        }
+        let Taken {
+            batch,
+            permits,
+            closing,
+        } = self.take(first);
         match self.commit(batch, permits) {
             Ok(()) => Ok(closing),
             Err((batch, Trouble::Full)) => {
-                batch.refuse(&self.full());
+                let full = self.full();
+                // who wants nothing new may have seen the batch before
+                self.settle();
+                if self.parts.core.poisoned().is_some() {
+                    batch.refuse(&self.parts.core.poison_error());
+                } else {
+                    batch.refuse_new(&full);
+                }
                 Ok(closing)
             }
             Err((batch, Trouble::Broken(why))) => {
@@ -305,6 +221,93 @@ impl Committer {
                 Err(why)
             }
         }
+    }
+
+    /// Stages what waits, starting with `first`, and what comes while it is worth a wait.
+    fn take(&mut self, first: Option<Ticket>) -> Taken {
+        let core = Arc::clone(&self.parts.core);
+        let mut batch = Batch::new(core, self.before.clone(), self.look());
+        let mut closing = None;
+        let mut permits = Vec::new();
+        let (mut bytes, mut large) = (0, 0);
+        let mut wait = None;
+        let mut next = first;
+        while let Some(ticket) = next.take() {
+            bytes += ticket.bytes;
+            large += ticket.large_bytes();
+            match ticket.request {
+                Request::Close { reply } => {
+                    closing = Some(reply);
+                    break;
+                }
+                // starts after this batch
+                Request::DropPartition { partition, reply } => {
+                    self.drops.push_back(DropJob {
+                        partition,
+                        reply,
+                        _permit: ticket.permit,
+                    });
+                    break;
+                }
+                request => {
+                    if self.must_settle_for(&request) {
+                        self.settle();
+                        batch.set_before(None);
+                    }
+                    batch.stage(request);
+                    permits.push(ticket.permit);
+                }
+            }
+            if permits.len() < BATCH_REQUESTS_MAX && bytes < BATCH_BYTES_MAX {
+                next = self.next(&batch, permits.len(), large, &mut wait);
+            }
+        }
+        if let Some(Wait {
+            patience, before, ..
+        }) = wait
+        {
+            let hoped = patience.requests;
+            self.gather.waited(hoped, before, permits.len());
+        }
+        Taken {
+            batch,
+            permits,
+            closing,
+        }
+    }
+
+    /// One more for the batch, which has `requests`, of them `large` bytes of large joins. When
+    /// nobody waits it is kept open for a while, if it needs a sync at all: see [`gather`].
+    fn next(
+        &mut self,
+        batch: &Batch,
+        requests: usize,
+        large: usize,
+        wait: &mut Option<Wait>,
+    ) -> Option<Ticket> {
+        if let Some(ticket) = self.parts.line.next(large) {
+            return Some(ticket);
+        }
+        if batch.changes_nothing() || !self.drops.is_empty() {
+            return None;
+        }
+        if wait.is_none() {
+            let patience = self.gather.patience(requests)?;
+            *wait = Some(Wait {
+                patience,
+                until: Instant::now() + patience.most,
+                before: requests,
+            });
+        }
+        let Wait {
+            patience, until, ..
+        } = wait.as_ref()?;
+        if requests >= patience.requests {
+            return None;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let time = left.min(patience.quiet);
+        self.parts.line.next_within(large, time)
     }
 
     /// Whether the request needs to know what the batch before did to anything but records.
@@ -358,10 +361,13 @@ impl Committer {
             }
             return Ok(());
         }
+        let started = Instant::now();
         let first = match self.append(&sealed.ops) {
             Ok(first) => first,
             Err(trouble) => return Err((Box::new(batch), trouble)),
         };
+        let (requests, queued) = (permits.len(), self.parts.line.newcomers());
+        self.gather.synced(requests, queued, started.elapsed());
         let sealed = Arc::new(sealed);
         let work = Work {
             sealed: Arc::clone(&sealed),
@@ -369,7 +375,7 @@ impl Committer {
             batch: Some(batch),
             _permits: permits,
         };
-        if self.parts.queue.is_empty() {
+        if self.parts.line.is_empty() {
             self.parts.applier.apply_here(work);
             self.before = None;
         } else {
@@ -390,7 +396,8 @@ impl Committer {
                 )));
             }
         };
-        self.parts.guard.set_dirty(true);
+        let last = first + ops.len() as u64 - 1;
+        self.parts.guard.table_takes(last);
         let core = &self.parts.core;
         core.log_syncs.fetch_add(1, Ordering::Relaxed);
         core.log_records

@@ -163,9 +163,9 @@ impl Core {
     }
 
     fn keep_floor(&self, partition: PartitionId, floor: Hlc) -> Result<(), TableError> {
-        self.floors.raise(partition, floor);
+        self.floors.keep(partition, floor);
         // the entry of a lower one may be replayed, or come later in the same batch
-        let highest = self.floors.get(partition);
+        let highest = self.floors.kept(partition);
         self.table.notes.set(&floors::note(partition), highest.0)
     }
 

@@ -148,6 +148,10 @@ pub(super) fn recover(config: &StoreConfig) -> Result<(Recovered, RecoveryReport
                 report.torn_bytes = attempt.torn_bytes;
                 report.empty = attempt.log.next_lsn == 1 && !layout.marker.exists();
                 let (core, log) = (attempt.core, attempt.log);
+                if attempt.replayed > 0 || attempt.counted {
+                    // replaying and counting write, and nothing of that is on disk
+                    guard.table_takes(log.next_lsn - 1);
+                }
                 drop(room);
                 let recovered = Recovered {
                     core,

@@ -8,6 +8,7 @@ mod disk_full;
 mod forgetting;
 mod kill;
 mod model;
+mod read_only;
 
 use std::{fs, path::Path};
 

@@ -12,7 +12,9 @@ use tokio::sync::mpsc;
 use super::{
     StoreConfig,
     commit_log::CommitLog,
-    committer::{Committer, Parts, Ticket, applier::Applier, checkpointer::Checkpointer},
+    committer::{
+        Committer, Parts, applier::Applier, checkpointer::Checkpointer, line::Line, request::Ticket,
+    },
     core::Core,
     space::guard::{Change, Guard},
 };
@@ -43,7 +45,7 @@ pub(super) fn start(
         log,
         applier: Arc::clone(&applier),
         checkpointer: Arc::clone(&checkpointer),
-        queue,
+        line: Line::new(queue),
         dir: config.dir.clone(),
     });
     let applying = {

@@ -70,6 +70,17 @@ pub struct AdoptOrder {
     pub reason: Option<String>,
 }
 
+/// `POST /api/v1/admin/refill`: only when `REFILL_BLOCKED` is shown. Get back the lost data from the
+/// replicas that have theirs, and count what they do not have as lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RefillOrder {
+    /// Must be true: writes that only the emptied replicas had acknowledged are gone.
+    pub accept_loss: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Answer to every order: what the node is going to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OrderResponse {

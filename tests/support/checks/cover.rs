@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use ringmaster_shared::version::Dot;
 
-use super::record::{History, Op, Outcome, Seen, Write};
+use super::{
+    ended::End,
+    record::{History, Op, Outcome, Seen, Write},
+};
 
 /// A write that may have taken place.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +116,16 @@ pub struct Cover<'a> {
 }
 
 impl<'a> Cover<'a> {
+    /// All that was ever shown of each key: by its reads, and at the end.
+    pub fn shown(&self, end: &'a End) -> impl Iterator<Item = (&'a str, &KeyStory<'a>, &'a Seen)> {
+        self.keys.iter().flat_map(|(key, story)| {
+            let reads = story.reads.iter().map(|(_, seen)| *seen);
+            reads
+                .chain(end.seen(key))
+                .map(move |seen| (*key, story, seen))
+        })
+    }
+
     pub fn of(history: &'a History) -> Self {
         let mut keys: BTreeMap<&str, KeyStory> = BTreeMap::new();
         for op in &history.ops {

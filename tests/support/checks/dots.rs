@@ -21,12 +21,9 @@ pub fn check(covers: &Cover, end: &End) -> Verdict {
             twin.map(|twin| format!("two writes with one dot:\n  {}\n  {}", twin.op, write.op)),
         );
     }
-    for (key, story) in &covers.keys {
-        let last = end.seen(key).into_iter();
-        for seen in story.reads.iter().map(|(_, seen)| *seen).chain(last) {
-            if !seen.values.is_empty() {
-                verdict.examine(strange(key, story, seen));
-            }
+    for (key, story, seen) in covers.shown(end) {
+        if !seen.values.is_empty() {
+            verdict.examine(strange(key, story, seen));
         }
     }
     verdict

@@ -10,12 +10,9 @@ use super::{
 
 pub fn check(covers: &Cover, end: &End) -> Verdict {
     let mut verdict = Verdict::new(Check::SiblingsAreConcurrent);
-    for (key, story) in &covers.keys {
-        let last = end.seen(key).into_iter();
-        for seen in story.reads.iter().map(|(_, seen)| *seen).chain(last) {
-            if seen.values.len() > 1 {
-                verdict.examine(knew(key, story, seen));
-            }
+    for (key, story, seen) in covers.shown(end) {
+        if seen.values.len() > 1 {
+            verdict.examine(knew(key, story, seen));
         }
     }
     verdict

@@ -74,7 +74,7 @@ fn without_first(app: &App) -> Report {
 #[test]
 fn the_selection_stays_on_its_node_when_rows_move() {
     let mut app = app();
-    typed(&mut app, "jj");
+    typed(&mut app, "j");
     assert_eq!(app.members.selected, Some(id("node-2")));
     let row = |app: &App| {
         let rows = rows::members(app.shown(), &app.members);
@@ -270,6 +270,41 @@ fn plan(app: &App) -> crate::progress::Preview {
     }
 }
 
+#[test]
+fn the_first_step_leaves_the_row_that_was_marked() {
+    for (key, want) in [
+        (KeyCode::Down, "node-2"),
+        (KeyCode::Up, "node-1"),
+        (KeyCode::End, "node-3"),
+    ] {
+        let mut app = app();
+        assert!(app.members.selected.is_none());
+        press(&mut app, key);
+        let selected = app.members.selected.as_ref().map(NodeId::as_str);
+        assert_eq!(selected, Some(want), "{key:?}");
+    }
+}
+
+#[test]
+fn a_plan_that_was_blocked_is_shown_anew_before_it_is_asked() {
+    let mut app = app();
+    app.screen = ScreenId::Procedures;
+    let blocked = vec!["node-3 must answer first".to_owned()];
+    let kind = ProcedureKind::CleanRestart;
+    app.procedures.preview = Some(crate::progress::Preview {
+        kind,
+        blocked,
+        ..plan(&app)
+    });
+    press(&mut app, KeyCode::Enter);
+    assert!(app.confirm.is_none());
+    let shown = app.procedures.preview.as_ref().expect("a plan");
+    assert_eq!(shown.blocked, Vec::<String>::new());
+    press(&mut app, KeyCode::Enter);
+    let asked = app.confirm.as_ref().expect("a question");
+    assert_eq!(asked.expected, "clean restart 3 nodes");
+}
+
 /// A confirmation of a rolling restart, open and not answered.
 fn asked() -> App {
     let mut app = app();
@@ -291,7 +326,7 @@ fn a_confirmation_keeps_the_nodes_it_was_opened_for() {
     assert_eq!(names, ["node-1", "node-2", "node-3"]);
     let report = without_first(&app);
     update(&mut app, Msg::Report(report));
-    let effects = typed(&mut app, "restart 3 nodes\n");
+    let effects = typed(&mut app, "rolling restart 3 nodes\n");
     assert_eq!(effects, [], "the cluster is not the one that was confirmed");
     assert!(app.confirm.as_ref().is_some_and(|c| c.error.is_some()));
 }
@@ -300,7 +335,7 @@ fn a_confirmation_keeps_the_nodes_it_was_opened_for() {
 fn a_confirmation_that_grew_stale_starts_nothing() {
     let mut app = asked();
     later(&mut app, 60_000);
-    assert_eq!(typed(&mut app, "restart 3 nodes\n"), []);
+    assert_eq!(typed(&mut app, "rolling restart 3 nodes\n"), []);
     let error = app.confirm.as_ref().and_then(|c| c.error.clone());
     assert!(error.is_some_and(|e| e.contains("old")));
 }

@@ -6,8 +6,10 @@
 //! between a floor and a ceiling: it grows by a step while it is used and operations take about as
 //! long as they do when the node is idle, and shrinks by a factor when more than half of them take
 //! several times that (additive increase, multiplicative decrease; "idle" is the lowest median
-//! seen of late). When small operations are late, the large ones give way first. What is past a
-//! limit is refused at once: a queue would only make everybody late.
+//! seen of late). When small operations are late, the large ones give way first, and they do so
+//! long before small ones would have to be refused: what slows small ones down while large ones are
+//! written is the large ones. What is past a limit is refused at once: a queue would only make
+//! everybody late.
 //!
 //! Promises: at least one operation of each lane is let in when none is under way, whatever the
 //! limits; never more than the ceilings. Leaves clocks, locks, events and the answer to others.
@@ -26,6 +28,12 @@ const WINDOW_MAX: Duration = Duration::from_secs(1);
 const SAMPLES_MAX: usize = 256;
 /// Windows whose medians are remembered to know how long things take when idle.
 const MEDIANS_KEPT: usize = 150;
+/// Small operations that take less than this are never a reason to let in fewer large ones: a
+/// disk, or a busy machine, makes that much by itself.
+const SLOWED_LEAST: Duration = Duration::from_millis(15);
+/// Small operations are slowed when they take this many times as long as when idle. Little, because a
+/// node that was never idle has only seen what they take beside large ones, and comes down from there.
+const SLOWED_FACTOR: u32 = 2;
 /// Late is what takes this many times as long as when idle.
 const LATE_FACTOR: u32 = 4;
 
@@ -85,6 +93,8 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     InTime,
+    /// Not late yet, but noticeably longer than when idle.
+    Slowed,
     Late,
     /// More than twice as long as what is late.
     VeryLate,
@@ -101,6 +111,8 @@ struct State {
     peak: usize,
     samples: Vec<Duration>,
     medians: VecDeque<Duration>,
+    /// Nothing below this counts as slowed, whatever it takes when idle.
+    slowed: Duration,
     /// What counts as late lies between these.
     late: (Duration, Duration),
 }
@@ -116,12 +128,13 @@ impl State {
         }
     }
 
-    /// Past this an operation is late.
-    fn late_after(&self) -> Duration {
+    /// Past these an operation is slowed, and late.
+    fn bounds(&self) -> (Duration, Duration) {
         let idle = self.medians.iter().min();
         let (least, most) = self.late;
-        idle.map_or(most, |idle| *idle * LATE_FACTOR)
-            .clamp(least, most)
+        let times = |factor| idle.map_or(most, |idle| *idle * factor);
+        let late = times(LATE_FACTOR).clamp(least, most);
+        (times(SLOWED_FACTOR).max(self.slowed).min(late), late)
     }
 
     /// Ends a window: how late its median operation was; `None` without samples.
@@ -129,10 +142,11 @@ impl State {
         let mut samples = std::mem::take(&mut self.samples);
         let middle = samples.len().checked_sub(1)? / 2;
         let (_, median, _) = samples.select_nth_unstable(middle);
-        let limit = self.late_after();
+        let (slowed, late) = self.bounds();
         let verdict = match *median {
-            took if took > limit * 2 => Verdict::VeryLate,
-            took if took > limit => Verdict::Late,
+            took if took > late * 2 => Verdict::VeryLate,
+            took if took > late => Verdict::Late,
+            took if took > slowed => Verdict::Slowed,
             _ => Verdict::InTime,
         };
         if self.medians.len() == MEDIANS_KEPT {
@@ -171,7 +185,7 @@ pub struct Controller {
 
 impl Controller {
     pub fn new(bounds: Bounds) -> Self {
-        let lane = |start: usize, floor: usize, ceiling: usize, step, late| {
+        let lane = |start: usize, floor: usize, ceiling: usize, step, slowed, late| {
             let floor = floor.min(ceiling);
             State {
                 limit: start.clamp(floor, ceiling),
@@ -182,6 +196,7 @@ impl Controller {
                 peak: 0,
                 samples: Vec::with_capacity(SAMPLES_MAX),
                 medians: VecDeque::with_capacity(MEDIANS_KEPT),
+                slowed,
                 late,
             }
         };
@@ -190,12 +205,21 @@ impl Controller {
         Self {
             ceiling: bounds.requests,
             under_way: 0,
-            small: lane(128, 16, bounds.requests, 8, (ms(150).min(small), small)),
+            small: lane(
+                128,
+                16,
+                bounds.requests,
+                8,
+                SLOWED_LEAST,
+                (ms(150).min(small), small),
+            ),
             large: lane(
                 2 * MIB,
                 bounds.value_bytes.max(MIB),
                 bounds.bytes.max(1),
                 MIB,
+                // late or not: nothing gives way before it
+                large,
                 (ms(300).min(large), large),
             ),
             looked: Duration::ZERO,
@@ -264,8 +288,8 @@ impl Controller {
             Some(Verdict::InTime) => self.small.grow_if_used(),
             // bytes are what most likely makes everybody wait
             Some(late) if self.large.can_shrink() => self.large.shrink(late),
+            Some(Verdict::Slowed) | None => {}
             Some(late) => self.small.shrink(late),
-            None => {}
         }
         match large {
             Some(Verdict::InTime) if small.is_none_or(|s| s == Verdict::InTime) => {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ringmaster_shared::error::{ErrorBody, ErrorCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 /// hyper's refusals: how they begin, and what is wrong then.
 const OWN: [(&[u8], ErrorCode, &str); 3] = [
@@ -64,7 +64,7 @@ fn in_full(head: &[u8]) -> Option<Vec<u8>> {
     bare.then(|| refusal(*code, status, sentence, false))
 }
 
-/// Reads pass through, and so does everything else that is written.
+/// The writing side; everything else that is written passes through.
 pub struct Refusals<S> {
     inner: S,
     /// What is sent instead, and how much of it was.
@@ -99,16 +99,6 @@ impl<S: AsyncWrite + Unpin> Refusals<S> {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Refusals<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A stream whose writes fail when the other side takes nothing for too long.
+//! The writing side of a stream, which fails when the other side takes nothing for too long.
 
 use std::{
     future::Future,
@@ -9,11 +9,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWrite,
     time::{Sleep, sleep},
 };
 
-/// Reads pass through; upgraded connections (feeds, peers) keep the guard.
+/// Upgraded connections (feeds, peers) keep the guard.
 pub struct Stalling<S> {
     inner: S,
     most: Duration,
@@ -44,16 +44,6 @@ impl<S: Unpin> Stalling<S> {
         ready!(deadline.as_mut().poll(cx));
         let why = "the other side takes nothing";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 

@@ -59,6 +59,11 @@ impl Core {
         lacking.choose(&mut self.rng).cloned()
     }
 
+    /// `with` holds what this node held when the exchange of lists began, and the other way round.
+    pub fn lists_exchanged(&mut self, with: &NodeId) {
+        self.udp.exchanged(with, self.revision);
+    }
+
     /// A probe was answered by TCP alone.
     pub(super) fn found_only_tcp(&mut self, id: &NodeId, began_ms: u64, lost: u32) {
         let others = self.members.reachable_count();

@@ -1,5 +1,5 @@
 //! The end of a member, its own or another's. A node that goes down on purpose: everybody
-//! reachable is told a few times, by packet and a couple by exchange, and then there is silence
+//! reachable (in a large cluster, enough of them) is told a few times, by packet and a couple by exchange, and then there is silence
 //! for good.
 
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use crate::gossip::{
 /// The farewell is said so often, so far apart.
 const FAREWELL_ROUNDS: u32 = 3;
 const FAREWELL_GAP_MS: u64 = 150;
+/// Members told in one round, at random. They spread it on like any news; more packets at once
+/// would only be dropped by the socket.
+const FAREWELL_TOLD_MAX: usize = 512;
 
 impl Core {
     /// This node goes down on purpose, as `last` (stopped, or left for good): everybody reachable
@@ -77,13 +80,14 @@ impl Core {
         if now.ms < next_ms {
             return;
         }
-        let everybody: Vec<(NodeId, String)> = self
+        let told: Vec<(NodeId, String)> = self
             .members
-            .reachable()
+            .pick_reachable(&mut self.rng, FAREWELL_TOLD_MAX, |_| true)
+            .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
             .collect();
-        let done = rounds_left <= 1 || everybody.is_empty();
-        for (id, address) in everybody {
+        let done = rounds_left <= 1 || told.is_empty();
+        for (id, address) in told {
             let packet = self.packet(id, Body::Gossip, None);
             self.send(Dest::Address(address), packet);
         }

@@ -7,7 +7,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Core, Happening, MEMBERS_MAX, Phase, Strain, Wants, is_honest};
+use super::{Core, Happening, MEMBERS_MAX, Phase, Strain, Wants, broken::Broken, is_honest};
 use crate::gossip::{
     MemberState,
     claim::{self, Claim, Now, Via},
@@ -47,8 +47,11 @@ impl Core {
                 Arc::make_mut(&mut member.state).load = from.load;
             }
         }
+        let status = member.state.status;
+        // buddy messages can be switched off to compare; who is gone is told in any case
+        let kept_from_it = status == MemberStatus::Suspected && !self.config.lifeguard.buddy;
         Wants {
-            news_of_itself: (held, member.state.status) > (from.freshness(), said),
+            news_of_itself: (held, status) > (from.freshness(), said) && !kept_from_it,
             to_be_asked: from.freshness() > held,
             intro: false,
         }
@@ -67,6 +70,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         let (own, others): (Vec<_>, Vec<_>) = states
             .into_iter()
             .take(MEMBERS_MAX)
@@ -83,11 +87,14 @@ impl Core {
         }
         for state in others {
             // who lists somebody as suspected need not have found it out itself, and must not
-            // count as one accuser more
-            let from = state.id.clone();
+            // count as one accuser more; what it holds of this node it does hold
+            let from = if state.id == self.local.id {
+                from.clone()
+            } else {
+                state.id.clone()
+            };
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
-        self.udp.exchanged(from, self.revision);
     }
 
     /// Takes a claim in, if it wins.
@@ -110,11 +117,18 @@ impl Core {
             // for somebody unknown a tombstone has nothing to protect, and taking it in would
             // let it go round for ever
             None if claim.state.status == MemberStatus::Left => {}
-            None if self.members.len() >= MEMBERS_MAX => {
-                self.count_rejected(Rejected::Unacceptable)
+            None => {
+                if self.make_room(claim.state.status) {
+                    self.accept(now, claim, via);
+                } else {
+                    self.count_rejected(Rejected::Unacceptable);
+                }
             }
-            None => self.accept(now, claim, via),
-            Some(held) if claim::beats(&claim.state, held) => self.accept(now, claim, via),
+            Some(held)
+                if claim::beats(&claim.state, held) || self.breaks(Broken::BelievesAnything) =>
+            {
+                self.accept(now, claim, via);
+            }
             Some(held) => {
                 let same = held.status == MemberStatus::Suspected
                     && claim.state.status == MemberStatus::Suspected
@@ -126,10 +140,29 @@ impl Core {
         }
     }
 
+    /// Whether there is a place for one more. When the list is full of names that came and went,
+    /// who is alive takes the place of who has been gone the longest. Only the living do: the
+    /// dead that others list would else push each other out for ever.
+    fn make_room(&mut self, status: MemberStatus) -> bool {
+        if self.members.len() < MEMBERS_MAX {
+            return true;
+        }
+        if status != MemberStatus::Alive {
+            return false;
+        }
+        let Some(longest) = self.members.longest_gone().cloned() else {
+            return false;
+        };
+        self.rumors.remove(&longest);
+        self.members.remove(&longest);
+        true
+    }
+
     /// Somebody suspects a member that is suspected already. Who found it out for itself counts,
     /// and the first few that do are spread on like any news.
     fn confirm(&mut self, claim: Claim) {
         if self.members.confirm(&claim.state.id, &claim.from) {
+            self.confirmed += 1;
             self.rumors.enqueue(claim);
         }
     }
@@ -240,6 +273,13 @@ impl Core {
             }
             return;
         }
+        if self.breaks(Broken::NeverRefutes) {
+            return;
+        }
+        if self.breaks(Broken::BelievesItsAccusers) {
+            Arc::make_mut(&mut self.local).status = theirs.status;
+            return;
+        }
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
@@ -275,6 +315,8 @@ impl Core {
         };
         let state = MemberState {
             status: MemberStatus::Suspected,
+            incarnation: member.state.incarnation
+                + u64::from(self.breaks(Broken::InventsIncarnations)),
             ..(*member.state).clone()
         };
         let state = Arc::new(state);

@@ -9,7 +9,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::Core;
+use super::{Core, probe_log::ProbeLog};
 use crate::gossip::{
     HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member,
 };
@@ -104,6 +104,21 @@ impl Core {
     /// How well this node itself is, and what tells against it.
     pub fn health(&self, now: Now) -> HealthView {
         self.health.view(now)
+    }
+
+    /// How this node's latest probes ended, the oldest first.
+    pub fn probe_log(&self) -> &ProbeLog {
+        &self.log
+    }
+
+    /// Own probes, and pings made for others, that wait for their answer.
+    pub fn probes_under_way(&self) -> (usize, usize) {
+        (self.probes.len(), self.relays.len())
+    }
+
+    /// How often a further accuser shortened a suspicion, since the start.
+    pub fn confirmations(&self) -> u64 {
+        self.confirmed
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {

@@ -10,8 +10,11 @@ use rand::{Rng, seq::SliceRandom};
 use ringmaster_shared::id::NodeId;
 
 use super::{
-    Core, Dest, Output, Strain, ms, next_due,
+    Core, Dest, Output, Strain,
+    broken::Broken,
+    ms, next_due,
     probe::{End, Patience, Probe},
+    probe_log::Answered,
     relays::Relay,
 };
 use crate::gossip::{
@@ -68,12 +71,16 @@ impl Core {
         while !self.rotation.is_empty() {
             if self.cursor >= self.rotation.len() {
                 self.cursor = 0;
+                // who was forgotten and came back meanwhile stands there twice
+                self.rotation.sort_unstable();
+                self.rotation.dedup();
                 self.rotation.shuffle(&mut self.rng);
+                self.again_left = self.rotation.len() / 2;
             }
             let id = self.rotation[self.cursor].clone();
             match self.members.get_mut(&id) {
                 Some(member) if member.state.status.is_reachable() => {
-                    self.cursor += 1;
+                    self.cursor += usize::from(!self.breaks(Broken::ProbesOne));
                     return Some(id);
                 }
                 Some(member) => member.in_rotation = false,
@@ -89,11 +96,11 @@ impl Core {
     pub(super) fn start_probe(&mut self, now: Now) {
         let patience = self.patience();
         self.due.probe = next_due(self.due.probe, patience.whole_ms, now);
-        let again = self.probe_again.take();
-        let again = again.filter(|id| {
+        let again = self.probe_again.take().filter(|id| {
             let member = self.members.get(id);
-            member.is_some_and(|m| m.state.status.is_reachable())
+            self.again_left > 0 && member.is_some_and(|m| m.state.status.is_reachable())
         });
+        self.again_left -= usize::from(again.is_some());
         let Some(id) = again.or_else(|| self.next_target()) else {
             // nobody is left whose silence could tell anything
             self.health.eased();
@@ -163,8 +170,12 @@ impl Core {
     /// No ping was answered in time.
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
-            End::OnlyTcp { .. } => self.health.eased(),
+            End::OnlyTcp { .. } => {
+                self.log.note(now, Answered::OverTcp);
+                self.health.eased();
+            }
             End::Unanswered { missing } => {
+                self.log.note(now, Answered::Never);
                 self.health.strained(now, Strain::MissedAnswers, missing);
             }
         }
@@ -194,7 +205,8 @@ impl Core {
 
     /// A ping of this node was answered: its own probe's, or one made for another.
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
-        if self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+        if let Some(round_trip_ms) = self.end_answered(now, |p| p.seq == seq && p.target == *from) {
+            self.log.note(now, Answered::Itself { round_trip_ms });
             self.found_udp(now, from);
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);
@@ -202,7 +214,7 @@ impl Core {
                 seq: relay.asker_seq,
                 target: relay.target,
             };
-            let packet = self.packet(relay.asker, body, first);
+            let packet = self.answer_packet(relay.asker, body, first);
             self.send(Dest::Source(relay.source), packet);
         }
     }
@@ -215,26 +227,26 @@ impl Core {
         target: &NodeId,
     ) {
         let asked = |p: &Probe| p.seq == seq && p.target == *target && p.has_helper(by);
-        if self.end_answered(now, asked)
-            && let Some(member) = self.members.get_mut(target)
-        {
-            member.answered(now);
-            self.found_udp(now, target);
+        if self.end_answered(now, asked).is_some() {
+            self.log.note(now, Answered::ThroughOthers);
+            if let Some(member) = self.members.get_mut(target) {
+                member.answered(now);
+                self.found_udp(now, target);
+            }
         }
     }
 
-    /// Ends the probe that was answered, if there is one: this node hears well.
-    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> bool {
-        let Some(at) = self.probes.iter().position(which) else {
-            return false;
-        };
+    /// Ends the probe that was answered, if there is one: this node hears well. Returns how long
+    /// it took.
+    fn end_answered(&mut self, now: Now, which: impl Fn(&Probe) -> bool) -> Option<u64> {
+        let at = self.probes.iter().position(which)?;
         let probe = self.probes.swap_remove(at);
         self.health.eased();
         // the rest of a stretched probe is not waited for: health comes back at the pace of
         // healthy probes, and failures go unnoticed no longer than they must
         let next = probe.started_ms + self.probe_interval_ms();
         self.due.probe = self.due.probe.min(next.max(now.ms));
-        true
+        Some(now.ms.saturating_sub(probe.started_ms))
     }
 
     /// A helper is well, but got no answer.
@@ -287,7 +299,7 @@ impl Core {
             seq: relay.asker_seq,
             target: relay.target,
         };
-        let packet = self.packet(relay.asker, body, None);
+        let packet = self.answer_packet(relay.asker, body, None);
         self.send(Dest::Source(relay.source), packet);
     }
 }

@@ -4,6 +4,7 @@ mod bounds;
 mod exchange;
 mod farewell;
 mod hearsay;
+mod laws;
 mod lifeguard;
 mod oneself;
 mod probing;

@@ -42,7 +42,7 @@ use crate::{
         start::on_disk,
     },
     replication::{
-        frames::{RefusalCode, Request, Response},
+        frames::{Request, Response},
         peers::{AddressBook, Class, PeerError, Peers},
         replica::weight,
     },
@@ -373,10 +373,10 @@ impl Carrier {
                 trouble(format!("{id}: still at epoch {epoch}"))
             }
             // every replica had agreed to forget what covered it
-            Ok(Response::Refused {
-                code: RefusalCode::Stale,
-                ..
-            }) if self.comes_back() => Ok(()),
+            Ok(Response::Stale { .. }) if self.comes_back() => Ok(()),
+            Ok(Response::Stale { .. }) => {
+                trouble(format!("{id}: deleted keys were forgotten there meanwhile"))
+            }
             Ok(Response::Refused { reason, .. }) => trouble(format!("{id}: {reason}")),
             Ok(_) => trouble(format!("{id}: gave an answer that makes no sense")),
             Err(error) => trouble(error.to_string()),

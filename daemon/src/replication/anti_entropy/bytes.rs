@@ -2,32 +2,26 @@
 
 use bytes::Bytes;
 use ringmaster_shared::{
-    clock::Hlc,
-    id::NodeId,
     key::Key,
-    version::{Actor, Dot, Record, Sibling, Value, VersionVector},
+    version::{Record, Value},
 };
 
 use super::compare::{Comparison, Tally};
-use crate::replication::tests::lab::{PARTITIONS, Quiet, id, settled};
+use crate::replication::{
+    testing::{alone, dot_of, id, key, sibling},
+    tests::lab::{PARTITIONS, Quiet, settled},
+};
 
 const VALUE_BYTES: usize = 100;
 
 fn record(counter: u64, version: u64) -> Record {
-    let actor = Actor {
-        node: NodeId::new("writer").expect("valid"),
-        epoch: version,
-    };
-    let sibling = Sibling {
-        dot: Dot { actor, counter },
-        hlc: Hlc(1000 + version),
-        value: Some(Value::Raw(Bytes::from(vec![7; VALUE_BYTES]))),
-    };
-    Record::written(&Record::default(), &VersionVector::default(), sibling)
+    let mut sibling = sibling(dot_of("writer", version, counter), 1000 + version, 0);
+    sibling.value = Some(Value::Raw(Bytes::from(vec![7; VALUE_BYTES])));
+    alone(sibling)
 }
 
 fn entries(numbers: impl Iterator<Item = u64>, version: u64) -> Vec<(Key, Record)> {
-    let key = |n: u64| Key::new(&format!("customer/{n:07}")).expect("valid");
+    let key = |n: u64| key(&format!("customer/{n:07}"));
     numbers.map(|n| (key(n), record(n + 1, version))).collect()
 }
 

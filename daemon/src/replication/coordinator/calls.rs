@@ -104,10 +104,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     #[tokio::test]
     async fn answers_come_as_they_end_and_can_be_dropped() {

@@ -27,7 +27,7 @@ use super::{
     latency::HEDGE_MAX,
     read::{ReadDone, ReadMachine},
     round::{Ask, Failure, FailureKind, Reach, Said, Step, Unmet},
-    write::{Needs, WriteIntent, WriteMachine, Written},
+    write::{AGAIN_MAX, Needs, WriteIntent, WriteMachine, Written},
 };
 use crate::replication::{
     frames::{Request, Response},
@@ -72,7 +72,7 @@ struct Drive {
     regroups: u32,
     /// Replicas that refused to store because their disks are nearly full.
     read_only: BTreeSet<NodeId>,
-    /// This node's clock when the operation began: before it read what it may write.
+    /// This node's clock when the operation began (again): before it read what it may write.
     issued: Hlc,
 }
 
@@ -211,6 +211,13 @@ impl Drive {
         Turn::Late
     }
 
+    /// Forgets what was asked; what is asked from now on is issued now.
+    fn begin_again(&mut self) {
+        self.calls.clear();
+        self.hedge_at = None;
+        self.issued = self.inner.site.issued();
+    }
+
     /// For writes: does not count on replicas that have just refused one as read-only.
     fn avoid_read_only(&mut self) {
         for id in self.inner.site.recently_read_only() {
@@ -340,6 +347,11 @@ impl Drive {
                     step = machine.stamp(dot, hlc, &self.view.reach);
                     continue;
                 }
+                Step::Again => {
+                    self.begin_again();
+                    step = machine.begin_again(&self.view.reach);
+                    continue;
+                }
                 Step::Done(written) => return Ok(written),
                 Step::Failed(unmet) => return Err(self.error(unmet)),
             }
@@ -424,9 +436,12 @@ impl Drive {
         let start =
             |view: &View| ReadMachine::start(consistency, breaks, view.needs(), &view.reach);
         let (mut machine, mut step) = start(&self.view);
+        let mut again_left = AGAIN_MAX;
         loop {
             match step {
-                Step::Wait | Step::Stamp { .. } => self.arm(machine.can_hedge(), false),
+                Step::Wait | Step::Stamp { .. } | Step::Again => {
+                    self.arm(machine.can_hedge(), false);
+                }
                 Step::Ask(asks) => {
                     self.send(asks, self.deadline);
                     self.arm(machine.can_hedge(), true);
@@ -439,6 +454,16 @@ impl Drive {
             }
             step = match self.turn().await {
                 Ok(Turn::Said(who, said)) => machine.on_said(&who, said),
+                Ok(Turn::Failed(_, failure))
+                    if failure.kind == FailureKind::Stale && again_left > 0 =>
+                {
+                    // what it wants to write back may have been deleted since it was read
+                    again_left -= 1;
+                    self.begin_again();
+                    let (fresh, first) = start(&self.view);
+                    machine = fresh;
+                    first
+                }
                 Ok(Turn::Failed(who, failure)) => machine.on_failure(&who, failure),
                 Ok(Turn::Regroup(_)) => {
                     // nothing a read did needs to be remembered

@@ -142,10 +142,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     fn rank(latencies: &mut Latencies, me: &str, in_doubt: &[&str], now_ms: u64) -> String {
         let replicas = ["a", "b", "c"].map(id).to_vec();

@@ -76,6 +76,9 @@ pub enum FailureKind {
     Recovering,
     /// Its disk is nearly full: it answers reads, and certainly did not store anything.
     ReadOnly,
+    /// The operation began before deleted keys of the partition were forgotten there; the replica
+    /// certainly did nothing, and does it when asked by an operation that begins now.
+    Stale,
 }
 
 /// Why an operation ended without its quorum.
@@ -118,6 +121,8 @@ pub enum Step<D> {
     Stamp {
         seen: ringmaster_shared::clock::Hlc,
     },
+    /// To begin again, issued anew: what was sent was refused as stale, and nobody has it.
+    Again,
     Done(D),
     Failed(Unmet),
 }
@@ -321,10 +326,7 @@ fn shortfall(need: &Requirement, have: &[NodeId]) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     fn ids(names: &[&str]) -> Vec<NodeId> {
         names.iter().map(|n| id(n)).collect()

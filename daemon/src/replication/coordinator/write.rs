@@ -5,7 +5,8 @@
 //! context covers, as far as a read quorum knows it (see `VersionVector::limited_to` for why that
 //! makes made-up contexts harmless and costs honest ones nothing); once a record has been sent it is the only record of this write, also across
 //! a change of the topology. A second record with a new dot would make one write take effect
-//! twice: somebody may have read the first one, overwritten it, and would see it come back.
+//! twice: somebody may have read the first one, overwritten it, and would see it come back. Only when
+//! every replica that it was sent to is known not to have stored it (refused as stale) it begins again.
 //!
 //! **Conditional writes** ("exactly what this context says", "absent") store only when the query
 //! finds the condition true, and then ask a read quorum once more. The write is answered well
@@ -33,6 +34,10 @@ mod condition;
 use self::condition::too_many;
 pub use self::condition::{Condition, SIBLINGS_MAX, SIBLINGS_WARN};
 use super::round::{Ask, Breaks, Failure, FailureKind, Reach, Round, Said, Step, Unmet};
+
+/// How often a write begins again because it was refused as stale. The floor that refused it is
+/// known then, and floors rise twice in a grace period at most.
+pub const AGAIN_MAX: u32 = 3;
 
 /// What is to be written; does not change when the topology does.
 #[derive(Debug, Clone)]
@@ -94,8 +99,13 @@ pub struct WriteMachine {
     phase: Phase,
     round: Round,
     seen: Seen,
-    /// A replica refused to store because its disk is nearly full.
-    read_only: bool,
+    /// A replica refused to store and may yet turn out to be like all the others: its disk is
+    /// nearly full, or the write is stale.
+    refused: bool,
+    /// A replica refused the record as stale.
+    stale: bool,
+    /// How often it may still begin again for that.
+    attempts_left: u32,
 }
 
 /// What the query round gathered.
@@ -128,7 +138,9 @@ impl WriteMachine {
             phase: Phase::Query,
             round,
             seen: Seen::default(),
-            read_only: false,
+            refused: false,
+            stale: false,
+            attempts_left: AGAIN_MAX,
         };
         let step = machine.query(unreachable);
         (machine, step)
@@ -241,7 +253,8 @@ impl WriteMachine {
                 possible.remove(who);
             }
         }
-        self.read_only |= failure.kind == FailureKind::ReadOnly;
+        self.stale |= failure.kind == FailureKind::Stale;
+        self.refused |= matches!(failure.kind, FailureKind::ReadOnly | FailureKind::Stale);
         self.round.failed(who, failure.why);
         self.judge()
     }
@@ -256,19 +269,35 @@ impl WriteMachine {
             }
             Phase::Store { check: Some(_), .. } => self.judge_check(),
             Phase::Store { .. } if self.round.is_met() => self.stored(),
-            // full disks are often full on all replicas: once the last has said so, it is known
-            // that nothing was stored
+            // full disks are often full on all replicas, and floors rise on all at once: when the
+            // last has said so, it is known that nothing was stored
             Phase::Store { .. }
                 if !self.round.can_be_met()
-                    && self.read_only
+                    && self.refused
                     && self.round.who_answered().is_empty()
                     && !self.round.waiting().is_empty() =>
             {
                 Step::Wait
             }
-            Phase::Store { .. } if !self.round.can_be_met() => Step::Failed(self.lost()),
+            Phase::Store { .. } if !self.round.can_be_met() => self.again_or_lost(),
             _ => Step::Wait,
         }
+    }
+
+    /// A stale write that nobody can have stored may begin again with another dot: this one was
+    /// never seen and never will be. With a single copy somewhere it must not: that copy may have
+    /// been read and deleted since, and the second would come back from it.
+    fn again_or_lost(&mut self) -> Step<Written> {
+        if self.stale && self.attempts_left > 0 && !self.may_have_written() {
+            self.attempts_left -= 1;
+            return Step::Again;
+        }
+        Step::Failed(self.lost())
+    }
+
+    /// The answer to [`Step::Again`]: answers to earlier questions must no longer be handed in.
+    pub fn begin_again(&mut self, unreachable: &Reach) -> Step<Written> {
+        self.query(unreachable)
     }
 
     /// The query is complete: whether the write may go on.
@@ -383,6 +412,7 @@ impl WriteMachine {
             &self.needs.write.replicas(),
             unreachable,
         );
+        (self.refused, self.stale) = (false, false);
         let hopeful = self.round.can_be_met();
         let possible = if hopeful {
             self.round.waiting().iter().cloned().collect()

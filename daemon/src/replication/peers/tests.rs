@@ -16,19 +16,18 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::replication::server::{
-    Handler, PEER_PATH, accept,
-    gate::{Caller, Doorkeeper},
+use crate::replication::{
+    server::{
+        Handler, PEER_PATH, accept,
+        gate::{Caller, Doorkeeper},
+    },
+    testing::id,
 };
 
 const OURS: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 const THEIRS: &str = "1b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 /// Far beyond what any of these take.
 const GENEROUS: Duration = Duration::from_secs(30);
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
 
 fn cluster(text: &str) -> ClusterId {
     ClusterId::new(text).expect("valid")

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ringmaster_shared::{
+    event::EventCode,
     id::{ClusterId, Epoch, Generation, NodeId},
     member::Lifecycle,
     topology::Topology,
@@ -10,11 +11,13 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
-    gossip::{MemberState, MemberView},
+    gossip::{MemberState, MemberView, Served, secrecy::joining},
+    node::keys,
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
     },
+    time::unix_ms,
 };
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
@@ -32,6 +35,7 @@ impl Dispatch {
             topology: node.topology.clone(),
             lifecycle: node.lifecycle.clone(),
             clock: node.clock.clone(),
+            grace_ms: node.grace_ms,
         };
         Self { node, replica }
     }
@@ -46,9 +50,13 @@ impl Handler for Dispatch {
         }
         match request {
             Request::Ping => Response::Pong,
-            Request::Join { member } => self.node.join(caller, member).await,
-            Request::PushPull { members } => self.node.push_pull(caller, members).await,
+            Request::Join { member, proof } => self.node.join(member, &proof).await,
+            Request::Gossip { message } => self.node.gossip(caller, message).await,
             Request::Members => self.node.members(),
+            Request::Keyring => Response::Keyring {
+                state: self.node.secrecy.as_ref().map(keys::state_of),
+            },
+            Request::ChangeKeys { sealed } => self.node.change_keys(caller, &sealed).await,
             Request::FetchTopology => Response::Topology {
                 topology: self.node.topology.current().map(|t| (*t).clone()),
             },
@@ -76,7 +84,37 @@ impl Handler for Dispatch {
 }
 
 impl PeerServer {
-    async fn join(&self, caller: &Caller, member: MemberState) -> Response {
+    async fn join(&self, member: MemberState, proof: &[u8]) -> Response {
+        let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
+            Ok(bond) => bond,
+            Err(reason) => return self.refuse_stranger(&member, reason),
+        };
+        let welcome = self.welcome(member).await;
+        match (bond, &self.secrecy) {
+            (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
+                match postcard::to_stdvec(&welcome) {
+                    Ok(plain) => Response::SealedWelcome {
+                        sealed: joining::seal_welcome(secrecy, bond, &plain),
+                    },
+                    Err(error) => refused(RefusalCode::BadRequest, error.to_string()),
+                }
+            }
+            _ => welcome,
+        }
+    }
+
+    /// Says it to both sides, to this one now and then.
+    fn refuse_stranger(&self, member: &MemberState, reason: String) -> Response {
+        let knocks = self.secrecy.as_ref();
+        if knocks.is_some_and(|s| s.complain(&member.address, unix_ms())) {
+            let message = format!("not let in: {reason}");
+            self.events
+                .warn(EventCode::KeyMismatch, Some(&member.id), message);
+        }
+        refused(RefusalCode::Keys, reason)
+    }
+
+    async fn welcome(&self, member: MemberState) -> Response {
         let generation = self.identity.generation();
         if let Some(refusal) = namesake(&self.node_id, generation, &member) {
             return refusal;
@@ -104,7 +142,7 @@ impl PeerServer {
                 ),
             };
         }
-        let members = gossip.exchange(&caller.node_id, vec![member]).await;
+        let members = gossip.admit(member).await;
         Response::Welcome {
             cluster_id,
             topology: (*topology).clone(),
@@ -112,13 +150,23 @@ impl PeerServer {
         }
     }
 
-    async fn push_pull(&self, caller: &Caller, theirs: Vec<MemberState>) -> Response {
-        match self.gossip.get() {
-            Some(gossip) => Response::Members {
-                members: gossip.exchange(&caller.node_id, theirs).await,
-            },
-            None => not_ready(),
+    async fn gossip(&self, caller: &Caller, message: Vec<u8>) -> Response {
+        let Some(gossip) = self.gossip.get() else {
+            return not_ready();
+        };
+        match gossip.exchange(&caller.node_id, message).await {
+            Served::Answer(message) => Response::Gossip { message },
+            Served::Refused { code, reason } => refused(code, reason),
         }
+    }
+
+    async fn change_keys(&self, caller: &Caller, sealed: &[u8]) -> Response {
+        let Some(cluster) = self.identity.cluster_id() else {
+            return not_ready();
+        };
+        let secrecy = self.secrecy.as_ref();
+        let here = (cluster.as_str(), &self.node_id);
+        keys::obey(secrecy, &self.events, here, &caller.node_id, sealed).await
     }
 
     fn members(&self) -> Response {
@@ -258,7 +306,7 @@ mod tests {
             entries: vec![],
             issued: ringmaster_shared::clock::Hlc::default(),
         };
-        let push_pull = Request::PushPull { members: vec![] };
+        let push_pull = Request::Gossip { message: vec![] };
         let cases = [
             (Serving, A, A, &merge, None),
             (Draining, A, A, &merge, None),

@@ -10,7 +10,8 @@ use ringmaster_shared::{
     version::Record,
 };
 
-use super::lab::{Lab, Wire, head, id, key, settled, until};
+use super::lab::{Lab, Wire, settled, until};
+use crate::replication::testing::{head, id, key};
 use crate::replication::{
     frames::{Request, Response},
     settings::RepairSettings,
@@ -233,4 +234,29 @@ async fn hints_too_old_make_partitions_dirty_until_they_are_compared() {
     let keys: Vec<String> = (0..20).map(|n| format!("k{n}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     lab.converge(&keys).await;
+}
+
+#[tokio::test]
+async fn a_write_below_the_floors_begins_again_above_them() {
+    let topology = settled(1, &FOUR);
+    let lab = Lab::start(&topology, &FOUR);
+    // through a node whose clock is behind, and that holds none of the keys
+    let foreign = |n: &u64| {
+        let replicas = topology.replicas(topology.partition_of(&key(&format!("k{n}"))));
+        !replicas.contains(&id("d"))
+    };
+    let mut keys = (0..1000).filter(foreign).map(|n| format!("k{n}"));
+    let (k, other) = (keys.next().expect("many"), keys.next().expect("many"));
+    lab.put("a", &other, 7).await.expect("written");
+    let ahead = Hlc::from_parts(crate::time::unix_ms() + 3_600_000, 0);
+    let partition = topology.partition_of(&key(&k));
+    for replica in topology.replicas(partition) {
+        let store = &lab.node(replica.as_str()).replica.store;
+        let raised = store.raise_floors(vec![(partition, ahead)]).await;
+        raised.expect("raised");
+    }
+    let written = lab.put("d", &k, 5).await.expect("written at last");
+    assert!(written.record.max_hlc() > ahead);
+    let read = lab.get("a", &k).await.expect("read");
+    assert_eq!(head(&read.record), 5);
 }

@@ -7,16 +7,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::data::Consistency,
     id::{ClusterId, Epoch, NodeId},
-    key::Key,
     member::{Lifecycle, Load, MemberStatus, RingStamp},
     placement,
     topology::{RingMember, Topology},
-    version::{Record, Value, VersionVector},
+    version::{Value, VersionVector},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +35,7 @@ use crate::{
         replica::ReplicaContext,
         settings::RepairSettings,
         site::Site,
+        testing::{id, key, number},
         transfer,
     },
     storage::{Store, StoreConfig},
@@ -46,29 +45,6 @@ use crate::{
 pub const PARTITIONS: u16 = 16;
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-pub fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
-
-pub fn key(text: &str) -> Key {
-    Key::new(text).expect("valid")
-}
-
-pub fn number(n: u64) -> Value {
-    Value::Json(Bytes::from(n.to_string()))
-}
-
-/// The number that a record's winner holds, 0 for none.
-pub fn head(record: &Record) -> u64 {
-    match record.head().and_then(|s| s.value.as_ref()) {
-        Some(Value::Json(text) | Value::Raw(text)) => {
-            let text = std::str::from_utf8(text).expect("digits");
-            text.parse().expect("digits")
-        }
-        None => 0,
-    }
-}
 
 /// What the wires do to requests for a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,6 +234,7 @@ fn open_replica(
         store,
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
         clock: HybridClock::default(),
+        grace_ms: settings.grace_ms(),
     };
     let forget = transfer::forget_leftovers(replica.store.clone(), settings);
     replica.topology.before_gaining(forget);

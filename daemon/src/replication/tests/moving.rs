@@ -6,7 +6,8 @@ use ringmaster_shared::{
     topology::{Step, Topology, Transition},
 };
 
-use super::lab::{Lab, Wire, head, id, key, ring_member, settled, until};
+use super::lab::{Lab, Wire, ring_member, settled, until};
+use crate::replication::testing::{head, id, key};
 use crate::replication::{
     frames::{RefusalCode, Request, Response},
     transfer,

@@ -2,7 +2,8 @@
 
 use ringmaster_shared::{event::EventCode, member::MemberStatus};
 
-use super::lab::{Lab, Wire, head, id, key, settled, until};
+use super::lab::{Lab, Wire, settled, until};
+use crate::replication::testing::{head, id, key};
 
 const THREE: [&str; 3] = ["a", "b", "c"];
 

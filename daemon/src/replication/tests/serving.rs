@@ -10,11 +10,12 @@ use ringmaster_shared::{
 };
 use tokio::time::Instant;
 
-use super::lab::{Lab, Wire, head, id, key, number, settled};
+use super::lab::{Lab, Wire, settled};
 use crate::replication::coordinator::{
     Condition, ReplicationError, WriteRequest,
     history::{Effect, Operation, is_linearizable},
 };
+use crate::replication::testing::{head, id, key, number};
 
 const THREE: [&str; 3] = ["a", "b", "c"];
 

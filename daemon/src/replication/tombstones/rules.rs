@@ -21,6 +21,8 @@ pub type Keys = Vec<(Key, u64)>;
 pub struct Answer {
     pub states: Vec<TombstoneState>,
     pub clock: Hlc,
+    /// The grace that the member goes by.
+    pub grace_ms: u64,
 }
 
 /// What all answers to one check come to.
@@ -34,6 +36,8 @@ pub struct Verdict {
     pub behind: BTreeSet<NodeId>,
     /// The highest clock of those who answered.
     pub clock: Hlc,
+    /// The longest grace of those who answered.
+    pub grace_ms: u64,
 }
 
 /// Judges one check. `asked` are all members of the ring and whether each holds the partition;
@@ -53,6 +57,7 @@ pub fn judge(
             continue;
         };
         verdict.clock = verdict.clock.max(answer.clock);
+        verdict.grace_ms = verdict.grace_ms.max(answer.grace_ms);
         for (open, state) in open.iter_mut().zip(&answer.states) {
             let fine = match state {
                 TombstoneState::Holds => true,
@@ -78,6 +83,21 @@ pub fn judge(
 pub struct Pending {
     pub keys: Keys,
     pub floor: Hlc,
+    /// The longest grace of all members at the first check. Who loses its store starts with a floor
+    /// that is a quarter of *its* grace old, so a shorter one would let this floor come too early.
+    pub grace_ms: u64,
+}
+
+impl Pending {
+    /// What the second check leaves of it; `None` when somebody goes by a longer grace than all did
+    /// at the first: then it begins anew.
+    pub fn confirmed_by(self, verdict: Verdict) -> Option<Self> {
+        let lasts = verdict.grace_ms <= self.grace_ms && !verdict.confirmed.is_empty();
+        lasts.then_some(Self {
+            keys: verdict.confirmed,
+            ..self
+        })
+    }
 }
 
 /// What has been confirmed once, by partition.
@@ -128,13 +148,18 @@ impl Book {
         asked: usize,
     ) {
         self.note(partition, &verdict, asked);
-        if verdict.confirmed.is_empty() || took_ms > self.grace_ms / 4 {
+        let grace_ms = self.grace_ms.max(verdict.grace_ms);
+        if verdict.confirmed.is_empty() || took_ms > grace_ms / 4 {
             return;
         }
         let clock = began.max(verdict.clock);
-        let floor = Hlc::from_parts(clock.unix_ms() + self.grace_ms / 2, u16::MAX);
-        let keys = verdict.confirmed;
-        self.pending.insert(partition, Pending { keys, floor });
+        let floor = Hlc::from_parts(clock.unix_ms().saturating_add(grace_ms / 2), u16::MAX);
+        let pending = Pending {
+            keys: verdict.confirmed,
+            floor,
+            grace_ms,
+        };
+        self.pending.insert(partition, pending);
     }
 
     /// Remembers who blocks; `asked` tombstones were looked at.
@@ -156,8 +181,7 @@ impl Book {
     /// Takes out what may be checked a second time and dropped: the floor is half a grace old on
     /// the wall clock, so that nothing that goes on now was issued below it.
     pub fn take_due(&mut self, now_ms: u64, limit: usize) -> Vec<(PartitionId, Pending)> {
-        let half = self.grace_ms / 2;
-        let due = |p: &Pending| p.floor.unix_ms().saturating_add(half) <= now_ms;
+        let due = |p: &Pending| p.floor.unix_ms().saturating_add(p.grace_ms / 2) <= now_ms;
         let partitions: Vec<PartitionId> = self
             .pending
             .iter()
@@ -207,10 +231,7 @@ mod tests {
     use TombstoneState::{Differs, Gone, Hinted, Holds};
 
     use super::*;
-
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).expect("valid")
-    }
+    use crate::replication::testing::id;
 
     fn keys(count: u64) -> Keys {
         (0..count)
@@ -228,7 +249,13 @@ mod tests {
         let answers = ["a", "b", "x"].iter().zip(said).filter_map(|(name, said)| {
             let states = said?.to_vec();
             let clock = Hlc(100);
-            Some((id(name), Answer { states, clock }))
+            let grace_ms = 1000;
+            let answer = Answer {
+                states,
+                clock,
+                grace_ms,
+            };
+            Some((id(name), answer))
         });
         judge(&keys(2), &asked.into(), &answers.collect())
     }
@@ -283,6 +310,39 @@ mod tests {
         book.confirm(7, all(10), Hlc::from_parts(20_000, 0), 0, 2);
         let due = book.take_due(30_000, 9);
         assert_eq!(due[0].1.floor.unix_ms(), 20_500, "this node's clock counts");
+    }
+
+    #[test]
+    fn the_longest_grace_of_all_members_counts() {
+        let says = |graces: [u64; 2]| {
+            let asked = [(id("a"), true), (id("b"), true)].into();
+            let answers = ["a", "b"].iter().zip(graces).map(|(name, grace_ms)| {
+                let answer = Answer {
+                    states: vec![Holds, Holds],
+                    clock: Hlc::from_parts(10_000, 0),
+                    grace_ms,
+                };
+                (id(name), answer)
+            });
+            judge(&keys(2), &asked, &answers.collect())
+        };
+        let mut book = Book::new(1000);
+        book.enter(4);
+        book.confirm(7, says([1000, 6000]), Hlc::from_parts(10_000, 0), 0, 2);
+        assert!(
+            book.take_due(15_999, 9).is_empty(),
+            "half of six seconds twice"
+        );
+        let due = book.take_due(16_000, 9);
+        let pending = due[0].1.clone();
+        assert_eq!(pending.floor.unix_ms(), 13_000);
+        // somebody came back with a longer one
+        assert_eq!(pending.clone().confirmed_by(says([1000, 6001])), None);
+        assert_eq!(
+            pending.clone().confirmed_by(says([1000, 2000])),
+            Some(pending.clone())
+        );
+        assert_eq!(pending.confirmed_by(Verdict::default()), None);
     }
 
     #[test]

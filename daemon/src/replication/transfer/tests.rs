@@ -3,13 +3,10 @@ use ringmaster_shared::{
     topology::{RingMember, Transition},
 };
 
-use super::*;
+use super::{refill::Stuck, *};
+use crate::replication::testing::id;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
 
 fn set(names: &[&str]) -> BTreeSet<NodeId> {
     names.iter().map(|n| id(n)).collect()
@@ -140,4 +137,67 @@ fn scanned_replicas_meet_every_quorum_outside_the_lost_one() {
             assert_eq!(sources.suffice(&scanned), all_seen, "{rf} {mask:b}");
         }
     }
+}
+
+#[test]
+fn who_lost_their_data_together_wait_for_a_decision() {
+    let me = id("a");
+    // partition 0 is on a to e or fewer, partition 1 on d and e
+    let stuck = |rf, lost: &[&str]| {
+        let topology = topology(rf, None);
+        let held: Vec<PartitionId> = vec![0];
+        refill::stuck(&topology, &me, &held, &set(lost))
+    };
+    let found = |with: &[&str], empty| {
+        Some(Stuck {
+            with: set(with),
+            partitions: 1,
+            empty,
+        })
+    };
+    assert_eq!(stuck(3, &[]), None);
+    assert_eq!(stuck(3, &["d"]), None, "no replica of it");
+    assert_eq!(stuck(3, &["b"]), found(&["b"], 0));
+    assert_eq!(stuck(3, &["b", "c", "e"]), found(&["b", "c"], 1));
+    // three of five need not be asked twice over: one of the others may be missing
+    assert_eq!(stuck(5, &["b"]), None);
+    assert_eq!(stuck(5, &["b", "c"]), found(&["b", "c"], 0));
+    assert_eq!(stuck(2, &["b"]), found(&["b"], 1));
+    assert_eq!(stuck(1, &["b"]), None, "nobody else ever had it");
+
+    let sources = Sources::of(&topology(3, None), 0, &me, true).without(&set(&["b"]));
+    assert_eq!(sources.candidates(), [id("c")], "all that is left is asked");
+    assert!(!sources.possible());
+}
+
+#[test]
+fn loss_is_accepted_only_for_what_was_shown() {
+    let refill = refill::Refill::default();
+    let stuck = |with: &[&str]| {
+        Some(Stuck {
+            with: set(with),
+            partitions: 1,
+            empty: 0,
+        })
+    };
+    assert_eq!(refill.accept_loss(), None, "nothing waits");
+    assert!(!refill.observe(stuck(&["b"])));
+    assert_eq!(refill.accept_loss(), stuck(&["b"]));
+    assert!(refill.observe(stuck(&["b"])));
+    assert!(!refill.observe(stuck(&["b", "c"])), "more is lost by now");
+    assert!(refill.accept_loss().is_some());
+    assert!(!refill.observe(None));
+    assert!(!refill.observe(stuck(&["b", "c"])));
+    let sentence = stuck(&["b"]).map(|s| s.sentence(&id("a")));
+    assert!(sentence.is_some_and(|s| s.contains("ringmaster refill a --accept-loss")));
+}
+
+#[test]
+fn a_forgotten_vote_is_given_again_only_where_it_is_missing() {
+    // five voters, three decide
+    let ring = topology(3, None);
+    let needed = |lost: &[&str]| refill::needs_my_vote(&ring, &id("a"), &set(lost));
+    assert!(!needed(&[]) && !needed(&["b"]));
+    assert!(needed(&["b", "c"]));
+    assert!(!refill::needs_my_vote(&ring, &id("x"), &set(&["b", "c"])));
 }

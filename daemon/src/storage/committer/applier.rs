@@ -94,6 +94,12 @@ impl Applier {
         self.applied.load(Ordering::Acquire)
     }
 
+    /// As if the entries up to this one were in the table.
+    #[cfg(test)]
+    pub fn pretend(&self, applied: u64) {
+        self.applied.store(applied, Ordering::Release);
+    }
+
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,10 +11,21 @@ use ringmaster_shared::{
     version::Record,
 };
 
-use super::{Reply, Request, applier::Sealed};
+use super::{
+    applier::Sealed,
+    request::{Reply, Request},
+};
 use crate::storage::{
     Merged, StorageError, commit_log::LogOp, core::Core, hints, record, table::TableError,
 };
+
+/// Who waits for the batch.
+struct Waiter {
+    answer: Answer,
+    /// The request adds nothing to this batch, nor did it lean on anything in it: the answer holds
+    /// also when the batch is given up, once the one before is in the table.
+    adds_nothing: bool,
+}
 
 /// Who to tell what once the batch is synced.
 enum Answer {
@@ -50,7 +61,11 @@ pub(super) struct Batch {
     hint_growth: HashMap<NodeId, i64>,
     /// Marks that this batch sets or clears.
     dirty: HashMap<(NodeId, PartitionId), bool>,
-    answers: Vec<Answer>,
+    waiters: Vec<Waiter>,
+    /// Why nothing may be added to the store, if so.
+    read_only: Option<String>,
+    /// The request that is being staged has met something that this batch does.
+    leans: bool,
 }
 
 fn unreadable(key: &Key, e: &TableError) -> StorageError {
@@ -63,8 +78,47 @@ fn unreadable(key: &Key, e: &TableError) -> StorageError {
     }
 }
 
+impl Answer {
+    fn done(reply: Reply<()>, (): ()) -> Self {
+        Self::Done(reply)
+    }
+
+    fn give(self) {
+        match self {
+            Self::Merged(reply, merged) => drop(reply.send(Ok(merged))),
+            Self::Hinted(reply, kept) => drop(reply.send(Ok(kept))),
+            Self::Done(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    fn refuse(self, error: &StorageError) {
+        match self {
+            Self::Merged(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Hinted(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Done(reply) => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// What to answer later; who is refused hears it at once.
+fn accepted<T>(
+    reply: Reply<T>,
+    staged: Result<T, StorageError>,
+    answer: impl FnOnce(Reply<T>, T) -> Answer,
+) -> Option<Answer> {
+    match staged {
+        Ok(value) => Some(answer(reply, value)),
+        Err(error) => {
+            drop(reply.send(Err(error)));
+            None
+        }
+    }
+}
+
 impl Batch {
-    pub fn new(core: Arc<Core>, before: Option<Arc<Sealed>>) -> Self {
+    /// With `read_only`, a reason, only requests are taken that let something go, or that ask for
+    /// what is so already.
+    pub fn new(core: Arc<Core>, before: Option<Arc<Sealed>>, read_only: Option<String>) -> Self {
         Self {
             core,
             before,
@@ -73,8 +127,15 @@ impl Batch {
             hints: HashMap::new(),
             hint_growth: HashMap::new(),
             dirty: HashMap::new(),
-            answers: Vec::new(),
+            waiters: Vec::new(),
+            read_only,
+            leans: false,
         }
+    }
+
+    /// So far there is nothing to sync.
+    pub fn changes_nothing(&self) -> bool {
+        self.ops.is_empty()
     }
 
     pub fn set_before(&mut self, before: Option<Arc<Sealed>>) {
@@ -90,26 +151,29 @@ impl Batch {
         }
     }
 
-    /// Takes a request in. One that can't be read for is refused at once and alone.
+    /// Takes a request in. One that can't be read for, or would add to a store that is read-only,
+    /// is refused at once and alone.
     pub fn stage(&mut self, request: Request) {
-        match request {
+        let before = self.ops.len();
+        self.leans = false;
+        let answer = match request {
             Request::Merge {
                 entries,
                 issued,
                 reply,
-            } => match self.merge_all(entries, issued) {
-                Ok(merged) => self.answers.push(Answer::Merged(reply, merged)),
-                Err(error) => drop(reply.send(Err(error))),
-            },
+            } => {
+                let merged = self.merge_all(entries, issued);
+                accepted(reply, merged, Answer::Merged)
+            }
             Request::HintAdd {
                 target,
                 key,
                 record,
                 reply,
-            } => match self.add_hint(target, key, &record) {
-                Ok(kept) => self.answers.push(Answer::Hinted(reply, kept)),
-                Err(error) => drop(reply.send(Err(error))),
-            },
+            } => {
+                let kept = self.add_hint(target, key, &record);
+                accepted(reply, kept, Answer::Hinted)
+            }
             Request::HintsDone {
                 target,
                 delivered,
@@ -117,7 +181,7 @@ impl Batch {
                 reply,
             } => {
                 let removed = self.remove_hints(&target, delivered, given_up);
-                self.settle(reply, removed);
+                accepted(reply, removed, Answer::done)
             }
             Request::Forget {
                 partition,
@@ -126,13 +190,13 @@ impl Batch {
                 reply,
             } => {
                 let forgotten = self.forget(partition, keys, floor);
-                self.settle(reply, forgotten);
+                accepted(reply, forgotten, Answer::done)
             }
             Request::RaiseFloors { floors, reply } => {
                 for (partition, floor) in floors {
                     self.raise_floor(partition, floor);
                 }
-                self.settle(reply, Ok(()));
+                Some(Answer::Done(reply))
             }
             Request::ClearDirty {
                 target,
@@ -142,37 +206,50 @@ impl Batch {
                 for partition in partitions {
                     self.clear_dirty(&target, partition);
                 }
-                self.settle(reply, Ok(()));
+                Some(Answer::Done(reply))
             }
-            other => other.refuse(StorageError::Closed), // the committer handles these itself
-        }
-    }
-
-    fn settle(&mut self, reply: Reply<()>, staged: Result<(), StorageError>) {
-        match staged {
-            Ok(()) => self.answers.push(Answer::Done(reply)),
-            Err(error) => drop(reply.send(Err(error))),
+            // the committer handles these itself
+            other => {
+                other.refuse(StorageError::Closed);
+                None
+            }
+        };
+        if let Some(answer) = answer {
+            let adds_nothing = self.ops.len() == before && !self.leans;
+            self.waiters.push(Waiter {
+                answer,
+                adds_nothing,
+            });
         }
     }
 
     pub fn answer(self) {
-        for answer in self.answers {
-            match answer {
-                Answer::Merged(reply, merged) => drop(reply.send(Ok(merged))),
-                Answer::Hinted(reply, kept) => drop(reply.send(Ok(kept))),
-                Answer::Done(reply) => drop(reply.send(Ok(()))),
-            }
+        for waiter in self.waiters {
+            waiter.answer.give();
         }
     }
 
     pub fn refuse(self, error: &StorageError) {
-        for answer in self.answers {
-            match answer {
-                Answer::Merged(reply, _) => drop(reply.send(Err(error.clone()))),
-                Answer::Hinted(reply, _) => drop(reply.send(Err(error.clone()))),
-                Answer::Done(reply) => drop(reply.send(Err(error.clone()))),
+        for waiter in self.waiters {
+            waiter.answer.refuse(error);
+        }
+    }
+
+    /// Refuses those whose request adds something; the others have their answer. Only when the
+    /// batch before is in the table.
+    pub fn refuse_new(self, error: &StorageError) {
+        for waiter in self.waiters {
+            if waiter.adds_nothing {
+                waiter.answer.give();
+            } else {
+                waiter.answer.refuse(error);
             }
         }
+    }
+
+    fn may_add(&self) -> Result<(), StorageError> {
+        let why = self.read_only.clone();
+        why.map_or(Ok(()), |why| Err(StorageError::ReadOnly(why)))
     }
 
     fn merge_all(
@@ -203,7 +280,7 @@ impl Batch {
         } else {
             issued
         };
-        let place = self.records.get(&key).copied();
+        let place = self.place(&key);
         let current = self.current(&key, place)?;
         let Some(record) = joined(current.as_ref(), incoming) else {
             return Ok(());
@@ -214,6 +291,7 @@ impl Batch {
             merged.floor = merged.floor.max(floor);
             return Ok(());
         }
+        self.may_add()?;
         merged.changed += 1;
         let op = LogOp::Put {
             key: key.clone(),
@@ -226,6 +304,12 @@ impl Batch {
             self.ops.push(op);
         }
         Ok(())
+    }
+
+    fn place(&mut self, key: &Key) -> Option<Place> {
+        let place = self.records.get(key).copied();
+        self.leans |= place.is_some();
+        place
     }
 
     /// The record as this batch leaves it so far.
@@ -257,7 +341,7 @@ impl Batch {
             if key.partition(self.core.partition_count) != partition {
                 continue;
             }
-            let place = self.records.get(&key).copied();
+            let place = self.place(&key);
             let stored = match place {
                 None => {
                     let meta = self.core.table.records.meta(&self.core.record_item(&key));
@@ -281,7 +365,7 @@ impl Batch {
     }
 
     fn raise_floor(&mut self, partition: PartitionId, floor: Hlc) {
-        if self.core.floors.get(partition) < floor {
+        if self.core.floors.kept(partition) < floor {
             self.core.floors.raise(partition, floor);
             self.ops.push(LogOp::RaiseFloor { partition, floor });
         }
@@ -292,7 +376,10 @@ impl Batch {
         let partition = key.partition(self.core.partition_count);
         let mark = (target.clone(), partition);
         let marked = match self.dirty.get(&mark) {
-            Some(dirty) => *dirty,
+            Some(dirty) => {
+                self.leans = true;
+                *dirty
+            }
             None => self.core.dirty.contains(target, partition),
         };
         if !marked {
@@ -330,6 +417,7 @@ impl Batch {
         let Some(record) = joined(current.as_ref(), incoming.clone()) else {
             return Ok(true);
         };
+        self.may_add()?;
         let size = |r: &Record| i64::try_from(record::encoded_len(r)).unwrap_or(i64::MAX);
         let growth = size(&record) - current.as_ref().map_or(0, size);
         let staged = self.hint_growth.get(&target).copied().unwrap_or(0);
@@ -379,8 +467,9 @@ impl Batch {
         Ok(())
     }
 
-    fn staged_hint(&self, target: &NodeId, key: &Key) -> Staged<'_> {
+    fn staged_hint(&mut self, target: &NodeId, key: &Key) -> Staged<'_> {
         let at = self.hints.get(&(target.clone(), key.clone()));
+        self.leans |= at.is_some();
         match at.map(|at| &self.ops[*at]) {
             None => Staged::Untouched,
             Some(LogOp::HintPut { record, .. }) => Staged::Kept(record),

@@ -105,6 +105,7 @@ impl Checkpointer {
         }
     }
 
+    /// Waits until none is wanted or under way.
     fn idle<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let working = |s: &mut State| !s.ended && (s.asked || s.running);
         let idle = self.bell.wait_while(state, working);
@@ -114,7 +115,7 @@ impl Checkpointer {
     /// The thread; returns after [`Self::end`], not in the middle of a checkpoint.
     pub fn run(&self) {
         loop {
-            let nothing = |s: &mut State| !s.ended && !s.asked;
+            let nothing = |s: &mut State| !s.ended && (s.running || !s.asked);
             let woken = self.bell.wait_while(self.state(), nothing);
             let mut state = woken.unwrap_or_else(PoisonError::into_inner);
             if state.ended {
@@ -129,9 +130,13 @@ impl Checkpointer {
                     self.core.poison(&why);
                 }
             }
-            self.state().running = false;
-            self.bell.notify_all();
+            self.done();
         }
+    }
+
+    fn done(&self) {
+        self.state().running = false;
+        self.bell.notify_all();
     }
 
     /// Also when the thread died.
@@ -143,12 +148,19 @@ impl Checkpointer {
     /// The last one of a life, when nothing more is committed: it covers everything.
     pub fn last(&self) -> Result<(), Trouble> {
         self.applier.settle();
-        drop(self.idle(self.state()));
-        if self.core.poisoned().is_some() {
+        // the guard may ask for one at any moment, and two at once would write the same files
+        let running = |s: &mut State| !s.ended && s.running;
+        let idle = self.bell.wait_while(self.state(), running);
+        let mut state = idle.unwrap_or_else(PoisonError::into_inner);
+        (state.asked, state.running) = (false, true);
+        drop(state);
+        let done = if self.core.poisoned().is_some() {
             let why = self.core.poison_error().to_string();
-            return Err(Trouble::Broken(why));
-        }
-        let done = self.checkpoint();
+            Err(Trouble::Broken(why))
+        } else {
+            self.checkpoint()
+        };
+        self.done();
         if done.is_ok() {
             let summary = self.core.summary(self.applier.applied());
             if let Err(e) = summary::write(&self.dir, &summary) {
@@ -163,15 +175,6 @@ impl Checkpointer {
     /// Makes the table durable as it is, then lets go of the log it no longer needs.
     fn checkpoint(&self) -> Result<(), Trouble> {
         let _room = self.guard.make_room();
-        self.guard.set_dirty(false);
-        let done = self.write();
-        if done.is_err() {
-            self.guard.set_dirty(true);
-        }
-        done
-    }
-
-    fn write(&self) -> Result<(), Trouble> {
         let lsn = self.applier.applied();
         let table = self.core.table.checkpoint(lsn);
         table.map_err(|e| match e {
@@ -187,6 +190,7 @@ impl Checkpointer {
                 Trouble::Broken(why)
             }
         })?;
+        self.guard.table_is_durable(lsn);
         let tight = self.guard.is_read_only();
         let gone = self.files.forget_through(lsn, !tight);
         let gone = gone.and_then(|()| {
@@ -211,5 +215,67 @@ impl Checkpointer {
     fn table_failed(&self, e: &TableError) -> String {
         let (dir, why) = (self.dir.display(), e.why());
         format!("cannot write the table in {dir}: {why}; check the disk, then start the node again")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::storage::{StoreConfig, recovery};
+
+    fn checkpointer(config: &StoreConfig, lsn: u64) -> Checkpointer {
+        let (recovered, _) = recovery::recover(config).expect("opens");
+        let log = recovery::log_dir(&config.dir);
+        let files = LogFiles::new(&log, Vec::new(), 1, SPARES_MAX).expect("readable");
+        let core = Arc::new(recovered.core);
+        let applier = Arc::new(Applier::new(Arc::clone(&core), lsn));
+        let guard = Arc::new(recovered.guard);
+        Checkpointer::new(
+            core,
+            guard,
+            files,
+            applier,
+            &config.dir,
+            config.segment_bytes,
+        )
+    }
+
+    #[test]
+    fn the_last_checkpoint_and_one_that_is_asked_for_meanwhile_take_turns() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let config = crate::storage::tests::config(dir.path());
+        let checkpointer = checkpointer(&config, 7);
+        thread::scope(|scope| {
+            scope.spawn(|| checkpointer.run());
+            let asking = scope.spawn(|| {
+                while checkpointer.core.poisoned().is_none() && !checkpointer.state().ended {
+                    checkpointer.ask();
+                    thread::yield_now();
+                }
+            });
+            let done = (0..40).all(|_| checkpointer.last().is_ok());
+            checkpointer.end();
+            asking.join().expect("asked");
+            assert!(done, "{:?}", checkpointer.core.poisoned());
+        });
+        let stored = checkpoint::read(&config.dir);
+        assert!(matches!(stored, Ok(Some(7))));
+        assert_eq!(checkpointer.core.poisoned(), None);
+    }
+
+    #[test]
+    fn a_checkpoint_vouches_only_for_what_was_in_the_table() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let config = crate::storage::tests::config(dir.path());
+        let checkpointer = checkpointer(&config, 7);
+        // 8 and 9 are synced and on their way into the table
+        checkpointer.guard.table_takes(9);
+        assert!(checkpointer.checkpoint().is_ok());
+        assert!(checkpointer.guard.is_dirty(), "it may still write");
+        checkpointer.applier.pretend(9);
+        assert!(checkpointer.checkpoint().is_ok());
+        assert!(!checkpointer.guard.is_dirty());
     }
 }

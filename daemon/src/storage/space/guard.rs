@@ -19,11 +19,14 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::{Ballast, Disk, Limits, Mode};
+#[cfg(test)]
 use crate::storage::StorageError;
 
 const NAME: &str = "ballast";
 /// Between two looks of the guard's own.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The same while there is plenty of space.
+const LOOK_EVERY_WHEN_ROOMY: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
 
 /// Free space for this process on the file system of `dir`, bytes.
@@ -47,8 +50,11 @@ pub(in crate::storage) struct Guard {
     /// Copies of the state, for those who must not wait.
     read_only: AtomicBool,
     free: AtomicU64,
-    /// The table holds changes that no checkpoint has made durable.
-    dirty: AtomicBool,
+    /// Whether the last look found plenty of space.
+    roomy: AtomicBool,
+    /// Numbers of the last entry that the table may hold, and of the last that is there for good.
+    taken: AtomicU64,
+    durable: AtomicU64,
     /// How many are writing what must not fail.
     busy: AtomicU64,
     stopped: Mutex<bool>,
@@ -89,7 +95,9 @@ impl Guard {
             }),
             read_only: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
-            dirty: AtomicBool::new(false),
+            roomy: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             stopped: Mutex::new(false),
             bell: Condvar::new(),
@@ -126,8 +134,10 @@ impl Guard {
             free,
             ballast: state.ballast,
             busy: self.busy.load(Ordering::Acquire) > 0,
-            dirty: self.dirty.load(Ordering::Acquire),
+            dirty: self.is_dirty(),
         };
+        self.roomy
+            .store(self.limits.is_roomy(disk), Ordering::Relaxed);
         let before = state.mode;
         self.set_mode(&mut state, self.limits.mode(before, disk));
         match self.limits.ballast(disk) {
@@ -183,9 +193,19 @@ impl Guard {
         Room(self)
     }
 
-    /// The table is about to change; or is on disk as it is. Returns what was said before.
-    pub fn set_dirty(&self, dirty: bool) -> bool {
-        self.dirty.swap(dirty, Ordering::AcqRel)
+    /// The table is about to take the entries up to this one, or has them in memory.
+    pub fn table_takes(&self, lsn: u64) {
+        self.taken.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The entries up to this one are in the table on disk.
+    pub fn table_is_durable(&self, lsn: u64) {
+        self.durable.fetch_max(lsn, Ordering::AcqRel);
+    }
+
+    /// The table may hold changes that no checkpoint has made durable.
+    pub fn is_dirty(&self) -> bool {
+        self.taken.load(Ordering::Acquire) > self.durable.load(Ordering::Acquire)
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -218,21 +238,26 @@ impl Guard {
     }
 
     /// [`Self::reason`] as what a refused caller gets.
+    #[cfg(test)]
     pub fn writable(&self) -> Result<(), StorageError> {
         self.reason()
             .map_or(Ok(()), |why| Err(StorageError::ReadOnly(why)))
     }
 
-    /// Looks several times a second until [`Self::stop`], telling `each` what changed.
+    /// Looks again and again, several times a second when space is getting short, until
+    /// [`Self::stop`], telling `each` what changed.
     pub fn watch(&self, each: impl Fn(Change)) {
         let lock = || self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(change) = self.look() {
                 each(change);
             }
-            let waited = self
-                .bell
-                .wait_timeout_while(lock(), LOOK_EVERY, |stop| !*stop);
+            let pause = if self.roomy.load(Ordering::Relaxed) {
+                LOOK_EVERY_WHEN_ROOMY
+            } else {
+                LOOK_EVERY
+            };
+            let waited = self.bell.wait_timeout_while(lock(), pause, |stop| !*stop);
             let (stopped, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if *stopped {
                 return;

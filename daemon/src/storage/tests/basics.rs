@@ -478,3 +478,37 @@ async fn checkpoints_let_go_of_old_segments() {
         assert_eq!(r, record("a", 50, 196 + n, 64 * 1024));
     }
 }
+
+#[tokio::test]
+async fn small_joins_overtake_large_ones() {
+    const LARGE: usize = 24;
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    let done = std::cell::RefCell::new(Vec::new());
+    let put = async |n: u16, len: usize| {
+        let joined = store
+            .merge(key_in(1, n.into()), record("a", 1, 10, len))
+            .await;
+        assert_eq!(joined, Ok(true));
+        done.borrow_mut().push(n);
+    };
+    // all queued in this order, most of them before the first batch is written
+    let mut all: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    for n in 0..LARGE as u16 {
+        all.push(Box::pin(put(n, 1024 * 1024)));
+    }
+    all.push(Box::pin(put(LARGE as u16, 100)));
+    futures_util::future::join_all(all).await;
+    let done = done.into_inner();
+    let place = done.iter().position(|n| usize::from(*n) == LARGE);
+    let place = place.expect("answered");
+    assert!(place < LARGE / 2, "the small one came as number {place}");
+    let large: Vec<u16> = done
+        .into_iter()
+        .filter(|n| usize::from(*n) < LARGE)
+        .collect();
+    assert!(
+        large.is_sorted(),
+        "the large ones keep their order: {large:?}"
+    );
+}

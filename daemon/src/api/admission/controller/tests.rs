@@ -129,6 +129,23 @@ fn large_values_give_way_to_small_ones() {
 }
 
 #[test]
+fn large_values_give_way_long_before_small_ones_are_late() {
+    // three at once make a small one wait for 60 ms, far below what counts as late
+    let disk = || Disk {
+        base: Duration::from_millis(1),
+        per_mib: Duration::from_millis(20),
+        per_operation: Duration::from_micros(50),
+        free_at: Duration::ZERO,
+    };
+    let crowd = [(6, 100), (64, MIB)];
+    let mut all = offered(&crowd, &mut disk(), Duration::from_secs(30));
+    let beside = all[0].percentile(50);
+    assert!(beside < Duration::from_millis(80), "{beside:?}");
+    assert_eq!(all[0].refused, 0, "small ones are not what is too much");
+    assert!(all[1].admitted.len() > 300, "{}", all[1].admitted.len());
+}
+
+#[test]
 fn what_fits_is_never_refused_and_limits_grow() {
     let quick = || Disk {
         base: Duration::from_millis(5),

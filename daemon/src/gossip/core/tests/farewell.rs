@@ -69,3 +69,21 @@ fn only_who_is_down_can_be_buried() {
         assert_eq!(status_of(&core, "b"), Some(Alive));
     }
 }
+
+/// `hashicorp/consul#8435`: leaving a cluster of thousands takes no longer, and no burst.
+#[test]
+fn a_farewell_among_thousands_is_short() {
+    let mut core = core_of("a");
+    let others = (0..5000).map(|n| member(&format!("n{n}")).into());
+    core.merge(at(0), &id("x"), others.collect());
+    core.take_outputs();
+    core.stop(at(100), MemberStatus::Left);
+    let mut told = packets(&mut core).len();
+    while !core.is_silent() {
+        let now = core.next_wake();
+        assert!(now <= 1000);
+        core.tick(at(now));
+        told += packets(&mut core).len();
+    }
+    assert_eq!(told, 3 * 512);
+}

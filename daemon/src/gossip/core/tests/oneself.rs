@@ -114,3 +114,40 @@ fn local_news_raise_the_incarnation_and_load_does_not() {
     );
     assert_eq!(other.revision(), revision);
 }
+
+/// `habitat-sh/habitat#5581`: a restart at incarnation 0 among nodes that remember the last life
+/// sets off no storm of refutations.
+#[test]
+fn memories_of_an_earlier_life_are_answered_by_one_rumor() {
+    let mut core = core_of("a");
+    Arc::make_mut(&mut core.local).generation = 10;
+    for n in 0..100 {
+        let from = format!("n{n}");
+        gossip(
+            &mut core,
+            n,
+            &from,
+            vec![state("a", 9, 500, MemberStatus::Dead)],
+        );
+    }
+    assert_eq!(core.local.incarnation, 0);
+    assert_eq!(
+        core.rumors().iter().filter(|r| r.about == id("a")).count(),
+        1
+    );
+    assert_eq!(core.status(0).health_score, 0, "nor is it ill for that");
+}
+
+/// Who holds this node for dead in its list is named.
+#[test]
+fn a_list_that_holds_this_node_dead_is_refuted_to_whom_it_belongs() {
+    let mut core = core_of("a");
+    let listed = vec![state("a", 1, 3, MemberStatus::Dead).into()];
+    core.merge(at(1), &id("x"), listed);
+    let expected = Happening::SelfRefuted {
+        by: id("x"),
+        claimed: MemberStatus::Dead,
+        incarnation: 4,
+    };
+    assert_eq!(happenings(&mut core), [expected]);
+}

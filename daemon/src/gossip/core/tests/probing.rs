@@ -1,6 +1,9 @@
 //! Probes by example: direct, through others, over TCP.
 
-use super::{super::*, *};
+use super::{
+    super::{probe_log::Answered, *},
+    *,
+};
 
 #[test]
 fn a_silent_member_is_pinged_asked_for_suspected_and_dead() {
@@ -156,7 +159,8 @@ fn tcp_only_keeps_the_member_and_is_said_once() {
     gossip(&mut core, 0, "b", vec![]);
     core.take_outputs();
     let mut blocked = 0;
-    while core.next_wake() < 20_000 {
+    // `hashicorp/serf#216`, `#283`: nor does it flap, however long that lasts
+    while core.next_wake() < 900_000 {
         let now = core.next_wake();
         core.tick(at(now));
         for output in core.take_outputs() {
@@ -223,4 +227,81 @@ fn a_node_that_stood_still_does_not_blame_others() {
         Some(MemberStatus::Dead),
         "but in the end it is"
     );
+}
+
+#[test]
+fn who_was_forgotten_and_came_back_is_probed_once_a_round() {
+    let mut core = core_of("a");
+    for n in 0..5 {
+        gossip(&mut core, 0, &format!("n{n}"), vec![]);
+    }
+    for _ in 0..20 {
+        core.members.remove(&id("n3"));
+        gossip(&mut core, 0, "n3", vec![]);
+    }
+    run_until(&mut core, 60_000);
+    assert!(core.rotation.len() <= 5, "{:?}", core.rotation);
+}
+
+/// A relay only passes on what the target itself answered, and a forged answer does not call the
+/// relay off.
+#[test]
+fn a_relay_is_not_called_off_by_others() {
+    let mut core = core_of("relay");
+    gossip(&mut core, 0, "target", vec![]);
+    core.take_outputs();
+    let target = id("target");
+    let ask = Body::PingRequest { seq: 41, target };
+    core.handle(
+        at(1),
+        source(),
+        packet(member("asker"), "relay", ask, vec![]),
+    );
+    let sent = packets(&mut core);
+    let Some(Body::Ping { seq }) = sent.first().map(|(_, p)| p.body.clone()) else {
+        panic!("a ping: {sent:?}");
+    };
+    let mut passed_on = Vec::new();
+    for from in ["stranger", "asker", "target"] {
+        let ack = packet(member(from), "relay", Body::Ack { seq }, vec![]);
+        core.handle(at(2), source(), ack);
+        passed_on.extend(packets(&mut core).into_iter().map(|(_, p)| (from, p.body)));
+    }
+    let target = id("target");
+    assert_eq!(
+        passed_on,
+        [("target", Body::RelayedAck { seq: 41, target })]
+    );
+}
+
+/// Only who was asked can say that the target is alive.
+#[test]
+fn a_relayed_answer_of_somebody_not_asked_is_not_taken() {
+    for (by, ends) in [("c", true), ("stranger", false)] {
+        let mut core = core_of("a");
+        for name in ["b", "c"] {
+            gossip(&mut core, 0, name, vec![]);
+        }
+        let mut asked = None;
+        while asked.is_none() {
+            let now = core.next_wake();
+            core.tick(at(now));
+            for (_, sent) in packets(&mut core) {
+                match sent.body {
+                    Body::Ping { seq } if sent.to == id("c") => {
+                        let ack = packet(member("c"), "a", Body::Ack { seq }, vec![]);
+                        core.handle(at(now), source(), ack);
+                    }
+                    Body::PingRequest { seq, target } => asked = Some((now, seq, target)),
+                    _ => {}
+                }
+            }
+        }
+        let (now, seq, target) = asked.expect("asked");
+        let answer = Body::RelayedAck { seq, target };
+        core.handle(at(now), source(), packet(member(by), "a", answer, vec![]));
+        assert_eq!(core.probes_under_way().0 == 0, ends, "{by}");
+        let answered: Vec<_> = core.probe_log().since(now).collect();
+        assert_eq!(answered, [Answered::ThroughOthers][usize::from(!ends)..]);
+    }
 }

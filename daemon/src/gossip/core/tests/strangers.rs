@@ -157,3 +157,67 @@ fn an_intro_of_somebody_else_is_refused() {
     a.handle(at(0), source(), honest());
     assert_eq!(status_of(&a, "b"), Some(MemberStatus::Alive));
 }
+
+/// Whoever forges the address its packets come from gets no large packet sent there for a small
+/// one, and uses up no rumors.
+#[test]
+fn answers_carry_no_rumors() {
+    let mut a = core_of("a");
+    let many = (0..200).map(|n| member(&format!("member-{n:03}")).into());
+    a.merge(at(0), &id("x"), many.collect());
+    run_until(&mut a, 3_000);
+    let many = (0..200).map(|n| state(&format!("member-{n:03}"), 1, 1, MemberStatus::Alive).into());
+    a.merge(at(3_000), &id("x"), many.collect());
+    let waiting = a.rumors();
+    assert_eq!(waiting.len(), 200);
+    let bodies = [
+        Body::Ping { seq: 1 },
+        Body::PingRequest {
+            seq: 2,
+            target: id("stranger"),
+        },
+        Body::Gossip,
+    ];
+    for (n, body) in (0..300u64).zip(bodies.into_iter().cycle()) {
+        // of a member, of a member in another life, of nobody known
+        let name = ["member-000", "member-001", "nobody"][n as usize / 3 % 3];
+        let hello = Packet {
+            intro: None,
+            ask: true,
+            ..packet(
+                state(name, 1 + n % 2, 5, MemberStatus::Alive),
+                "a",
+                body,
+                vec![],
+            )
+        };
+        let asked = codec::packet_bytes(&hello);
+        a.handle(at(3_001), source(), hello);
+        let sent: usize = packets(&mut a)
+            .iter()
+            .map(|(_, p)| codec::packet_bytes(p))
+            .sum();
+        assert!(sent <= 5 * asked, "{sent} bytes for {asked}");
+    }
+    assert_eq!(a.rumors(), waiting, "all still to be told");
+}
+
+/// Nobody has a member flooded through this node.
+#[test]
+fn pings_made_for_others_are_bounded_for_each_target() {
+    let mut a = core_of("a");
+    gossip(&mut a, 0, "victim", vec![]);
+    run_until(&mut a, 100);
+    let (mut pings, mut nacks) = (0, 0);
+    for seq in 0..500 {
+        let target = id("victim");
+        let ask = Body::PingRequest { seq, target };
+        let asker = member(&format!("asker-{}", seq % 50));
+        a.handle(at(100), source(), packet(asker, "a", ask, vec![]));
+        for (_, sent) in packets(&mut a) {
+            pings += usize::from(matches!(sent.body, Body::Ping { .. }));
+            nacks += usize::from(matches!(sent.body, Body::Nack { .. }));
+        }
+    }
+    assert_eq!((pings, nacks), (16, 484));
+}

@@ -2,6 +2,7 @@
 //! reaches everybody who lives.
 
 use super::{super::*, *};
+use crate::gossip::reconcile::Next;
 
 /// Whether UDP gets from one to another.
 pub type Udp = fn(from: usize, to: usize) -> bool;
@@ -125,12 +126,18 @@ impl World {
                     return;
                 };
                 self.exchanges.push((self.now, who, to));
-                let (asker, answerer) = (id(&format!("n{who}")), id(&format!("n{to}")));
-                let theirs = self.cores[who].states();
-                self.cores[to].merge(now, &asker, theirs);
-                let answer = self.cores[to].states();
-                self.cores[who].contact_answered(&address, &answerer);
-                self.cores[who].merge(now, &answerer, answer);
+                let (asker, answerer) = (self.cores[who].brief(), self.cores[to].brief());
+                let (mut asking, mut ask) = self.cores[who].begin_exchange(self.now);
+                loop {
+                    let answer = self.cores[to].answer_exchange(now, &asker, ask);
+                    let answer = answer.expect("it makes sense");
+                    match self.cores[who].take_answer(now, &mut asking, &answerer, answer) {
+                        Next::Ask(next) => ask = next,
+                        Next::Done { .. } => break,
+                        Next::Nonsense => panic!("nonsense"),
+                    }
+                }
+                self.cores[who].contact_answered(&address, &answerer.id);
             }
             Output::Happened(happening) => self.happened.push((self.now, who, happening)),
         }

@@ -1,24 +1,10 @@
-use bytes::Bytes;
-use ringmaster_shared::{
-    clock::Hlc,
-    quorum::{Group, Requirement},
-    version::{Actor, Dot, Sibling, Value, VersionVector},
-};
+use ringmaster_shared::quorum::{Group, Requirement};
 
 use super::*;
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
-
-fn majority(names: &[&str]) -> Group {
-    Group::majority_of(names.iter().map(|n| id(n)).collect())
-}
+use crate::replication::testing::{self, fails, id, majorities, off};
 
 fn settled() -> Needs {
-    let need = Requirement {
-        groups: vec![majority(&["a", "b", "c"])],
-    };
+    let need = majorities(&[&["a", "b", "c"]]);
     Needs {
         read: need.clone(),
         write: need,
@@ -29,29 +15,12 @@ fn settled() -> Needs {
 fn filling() -> Needs {
     Needs {
         read: settled().read,
-        write: Requirement {
-            groups: vec![majority(&["a", "b", "c"]), majority(&["d", "e", "c"])],
-        },
+        write: majorities(&[&["a", "b", "c"], &["d", "e", "c"]]),
     }
 }
 
-fn off(names: &[&str]) -> Reach {
-    names.iter().map(|n| (id(n), "dead".to_owned())).collect()
-}
-
 fn record(counter: u64) -> Record {
-    let sibling = Sibling {
-        dot: Dot {
-            actor: Actor {
-                node: id("z"),
-                epoch: 1,
-            },
-            counter,
-        },
-        hlc: Hlc(counter),
-        value: Some(Value::Json(Bytes::from(counter.to_string()))),
-    };
-    Record::written(&Record::default(), &VersionVector::default(), sibling)
+    testing::record("z", counter, counter)
 }
 
 fn said(counter: u64) -> Said {
@@ -71,13 +40,6 @@ fn stores(step: &Step<ReadDone>) -> Vec<NodeId> {
             ids
         }
         other => panic!("a write-back was expected, not {other:?}"),
-    }
-}
-
-fn refused(kind: FailureKind) -> Failure {
-    Failure {
-        kind,
-        why: "refused".into(),
     }
 }
 
@@ -144,7 +106,7 @@ fn while_filling_the_new_replicas_must_hold_it_too() {
 #[test]
 fn a_recovering_replica_is_written_but_not_believed() {
     let mut read = start(Consistency::Quorum, settled(), &[]);
-    read.on_failure(&id("c"), refused(FailureKind::Recovering));
+    read.on_failure(&id("c"), fails(FailureKind::Recovering));
     read.on_said(&id("a"), said(7));
     let step = read.on_said(&id("b"), said(6));
     assert_eq!(stores(&step), [id("b"), id("c")]);
@@ -153,7 +115,7 @@ fn a_recovering_replica_is_written_but_not_believed() {
 
     let mut read = start(Consistency::Quorum, settled(), &["b"]);
     read.on_said(&id("a"), said(7));
-    let step = read.on_failure(&id("c"), refused(FailureKind::Recovering));
+    let step = read.on_failure(&id("c"), fails(FailureKind::Recovering));
     assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
 }
 
@@ -195,7 +157,7 @@ fn late_and_failing_replicas_are_dealt_with() {
     let mut read = start(Consistency::Quorum, settled(), &["c"]);
     read.on_said(&id("a"), said(7));
     read.on_said(&id("b"), said(6));
-    let step = read.on_failure(&id("b"), refused(FailureKind::Unknown));
+    let step = read.on_failure(&id("b"), fails(FailureKind::Unknown));
     assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
 }
 
@@ -257,9 +219,9 @@ fn late_and_failed_replicas_are_replaced_by_the_next() {
     assert_eq!(stores(&read.on_said(&id("b"), said(5))), [id("b")]);
 
     let mut read = start(Consistency::Quorum, settled(), &[]);
-    let step = read.on_failure(&id("b"), refused(FailureKind::NotDone));
+    let step = read.on_failure(&id("b"), fails(FailureKind::NotDone));
     assert_eq!(asked(&step), [id("c")], "at once");
-    let step = read.on_failure(&id("c"), refused(FailureKind::NotDone));
+    let step = read.on_failure(&id("c"), fails(FailureKind::NotDone));
     assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
 }
 
@@ -276,7 +238,7 @@ fn a_write_back_that_is_late_goes_to_those_never_asked() {
     let mut read = start(Consistency::Quorum, settled(), &[]);
     read.on_said(&id("a"), said(7));
     read.on_said(&id("b"), said(6));
-    let step = read.on_failure(&id("b"), refused(FailureKind::Unknown));
+    let step = read.on_failure(&id("b"), fails(FailureKind::Unknown));
     assert_eq!(stores(&step), [id("c")], "at once");
 }
 

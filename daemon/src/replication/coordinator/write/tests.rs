@@ -1,35 +1,18 @@
-use bytes::Bytes;
-use ringmaster_shared::{
-    quorum::Group,
-    version::{Actor, RecordVersion},
-};
+use ringmaster_shared::version::RecordVersion;
 
 use super::*;
-
-fn id(name: &str) -> NodeId {
-    NodeId::new(name).expect("valid")
-}
-
-fn majority(names: &[&str]) -> Requirement {
-    Requirement {
-        groups: vec![Group::majority_of(names.iter().map(|n| id(n)).collect())],
-    }
-}
+use crate::replication::testing::{dot, fails, id, majorities, number, off, record};
 
 fn needs() -> Needs {
     Needs {
-        read: majority(&["a", "b", "c"]),
-        write: majority(&["a", "b", "c"]),
+        read: majorities(&[&["a", "b", "c"]]),
+        write: majorities(&[&["a", "b", "c"]]),
     }
-}
-
-fn off(names: &[&str]) -> Reach {
-    names.iter().map(|n| (id(n), "dead".to_owned())).collect()
 }
 
 fn intent() -> WriteIntent {
     WriteIntent {
-        value: Some(Value::Json(Bytes::from_static(b"1"))),
+        value: Some(number(1)),
         context: None,
         condition: Condition::Always,
         consistency: Consistency::Quorum,
@@ -37,41 +20,8 @@ fn intent() -> WriteIntent {
     }
 }
 
-fn dot(node: &str, counter: u64) -> Dot {
-    Dot {
-        actor: Actor {
-            node: id(node),
-            epoch: 1,
-        },
-        counter,
-    }
-}
-
-fn sibling(node: &str, counter: u64, hlc: u64) -> Sibling {
-    Sibling {
-        dot: dot(node, counter),
-        hlc: Hlc(hlc),
-        value: Some(Value::Json(Bytes::from_static(b"0"))),
-    }
-}
-
-fn record(node: &str, counter: u64, hlc: u64) -> Record {
-    Record::written(
-        &Record::default(),
-        &VersionVector::default(),
-        sibling(node, counter, hlc),
-    )
-}
-
 fn version(node: &str, counter: u64, hlc: u64) -> Said {
     Said::Version(Some(record(node, counter, hlc).version()))
-}
-
-fn fails(kind: FailureKind) -> Failure {
-    Failure {
-        kind,
-        why: "refused".into(),
-    }
 }
 
 /// A machine whose query has been answered by `a` and `b`; `c` is unreachable.
@@ -228,13 +178,8 @@ fn a_new_topology_never_makes_a_second_record() {
     let mut machine = storing(intent());
     machine.on_said(&id("a"), Said::Stored);
     let moved = Needs {
-        read: majority(&["a", "b", "c"]),
-        write: Requirement {
-            groups: vec![
-                Group::majority_of(vec![id("a"), id("b"), id("c")]),
-                Group::majority_of(vec![id("b"), id("d"), id("e")]),
-            ],
-        },
+        read: majorities(&[&["a", "b", "c"]]),
+        write: majorities(&[&["a", "b", "c"], &["b", "d", "e"]]),
     };
     let Step::Ask(asks) = machine.regroup(Some(&id("b")), moved.clone(), &off(&["c"])) else {
         panic!("the record goes out again");
@@ -451,18 +396,10 @@ fn the_version_query_asks_a_quorum_and_hedges() {
 
 #[test]
 fn full_disks_everywhere_are_no_unknown_outcome() {
-    let sent = || {
-        let (mut machine, _) = WriteMachine::start(intent(), needs(), &off(&[]));
-        machine.on_said(&id("a"), Said::Version(None));
-        machine.on_said(&id("b"), Said::Version(None));
-        let step = machine.stamp(dot("me", 1), Hlc(71), &off(&[]));
-        assert!(matches!(step, Step::Ask(asks) if asks.len() == 3));
-        machine
-    };
     let refuse = |machine: &mut WriteMachine, who| {
         machine.on_failure(&id(who), fails(FailureKind::ReadOnly))
     };
-    let mut machine = sent();
+    let mut machine = sent(Consistency::Quorum);
     assert_eq!(refuse(&mut machine, "a"), Step::Wait);
     assert_eq!(
         refuse(&mut machine, "b"),
@@ -476,7 +413,7 @@ fn full_disks_everywhere_are_no_unknown_outcome() {
     );
     assert!(machine.owed().is_none());
 
-    let mut machine = sent();
+    let mut machine = sent(Consistency::Quorum);
     refuse(&mut machine, "a");
     refuse(&mut machine, "b");
     let unknown = Unmet::Unanswered {
@@ -487,4 +424,81 @@ fn full_disks_everywhere_are_no_unknown_outcome() {
     };
     let step = machine.on_said(&id("c"), Said::Stored);
     assert_eq!(step, Step::Failed(unknown), "somebody has it");
+}
+
+/// A machine whose record is on its way to all three.
+fn sent(consistency: Consistency) -> WriteMachine {
+    let intent = WriteIntent {
+        consistency,
+        ..intent()
+    };
+    let (mut machine, _) = WriteMachine::start(intent, needs(), &off(&[]));
+    machine.on_said(&id("a"), Said::Version(None));
+    machine.on_said(&id("b"), Said::Version(None));
+    let step = machine.stamp(dot("me", 1), Hlc(71), &off(&[]));
+    assert!(matches!(step, Step::Ask(asks) if asks.len() == 3));
+    machine
+}
+
+#[test]
+fn a_stale_write_begins_again_only_when_nobody_can_have_it() {
+    use FailureKind::{NotDone, ReadOnly, Stale, Unknown};
+    // what a, b and c made of the record; whether it begins again
+    let cases = [
+        ([Some(Stale), Some(Stale), Some(Stale)], true),
+        ([Some(Stale), Some(NotDone), Some(NotDone)], true),
+        ([Some(Stale), Some(ReadOnly), Some(Stale)], true),
+        ([Some(Stale), Some(Unknown), Some(Stale)], false),
+        ([Some(Stale), Some(Stale), None], false),
+        ([Some(NotDone), Some(NotDone), Some(NotDone)], false),
+    ];
+    for consistency in [Consistency::Quorum, Consistency::All] {
+        for (answers, again) in cases {
+            let mut machine = sent(consistency);
+            let mut last = Step::Wait;
+            for (who, answer) in ["a", "b", "c"].into_iter().zip(answers) {
+                last = match answer {
+                    Some(kind) => machine.on_failure(&id(who), fails(kind)),
+                    None => machine.on_said(&id(who), Said::Stored),
+                };
+                if matches!(last, Step::Failed(_)) {
+                    break;
+                }
+            }
+            assert_eq!(last == Step::Again, again, "{answers:?}: {last:?}");
+            assert_eq!(machine.owed().is_none(), answers[2].is_some());
+        }
+    }
+}
+
+#[test]
+fn a_write_that_begins_again_asks_what_is_there_and_takes_another_dot() {
+    let mut machine = sent(Consistency::Quorum);
+    for attempt in 1..=AGAIN_MAX + 1 {
+        for who in ["a", "b"] {
+            let step = machine.on_failure(&id(who), fails(FailureKind::Stale));
+            assert_eq!(step, Step::Wait, "c may have it");
+        }
+        let step = machine.on_failure(&id("c"), fails(FailureKind::Stale));
+        if attempt > AGAIN_MAX {
+            assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+            return;
+        }
+        assert_eq!(step, Step::Again);
+        let Step::Ask(asks) = machine.begin_again(&off(&[])) else {
+            panic!("it asks");
+        };
+        assert!(asks.iter().all(|(_, ask)| *ask == Ask::Version));
+        // meanwhile somebody else wrote
+        machine.on_said(&id("a"), version("z", 9, 90));
+        let step = machine.on_said(&id("b"), Said::Version(None));
+        assert_eq!(step, Step::Stamp { seen: Hlc(90) });
+        let counter = u64::from(attempt) + 1;
+        let step = machine.stamp(dot("me", counter), Hlc(91), &off(&[]));
+        assert!(matches!(step, Step::Ask(asks) if asks.len() == 3));
+        let record = machine.record().expect("on its way");
+        assert!(record.clock.covers(&dot("z", 9)));
+        assert_eq!(record.siblings[0].dot, dot("me", counter));
+    }
+    panic!("it never gives up");
 }

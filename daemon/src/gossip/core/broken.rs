@@ -1,0 +1,50 @@
+//! Rules that a test can have a core break on purpose, to see the simulator's checkers bite.
+//! Outside of tests nothing is ever broken.
+
+use super::Core;
+
+/// What a broken core does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(test), allow(dead_code))] // made by tests alone
+pub enum Broken {
+    /// Believes every claim, however old.
+    BelievesAnything,
+    /// Accuses others of an incarnation they never had.
+    InventsIncarnations,
+    /// Lets accusations against itself stand.
+    NeverRefutes,
+    /// Believes the accusations against itself.
+    BelievesItsAccusers,
+    /// Probes the same member again and again.
+    ProbesOne,
+    /// Gives suspected members no time.
+    IsHasty,
+    /// Fills its packets beyond the budget.
+    OverfillsPackets,
+    /// Never tries again who is gone, nor any address it was given.
+    ForgetsTheGone,
+}
+
+impl Core {
+    #[cfg(test)]
+    pub fn break_rule(&mut self, broken: Broken) {
+        self.broken = Some(broken);
+        match broken {
+            Broken::IsHasty => self.config.suspicion_mult = 1,
+            Broken::OverfillsPackets => self.config.packet_bytes_max *= 3,
+            Broken::ForgetsTheGone => self.due.reconnect = u64::MAX,
+            _ => {}
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn breaks(&self, broken: Broken) -> bool {
+        self.broken == Some(broken)
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self)] // the same call as in tests
+    pub(super) const fn breaks(&self, _: Broken) -> bool {
+        false
+    }
+}

@@ -1,0 +1,196 @@
+//! Engines with keys, with other versions, and under a flood.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::gossip::secrecy::Verify;
+
+const ON: Verify = Verify {
+    incoming: true,
+    outgoing: true,
+};
+
+fn with(
+    wire: &Wire,
+    name: &str,
+    contacts: &[String],
+    change: impl FnOnce(&mut EngineParts<Wire>),
+) -> Engine {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    engine_with(wire, socket, ("localhost", name, 1), contacts, change)
+}
+
+fn keyed(wire: &Wire, name: &str, keys: &[u8], contacts: &[String]) -> Engine {
+    with(wire, name, contacts, |parts| {
+        parts.secrecy = Some(Secrecy::for_tests(keys, ON, 1));
+    })
+}
+
+fn port(engine: &Engine) -> SocketAddr {
+    let port = engine
+        .address
+        .rsplit(':')
+        .next()
+        .and_then(|p| p.parse().ok());
+    ([127, 0, 0, 1], port.expect("a port")).into()
+}
+
+#[tokio::test]
+async fn with_one_key_in_common_they_find_each_other() {
+    let wire = Wire::default();
+    let a = keyed(&wire, "a", &[2, 1], &[]);
+    let seeds = [a.address.clone()];
+    // b knows the old key alone, c the new one alone: a speaks to each as it understands
+    let b = keyed(&wire, "b", &[1], &seeds);
+    let c = keyed(&wire, "c", &[2, 1], &seeds);
+    for e in [&a, &b, &c] {
+        e.until("all three", |m| all_alive(m, 3)).await;
+    }
+    a.handle.set_lifecycle(Lifecycle::Draining);
+    for e in [&b, &c] {
+        e.until("the news", |m| {
+            m.iter().any(|m| m.state.lifecycle == Lifecycle::Draining)
+        })
+        .await;
+    }
+    let rejected = b.handle.status().rejected;
+    assert_eq!(rejected["unsealed"], 0, "{rejected:?}");
+}
+
+#[tokio::test]
+async fn without_the_right_key_both_sides_say_so() {
+    let wire = Wire::default();
+    let a = keyed(&wire, "a", &[1], &[]);
+    let b = keyed(&wire, "b", &[2], std::slice::from_ref(&a.address));
+    let here = a.until_event(EventCode::KeyMismatch).await;
+    assert!(here.contains("does not hold"), "{here}");
+    let there = b.until_event(EventCode::KeyMismatch).await;
+    assert!(
+        there.contains("refuses") && there.contains("a at"),
+        "{there}"
+    );
+    let plain = engine(&wire, "c", std::slice::from_ref(&a.address));
+    let there = plain.until_event(EventCode::KeyMismatch).await;
+    assert!(there.contains("gossip.verify_incoming"), "{there}");
+    assert_eq!(a.handle.members().len(), 1);
+    let rejected = a.handle.status().rejected;
+    assert!(
+        rejected["unopened"] > 0 && rejected["unsealed"] > 0,
+        "{rejected:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_common_version_is_said_on_both_sides() {
+    let wire = Wire::default();
+    let speaking = |lowest, highest, name: &str, contacts: &[String]| {
+        with(&wire, name, contacts, |parts| {
+            parts.speaks = Speaks { lowest, highest };
+        })
+    };
+    let a = speaking(2, 3, "a", &[]);
+    let b = speaking(4, 5, "b", &[]);
+    let wrong = Packet {
+        cluster: cluster(),
+        to: id("a"),
+        from: codec::Brief::of(&member("b")),
+        intro: None,
+        ask: false,
+        body: Body::Ping { seq: 1 },
+        claims: vec![],
+    };
+    let content = codec::content(&wrong).expect("encodes");
+    let bytes = crate::gossip::envelope::plain(
+        2,
+        Speaks {
+            lowest: 2,
+            highest: 3,
+        },
+        &content,
+    );
+    // as if a had sent it: b answers with its card, which a understands
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.send_to(&bytes, port(&b)).expect("sent");
+    let mut buffer = [0; 200];
+    socket.set_read_timeout(Some(GENEROUS)).expect("set");
+    let n = socket.recv(&mut buffer).expect("a card");
+    socket.send_to(&buffer[..n], port(&a)).expect("sent");
+    let said = a.until_event(EventCode::ProtocolMismatch).await;
+    assert!(
+        said.contains("b at") && said.contains("speaks gossip protocol 4 to 5, this node 2 to 3"),
+        "{said}"
+    );
+    // a's card came back to the socket, as an answer; b takes it from there
+    let n = socket.recv(&mut buffer).expect("a card");
+    socket.send_to(&buffer[..n], port(&b)).expect("sent");
+    let said = b.until_event(EventCode::ProtocolMismatch).await;
+    assert!(
+        said.contains("a at") && said.contains("2 to 3, this node 4 to 5"),
+        "{said}"
+    );
+    assert!(a.handle.status().rejected["version"] > 0);
+    assert!(b.handle.status().rejected["version"] > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_does_not_hold_up_the_probes() {
+    let wire = Wire::default();
+    let a = keyed(&wire, "a", &[1], &[]);
+    let b = keyed(&wire, "b", &[1], std::slice::from_ref(&a.address));
+    a.until("b", |m| all_alive(m, 2)).await;
+    b.until("a", |m| all_alive(m, 2)).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let (stop, to) = (Arc::clone(&over), port(&a));
+    let flood = tokio::task::spawn_blocking(move || {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let noise = [b"RG\x02\x02\x02\x01".as_slice(), &[7; 900]].concat();
+        while !stop.load(Ordering::Relaxed) {
+            for _ in 0..64 {
+                let _ = socket.send_to(&noise, to);
+            }
+            std::thread::yield_now();
+        }
+    });
+    let refused = || a.handle.status().rejected["unopened"];
+    let heard = |m: &Members| {
+        m.iter()
+            .find(|m| m.state.id == id("b"))
+            .map_or(0, |m| m.heartbeat_seq)
+    };
+    let (before, seen) = (refused(), heard(&a.handle.members()));
+    a.until("answers of b while the noise comes in", |m| {
+        heard(m) >= seen + 10 && refused() > before + 2000
+    })
+    .await;
+    over.store(true, Ordering::Relaxed);
+    flood.await.expect("joined");
+    a.until("b, still", |m| all_alive(m, 2)).await;
+}
+
+#[tokio::test]
+async fn agreeing_nodes_exchange_little_and_count_it() {
+    let wire = Wire::default();
+    let a = keyed(&wire, "a", &[1], &[]);
+    let b = keyed(&wire, "b", &[1], std::slice::from_ref(&a.address));
+    b.until("a", |m| all_alive(m, 2)).await;
+    a.until("b", |m| all_alive(m, 2)).await;
+    tokio::time::timeout(GENEROUS, async {
+        while b.handle.traffic().exchanges_equal == 0 {
+            b.handle.contact(&a.address).await.expect("answers");
+        }
+    })
+    .await
+    .expect("they agree before long");
+    let before = b.handle.traffic();
+    let equal_before = before.exchanges_equal;
+    b.handle.contact(&a.address).await.expect("answers");
+    let after = b.handle.traffic();
+    assert!(after.exchanges_equal > equal_before);
+    assert!(after.exchange_bytes_sent > before.exchange_bytes_sent);
+    assert!(after.exchanges_differing > 0, "the first one");
+    a.until("packets are counted", |_| {
+        let traffic = a.handle.traffic();
+        traffic.udp_sent_packets > 0 && traffic.udp_received_bytes > 0
+    })
+    .await;
+}

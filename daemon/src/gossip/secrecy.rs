@@ -1,0 +1,447 @@
+//! Optional pre-shared keys: what goes out is sealed, what comes in is opened and taken once.
+//!
+//! This file is the door: [`Secrecy`], the one keyring of the process with its counter and its
+//! windows, shared by the engine, the door for joiners and the orders that change keys. Pure
+//! behind it: `key.rs` and `keyring.rs` (XChaCha20-Poly1305), `replays.rs`. `file.rs` is the disk.
+//!
+//! Promises: keys are never printed; a nonce is random and never repeated; what is sealed is
+//! bound to its cluster, its purpose and its header; a change is on the disk before it counts.
+//! Who is only asked to *read* sealed messages yet (`verify_*` off) takes plain ones as well.
+
+pub mod complaints;
+pub mod file;
+pub mod joining;
+mod key;
+mod keyring;
+mod replays;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rand::RngCore;
+use ringmaster_shared::id::{Generation, NodeId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use zeroize::Zeroize;
+
+use self::{
+    complaints::Complaints,
+    file::{Keeping, KeyringFileError},
+    key::{FINGERPRINT_BYTES, NONCE_BYTES},
+    replays::Replays,
+};
+pub use self::{
+    key::{Fingerprint, Key, Nonce},
+    keyring::{Keyring, OpenError, Opened, RingError, SEAL_BYTES},
+};
+
+/// Members that seal with another key than the primary, remembered.
+const OTHERS_MAX: usize = 16_384;
+/// What the number and the generation of a sealed message take at most.
+const STAMP_BYTES_MAX: usize = 20;
+/// What sealing adds to a packet at most.
+pub const OVERHEAD_BYTES: usize = SEAL_BYTES + STAMP_BYTES_MAX;
+
+/// What a sealed message is for; one made for another purpose cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Packet,
+    /// A question of a full-state exchange.
+    Ask,
+    /// The answer to one, bound to its nonce.
+    Answer,
+    /// A node's proof that it may be let in.
+    Join,
+    /// The welcome, bound to the proof.
+    Welcome,
+    /// A change of keys.
+    Order,
+}
+
+/// Whether a cluster that has keys insists on them; off only while they are being introduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verify {
+    /// Plain messages are refused.
+    pub incoming: bool,
+    /// Messages are sealed.
+    pub outgoing: bool,
+}
+
+/// Numbers a sealed message within the life of its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    generation: Generation,
+    number: u64,
+}
+
+/// An opened message. Nothing of it counts before [`Secrecy::admit`] said yes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unsealed {
+    stamp: Stamp,
+    pub key: Fingerprint,
+    pub nonce: Nonce,
+    pub plain: Vec<u8>,
+}
+
+impl Unsealed {
+    /// The life of the sender that sealed it.
+    pub fn generation(&self) -> Generation {
+        self.stamp.generation
+    }
+}
+
+/// The nonce of sealed bytes.
+pub fn nonce_of(sealed: &[u8]) -> Option<Nonce> {
+    sealed.get(FINGERPRINT_BYTES..)?.first_chunk().copied()
+}
+
+/// Why keys were not changed.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    File(#[from] KeyringFileError),
+}
+
+/// Which change of the keyring is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    Install(Key),
+    Use(Fingerprint),
+    Remove(Fingerprint),
+}
+
+impl Change {
+    pub fn about(&self) -> Fingerprint {
+        match self {
+            Self::Install(key) => key.fingerprint(),
+            Self::Use(name) | Self::Remove(name) => *name,
+        }
+    }
+}
+
+/// Cheap handle of the process's keyring.
+#[derive(Clone)]
+pub struct Secrecy {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    verify: Verify,
+    generation: Generation,
+    /// Drawn at the start; an order for another process of this node is refused.
+    session: [u8; 16],
+    /// `None`: nothing is kept (tests).
+    keeping: Option<Keeping>,
+    /// One change at a time; only changes wait for the disk, nothing that is sealed does.
+    changing: Mutex<()>,
+    complaints: Mutex<Complaints>,
+    state: Mutex<State>,
+}
+
+struct State {
+    ring: Arc<Keyring>,
+    next_number: u64,
+    /// Packets and calls come over different ways and overtake each other.
+    packets: Replays,
+    calls: Replays,
+    /// Members that last sealed with another key than the primary: they may know no other.
+    others: HashMap<NodeId, Fingerprint>,
+}
+
+impl Secrecy {
+    /// The keyring of `given` or of the data dir; `None` without either.
+    pub fn load(
+        given: Option<&Path>,
+        data_dir: &Path,
+        verify: Verify,
+        generation: Generation,
+    ) -> Result<Option<Self>, KeyringFileError> {
+        let loaded = file::load(given, data_dir)?;
+        Ok(loaded.map(|(ring, keeping)| Self::new(ring, Some(keeping), verify, generation)))
+    }
+
+    fn new(
+        ring: Keyring,
+        keeping: Option<Keeping>,
+        verify: Verify,
+        generation: Generation,
+    ) -> Self {
+        let mut session = [0; 16];
+        rand::rng().fill_bytes(&mut session);
+        let state = State {
+            ring: Arc::new(ring),
+            next_number: 1,
+            packets: Replays::default(),
+            calls: Replays::default(),
+            others: HashMap::new(),
+        };
+        let shared = Shared {
+            verify,
+            generation,
+            session,
+            keeping,
+            changing: Mutex::new(()),
+            complaints: Mutex::default(),
+            state: Mutex::new(state),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn for_tests(keys: &[u8], verify: Verify, generation: Generation) -> Self {
+        let ring = Keyring::of(keys.iter().map(|n| Key::new([*n; 32])));
+        let ring = ring.expect("a key").expect("not too many");
+        Self::new(ring, None, verify, generation)
+    }
+
+    pub fn verify(&self) -> Verify {
+        self.shared.verify
+    }
+
+    pub fn session(&self) -> [u8; 16] {
+        self.shared.session
+    }
+
+    /// The primary first.
+    pub fn fingerprints(&self) -> Vec<Fingerprint> {
+        self.ring().fingerprints()
+    }
+
+    /// Seals for one receiver: with the key it is known to use, else with the primary.
+    pub fn seal(
+        &self,
+        purpose: Purpose,
+        about: &[&[u8]],
+        to: Option<&NodeId>,
+        plain: &[u8],
+    ) -> Vec<u8> {
+        let with = to.and_then(|to| self.state().others.get(to).copied());
+        self.seal_with(purpose, about, with, plain)
+    }
+
+    /// Seals with the key of that name, with the primary when it is gone.
+    pub fn seal_with(
+        &self,
+        purpose: Purpose,
+        about: &[&[u8]],
+        with: Option<Fingerprint>,
+        plain: &[u8],
+    ) -> Vec<u8> {
+        let (ring, number) = {
+            let mut state = self.state();
+            let number = state.next_number;
+            state.next_number += 1;
+            (Arc::clone(&state.ring), number)
+        };
+        let stamp = Stamp {
+            generation: self.shared.generation,
+            number,
+        };
+        let mut nonce = [0; NONCE_BYTES];
+        rand::rng().fill_bytes(&mut nonce);
+        let mut stamped = Vec::with_capacity(plain.len() + STAMP_BYTES_MAX);
+        // cannot fail: numbers into memory
+        stamped = postcard::to_extend(&stamp, stamped).unwrap_or_default();
+        stamped.extend_from_slice(plain);
+        let sealed = ring.seal(with, &nonce, &associated(purpose, about), &stamped);
+        stamped.zeroize();
+        sealed
+    }
+
+    pub fn open(
+        &self,
+        purpose: Purpose,
+        about: &[&[u8]],
+        bytes: &[u8],
+    ) -> Result<Unsealed, OpenError> {
+        let ring = self.ring();
+        let Opened {
+            key,
+            nonce,
+            mut plain,
+        } = ring.open(&associated(purpose, about), bytes)?;
+        let (stamp, content) =
+            postcard::take_from_bytes::<Stamp>(&plain).map_err(|_| OpenError::Forged(key))?;
+        let content = content.to_vec();
+        plain.zeroize();
+        Ok(Unsealed {
+            stamp,
+            key,
+            nonce,
+            plain: content,
+        })
+    }
+
+    /// Whether the message of `sender` may be taken: not when it came before. What is bound to a
+    /// question of this process (answers, welcomes) needs no asking.
+    pub fn admit(&self, purpose: Purpose, sender: &NodeId, message: &Unsealed) -> bool {
+        let Stamp { generation, number } = message.stamp;
+        let mut state = self.state();
+        let windows = match purpose {
+            Purpose::Packet => &mut state.packets,
+            _ => &mut state.calls,
+        };
+        if !windows.admit(sender, generation, number) {
+            return false;
+        }
+        state.note_key(sender, message.key);
+        true
+    }
+
+    /// Whether it is time to say that `whom` shows no key.
+    pub fn complain(&self, whom: &str, now_ms: u64) -> bool {
+        let complaints = self.shared.complaints.lock();
+        let mut complaints = complaints.unwrap_or_else(PoisonError::into_inner);
+        complaints.due(whom, now_ms)
+    }
+
+    /// Changes the keyring; false when there was nothing to change. Blocks until it is on disk.
+    pub fn change(&self, change: Change) -> Result<bool, ChangeError> {
+        let changing = &self.shared.changing;
+        let _one_at_a_time = changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = (*self.ring()).clone();
+        let changed = match change {
+            Change::Install(key) => ring.install(key)?,
+            Change::Use(name) => ring.make_primary(name)?,
+            Change::Remove(name) => ring.remove(name)?,
+        };
+        if changed {
+            if let Some(keeping) = &self.shared.keeping {
+                keeping.keep(&ring)?;
+            }
+            let primary = ring.primary().fingerprint();
+            let mut state = self.state();
+            state.others.retain(|_, used| *used != primary);
+            state.ring = Arc::new(ring);
+        }
+        Ok(changed)
+    }
+
+    fn ring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.state().ring)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note_key(&mut self, sender: &NodeId, key: Fingerprint) {
+        if key == self.ring.primary().fingerprint() {
+            self.others.remove(sender);
+        } else if self.others.len() < OTHERS_MAX || self.others.contains_key(sender) {
+            self.others.insert(sender.clone(), key);
+        }
+    }
+}
+
+/// Everything a sealed message is bound to, each part with its length before it.
+fn associated(purpose: Purpose, about: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = b"ringmaster gossip 1".to_vec();
+    bytes.push(match purpose {
+        Purpose::Packet => 1,
+        Purpose::Ask => 2,
+        Purpose::Answer => 3,
+        Purpose::Join => 4,
+        Purpose::Welcome => 5,
+        Purpose::Order => 6,
+    });
+    for part in about {
+        bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(part);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::id, *};
+
+    const ON: Verify = Verify {
+        incoming: true,
+        outgoing: true,
+    };
+
+    #[test]
+    fn a_message_is_taken_once_and_for_its_purpose() {
+        let (a, b) = (
+            Secrecy::for_tests(&[1], ON, 7),
+            Secrecy::for_tests(&[1], ON, 8),
+        );
+        let sealed = a.seal(Purpose::Packet, &[b"c", b"h"], None, b"news");
+        assert!(sealed.len() <= 4 + OVERHEAD_BYTES);
+        assert_ne!(
+            sealed,
+            a.seal(Purpose::Packet, &[b"c", b"h"], None, b"news")
+        );
+        let opened = b
+            .open(Purpose::Packet, &[b"c", b"h"], &sealed)
+            .expect("opens");
+        assert_eq!(opened.plain, b"news");
+        assert!(b.admit(Purpose::Packet, &id("a"), &opened));
+        assert!(!b.admit(Purpose::Packet, &id("a"), &opened), "a replay");
+        let others: [(Purpose, &[&[u8]]); 4] = [
+            (Purpose::Ask, &[b"c", b"h"]),
+            (Purpose::Packet, &[b"d", b"h"]),
+            (Purpose::Packet, &[b"ch", b""]),
+            (Purpose::Packet, &[b"c"]),
+        ];
+        for (purpose, about) in others {
+            let refused = b.open(purpose, about, &sealed);
+            assert!(matches!(refused, Err(OpenError::Forged(_))), "{about:?}");
+        }
+    }
+
+    #[test]
+    fn a_member_with_the_old_key_is_answered_with_it() {
+        let (old, new) = (
+            Secrecy::for_tests(&[1], ON, 7),
+            Secrecy::for_tests(&[2, 1], ON, 8),
+        );
+        let to_old = |new: &Secrecy| {
+            let sealed = new.seal(Purpose::Packet, &[], Some(&id("old")), b"x");
+            old.open(Purpose::Packet, &[], &sealed)
+        };
+        assert!(to_old(&new).is_err(), "nothing is known of it yet");
+        let said = old.seal(Purpose::Packet, &[], None, b"x");
+        let said = new
+            .open(Purpose::Packet, &[], &said)
+            .expect("the old key is held");
+        assert!(new.admit(Purpose::Packet, &id("old"), &said));
+        assert!(to_old(&new).is_ok());
+        new.change(Change::Remove(Key::new([1; 32]).fingerprint()))
+            .expect("not the primary");
+        assert!(to_old(&new).is_err(), "a removed key is used for nothing");
+    }
+
+    #[test]
+    fn a_change_is_kept_or_not_made() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (ring, keeping) = {
+            let ring = Keyring::new(Key::new([1; 32]));
+            Keeping::in_folder(dir.path()).keep(&ring).expect("written");
+            file::load(None, dir.path())
+                .expect("readable")
+                .expect("there")
+        };
+        let secrecy = Secrecy::new(ring, Some(keeping), ON, 1);
+        let two = Key::new([2; 32]);
+        assert!(secrecy.change(Change::Install(two.clone())).expect("kept"));
+        assert!(!secrecy.change(Change::Install(two.clone())).expect("there"));
+        drop(dir);
+        let change = secrecy.change(Change::Use(two.fingerprint()));
+        assert!(matches!(change, Err(ChangeError::File(_))), "{change:?}");
+        assert_ne!(secrecy.fingerprints()[0], two.fingerprint());
+    }
+}

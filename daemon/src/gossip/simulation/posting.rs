@@ -1,0 +1,88 @@
+//! What a node wants done, done: packets on their way, calls over TCP begun.
+
+use super::{
+    checks,
+    connections::Call,
+    names::{self, Place, Who},
+    network::Fate,
+    world::{Arrival, Event, What, World, ms},
+};
+use crate::gossip::{
+    codec::{self, Packet},
+    core::{Dest, Output},
+};
+
+impl World {
+    pub(super) fn emit(&mut self, who: Who, output: Output) {
+        match output {
+            Output::Send { to, packet } => {
+                let place = match &to {
+                    Dest::Address(address) => names::place(address),
+                    Dest::Source(source) => names::place_of_socket(*source),
+                };
+                if let Some(place) = place {
+                    self.send(who, place, packet);
+                }
+            }
+            Output::TcpProbe { seq, node, address } => {
+                self.counters.tcp_probes += 1;
+                let config = &self.parameters.config;
+                let left = config.probe_interval.saturating_sub(config.probe_timeout);
+                let deadline_ms = self.now + ms(left).max(50);
+                let by = (who, self.nodes[who].life);
+                if let Some(place) = names::place(&address) {
+                    let call = Call::Ping {
+                        by,
+                        seq,
+                        wanted: node,
+                        deadline_ms,
+                    };
+                    self.call(who, place, call);
+                }
+            }
+            Output::Exchange { address } => {
+                if let Some(place) = names::place(&address) {
+                    self.exchange(who, place);
+                }
+            }
+            Output::Happened(_) => {}
+        }
+    }
+
+    pub(super) fn send(&mut self, who: Who, to: Place, packet: Box<Packet>) {
+        let from = self.nodes[who].place;
+        let budget = self.parameters.config.packet_bytes_max;
+        let (bytes, what) = if self.parameters.encoded {
+            let bytes = codec::encode(&packet).expect("what a core sends can be encoded");
+            (bytes.len(), What::Bytes(bytes))
+        } else {
+            (codec::packet_bytes(&packet), What::Packet(packet))
+        };
+        self.counters.sent += 1;
+        self.counters.sent_bytes += bytes as u64;
+        self.counters.largest_packet = self.counters.largest_packet.max(bytes as u64);
+        let judged = checks::packet_fits(bytes, budget);
+        self.judged(who, judged);
+        match self.network.udp(&mut self.rng, from, to) {
+            Fate::Cut => self.counters.cut += 1,
+            Fate::Lost => self.counters.lost += 1,
+            Fate::Arrives {
+                after_ms,
+                again_after_ms,
+                held_up,
+            } => {
+                self.counters.held_up += u64::from(held_up);
+                if let Some(again) = again_after_ms {
+                    self.counters.duplicated += 1;
+                    let what = match &what {
+                        What::Bytes(bytes) => What::Bytes(bytes.clone()),
+                        What::Packet(packet) => What::Packet(packet.clone()),
+                        What::Tcp(_) => return,
+                    };
+                    self.schedule(again, Event::Arrival(Arrival { from, to, what }));
+                }
+                self.schedule(after_ms, Event::Arrival(Arrival { from, to, what }));
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the handle keeps for nodes that did not get a write: hints, and the partitions that have
+//! to be compared because hints were given up.
+
+use std::collections::BTreeMap;
+
+use ringmaster_shared::{
+    clock::Hlc,
+    id::{NodeId, PartitionId},
+    key::Key,
+    version::Record,
+};
+
+use super::{HintPage, StorageError, Store, committer::request::Request, scan, weight};
+
+impl Store {
+    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped, and
+    /// the partition marked dirty for that node.
+    pub async fn hint_add(
+        &self,
+        target: &NodeId,
+        key: Key,
+        record: Record,
+    ) -> Result<bool, StorageError> {
+        self.core()?;
+        let bytes = weight(&key, &record);
+        let target = target.clone();
+        self.ask(bytes, |reply| Request::HintAdd {
+            target,
+            key,
+            record,
+            reply,
+        })
+        .await
+    }
+
+    /// Hints kept, by the node they are owed to.
+    pub fn hints_owed(&self) -> BTreeMap<NodeId, u64> {
+        self.inner.core.ledger.counts()
+    }
+
+    /// The first hints kept for `target`, in key order: `limit`, or fewer when they are large.
+    pub fn hints_for(
+        &self,
+        target: &NodeId,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, StorageError> {
+        Ok(scan::hints_for(self.core()?, target, limit)?)
+    }
+
+    /// Removes delivered hints whose stored record still has this fingerprint.
+    pub async fn hints_done(
+        &self,
+        target: &NodeId,
+        delivered: Vec<(Key, u64)>,
+    ) -> Result<(), StorageError> {
+        self.remove_hints(target, delivered, false).await
+    }
+
+    /// Removes hints that will not be delivered, and marks their partitions dirty for the node.
+    pub async fn hints_given_up(
+        &self,
+        target: &NodeId,
+        hints: Vec<(Key, u64)>,
+    ) -> Result<(), StorageError> {
+        self.remove_hints(target, hints, true).await
+    }
+
+    async fn remove_hints(
+        &self,
+        target: &NodeId,
+        delivered: Vec<(Key, u64)>,
+        given_up: bool,
+    ) -> Result<(), StorageError> {
+        self.core()?;
+        let bytes = delivered
+            .iter()
+            .map(|(key, _)| key.as_str().len() + 32)
+            .sum();
+        let target = target.clone();
+        self.ask(bytes, |reply| Request::HintsDone {
+            target,
+            delivered,
+            given_up,
+            reply,
+        })
+        .await
+    }
+
+    /// Hints of `target` with stamps before `before`, after a key; looks at `rows` hints.
+    pub fn hints_before(
+        &self,
+        target: &NodeId,
+        after: Option<&Key>,
+        before: Hlc,
+        rows: usize,
+    ) -> Result<HintPage, StorageError> {
+        let core = self.core()?;
+        Ok(scan::hints_before(core, target, after, before, rows)?)
+    }
+
+    /// Whether a hint for the key is kept for anybody.
+    pub fn is_hinted(&self, key: &Key) -> Result<bool, StorageError> {
+        Ok(scan::is_hinted(self.core()?, key)?)
+    }
+
+    /// Partitions that have to be compared with a member, because hints for it were given up.
+    pub fn dirty(&self) -> BTreeMap<NodeId, Vec<PartitionId>> {
+        self.inner.core.dirty.all()
+    }
+
+    /// The member has been compared in these partitions.
+    pub async fn clear_dirty(
+        &self,
+        target: &NodeId,
+        partitions: Vec<PartitionId>,
+    ) -> Result<(), StorageError> {
+        self.core()?;
+        let target = target.clone();
+        self.ask(partitions.len() * 64, |reply| Request::ClearDirty {
+            target,
+            partitions,
+            reply,
+        })
+        .await
+    }
+}

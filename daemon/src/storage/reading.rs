@@ -1,0 +1,114 @@
+//! What the handle reads: records, pages of them, digests. Straight from the table, on the
+//! caller's thread; only what is synced is visible.
+
+use std::collections::BTreeSet;
+
+use ringmaster_shared::{
+    clock::Hlc,
+    id::PartitionId,
+    key::Key,
+    version::{Record, RecordVersion},
+};
+
+use super::{BRANCHES, ScanPage, StorageError, Store, TombstonePage, scan};
+
+impl Store {
+    /// Upper bound of the tombstones in a partition. No lock.
+    pub fn tombstones_in(&self, partition: PartitionId) -> u32 {
+        self.inner.core.tombstones_in(partition)
+    }
+
+    /// Tombstones of a partition with stamps up to `until`, after a key: looks at `rows` records
+    /// and finds `limit` at most.
+    pub fn tombstones(
+        &self,
+        partition: PartitionId,
+        after: Option<&Key>,
+        until: Hlc,
+        (rows, limit): (usize, usize),
+    ) -> Result<TombstonePage, StorageError> {
+        let core = self.core()?;
+        Ok(scan::tombstones(
+            core,
+            partition,
+            after,
+            until,
+            (rows, limit),
+        )?)
+    }
+
+    /// The fingerprint of what is stored for the key.
+    pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
+        let core = self.core()?;
+        let meta = core.table.records.meta(&core.record_item(key))?;
+        Ok(meta.map(|m| m.fingerprint))
+    }
+
+    /// The stored record; only what is synced is visible.
+    pub fn get(&self, key: &Key) -> Result<Option<Record>, StorageError> {
+        let core = self.core()?;
+        Ok(core.table.records.get(&core.record_item(key))?)
+    }
+
+    pub fn version(&self, key: &Key) -> Result<Option<RecordVersion>, StorageError> {
+        let core = self.core()?;
+        Ok(core.table.records.version(&core.record_item(key))?)
+    }
+
+    /// Records of one partition in key order, after `after`, until about `max_bytes`.
+    pub fn scan_partition(
+        &self,
+        partition: PartitionId,
+        after: Option<&Key>,
+        max_bytes: usize,
+    ) -> Result<ScanPage, StorageError> {
+        Ok(scan::scan_partition(
+            self.core()?,
+            partition,
+            after,
+            max_bytes,
+        )?)
+    }
+
+    /// Keys with a value, in byte order, that start with `prefix` and come after `after`.
+    pub fn list_keys(
+        &self,
+        partitions: &[PartitionId],
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Key>, StorageError> {
+        Ok(scan::list_keys(
+            self.core()?,
+            partitions,
+            prefix,
+            after,
+            limit,
+        )?)
+    }
+
+    /// Order-independent digest of a partition; 0 when empty.
+    pub fn digest_root(&self, partition: PartitionId) -> u64 {
+        self.inner.core.digests.root(partition)
+    }
+
+    /// Digests of the partition's [`BRANCHES`] branches.
+    pub fn digest_branches(&self, partition: PartitionId) -> [u64; BRANCHES] {
+        self.inner.core.digests.branches(partition)
+    }
+
+    /// Digests of the leaves of one branch; the first is leaf `branch * BRANCHES`.
+    pub fn digest_leaves(&self, partition: PartitionId, branch: u16) -> [u64; BRANCHES] {
+        let digests = &self.inner.core.digests;
+        digests.leaves(partition, usize::from(branch))
+    }
+
+    /// Keys of these leaves and the fingerprints of their records, in key order.
+    pub fn leaves_versions(
+        &self,
+        partition: PartitionId,
+        leaves: &BTreeSet<u16>,
+    ) -> Result<Vec<(Key, u64)>, StorageError> {
+        Ok(scan::leaves_versions(self.core()?, partition, leaves)?)
+    }
+}
