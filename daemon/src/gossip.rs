@@ -357,11 +357,11 @@ impl GossipHandle {
             config,
             parts.cluster_id.clone(),
             parts.local,
-            [parts.seeds.clone(), parts.remembered].concat(),
+            parts.seeds,
             SmallRng::from_os_rng(),
             now,
         );
-        core.mark_seeds(now, &parts.seeds);
+        core.remember(parts.remembered);
         core.welcome(now, members.into_iter().map(Arc::new).collect());
         let (local, local_seen) = watch::channel(local);
         let (commands, commands_taken) = mpsc::channel(COMMANDS_MAX);

@@ -37,7 +37,7 @@ pub enum EventCode {
     MemberAddressChanged,
     SelfRefuted,
     UdpBlocked,
-    /// A member that answered over TCP only answers over UDP again.
+    /// The UDP of a member, or of the reporter, gets through again.
     UdpOpen,
     /// This node itself answers late, or does so no longer.
     LocalHealth,

@@ -5,6 +5,9 @@
 //! Skipped, with a line that says why, where namespaces cannot be had.
 
 mod newcomers;
+mod recycled;
+mod reunion;
+mod without_udp;
 
 use std::{
     future::Future,

@@ -24,7 +24,7 @@ use super::{
     client::{Api, http},
     cluster::agreement,
     node::Node,
-    wait::{GENEROUS, eventually},
+    wait::{GENEROUS, eventually, same},
 };
 
 /// All nodes listen on the same port; each has an address of its own.
@@ -288,6 +288,7 @@ pub struct Cluster {
     pub network: Network,
     http: Client,
     root: TempDir,
+    environment: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -298,12 +299,20 @@ impl Cluster {
             network: Network::lay().await?,
             http: http(),
             root: tempfile::tempdir().expect("a temporary folder"),
+            environment: Vec::new(),
         })
     }
 
     /// `count` nodes, agreed.
     pub async fn start(count: usize) -> Option<Self> {
+        Self::start_with(count, &[]).await
+    }
+
+    /// The same, with an environment of their own.
+    pub async fn start_with(count: usize, environment: &[(&str, &str)]) -> Option<Self> {
         let mut cluster = Self::empty().await?;
+        let own = environment.iter();
+        cluster.environment = own.map(|(k, v)| (k.to_string(), v.to_string())).collect();
         for i in 0..count {
             let node = cluster.add();
             let seeds = if i == 0 { vec![] } else { cluster.seeds(&[0]) };
@@ -316,11 +325,40 @@ impl Cluster {
     /// A host for one more node, which does not run yet; its index.
     pub fn add(&mut self) -> usize {
         let host = self.network.add_host();
-        let mut node = Node::new(&format!("node-{}", host + 1), self.root.path());
-        node.port = PORT;
-        node.set_wrapper(self.network.wrapper(host));
+        let node = self.node_at(host, &format!("node-{}", host + 1), "");
         self.nodes.push(node);
         host
+    }
+
+    /// A node that lives at this host, with its data below `folder` of this cluster's own.
+    fn node_at(&self, host: usize, id: &str, folder: &str) -> Node {
+        let mut node = Node::new(id, &self.root.path().join(folder));
+        node.port = PORT;
+        node.set_wrapper(self.network.wrapper(host));
+        for (name, value) in &self.environment {
+            node.set_env(name, value);
+        }
+        node
+    }
+
+    /// A node that founds a cluster of its own, at the address of one that must not run. It is none
+    /// of [`Self::nodes`].
+    pub async fn run_stranger(&self, host: usize, id: &str) -> Node {
+        let mut node = self.node_at(host, id, &format!("stranger-{id}"));
+        let address = self.network.address(host);
+        node.start(&[
+            format!("--bind={address}"),
+            format!("--advertise={address}:{PORT}"),
+        ]);
+        let api = self.api(host);
+        eventually("the stranger answers", GENEROUS, async || {
+            let status = api.status().await.map_err(|e| format!("{e:#}"))?;
+            same("its id", &status.node.id.as_str(), &id)?;
+            let founded = !status.cluster.cluster_id.is_empty();
+            founded.then_some(()).ok_or("no cluster yet".to_owned())
+        })
+        .await;
+        node
     }
 
     /// Starts the node, without waiting for it.

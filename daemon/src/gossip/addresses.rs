@@ -13,7 +13,8 @@ use std::{
 /// How long a looked-up name is used before it is looked up again (the old address serves until
 /// the answer is there).
 const FRESH_MS: u64 = 30_000;
-/// Before a name that could not be resolved is tried again.
+/// Before a name that could not be resolved is tried again; twice as long after each further
+/// failure, up to [`FRESH_MS`], and then for ever.
 const RETRY_MS: u64 = 1_000;
 /// Packets kept for a name that is being looked up.
 const WAITING_MAX: usize = 8;
@@ -37,8 +38,18 @@ pub enum Route {
 struct Name {
     address: Option<SocketAddr>,
     looked_up_ms: u64,
+    /// Lookups in a row that failed.
+    failures: u32,
     under_way: bool,
     waiting: Vec<Vec<u8>>,
+}
+
+impl Name {
+    /// How long after a failed lookup the next one may be.
+    fn retry_ms(&self) -> u64 {
+        let doublings = self.failures.saturating_sub(1).min(5);
+        (RETRY_MS << doublings).min(FRESH_MS)
+    }
 }
 
 /// The names in use.
@@ -66,6 +77,7 @@ impl Addresses {
         }
         let name = self.names.entry(address.to_owned()).or_default();
         let age = now_ms.saturating_sub(name.looked_up_ms);
+        let retry_ms = name.retry_ms();
         match name.address {
             Some(known) if age < FRESH_MS || name.under_way => Route::Now(known),
             Some(known) => {
@@ -76,7 +88,7 @@ impl Addresses {
                 if name.waiting.len() < WAITING_MAX {
                     name.waiting.push(bytes.to_vec());
                 }
-                let failed_just_now = name.looked_up_ms > 0 && age < RETRY_MS;
+                let failed_just_now = name.failures > 0 && age < retry_ms;
                 if name.under_way || failed_just_now {
                     Route::Wait
                 } else {
@@ -98,7 +110,11 @@ impl Addresses {
         let chosen = choose(found, self.v6);
         let name = self.names.get_mut(address)?;
         name.under_way = false;
-        name.looked_up_ms = now_ms.max(1);
+        name.looked_up_ms = now_ms;
+        name.failures = match chosen {
+            Some(_) => 0,
+            None => name.failures.saturating_add(1),
+        };
         name.address = chosen.or(name.address);
         let waiting = std::mem::take(&mut name.waiting);
         name.address.map(|address| (address, waiting))
@@ -111,9 +127,10 @@ impl Addresses {
         }
     }
 
-    /// Nobody answered there: the next packet has the name looked up again.
+    /// Nobody answered there: the next packet has the name looked up again, unless that just
+    /// failed.
     pub fn doubt(&mut self, address: &str) {
-        if let Some(name) = self.names.get_mut(address) {
+        if let Some(name) = self.names.get_mut(address).filter(|n| n.failures == 0) {
             name.looked_up_ms = 0;
         }
     }
@@ -217,6 +234,25 @@ mod tests {
         assert_eq!(book.waiting(), 0, "what waited is dropped");
         assert_eq!(book.route("gone:5", b"x", 101), Route::Wait);
         assert_eq!(book.route("gone:5", b"x", 100 + RETRY_MS), Route::LookUp);
+    }
+
+    #[test]
+    fn a_name_that_never_resolves_is_tried_for_ever_and_seldom() {
+        let mut book = Addresses::new(None);
+        let mut lookups = Vec::new();
+        for now in (0..3_600_000).step_by(100) {
+            if book.route("gone:5", b"x", now) == Route::LookUp {
+                lookups.push(now);
+                book.resolved("gone:5", &[], now);
+            }
+        }
+        let gaps: Vec<u64> = lookups.windows(2).map(|w| w[1] - w[0]).collect();
+        assert_eq!(gaps[..6], [1_000, 2_000, 4_000, 8_000, 16_000, 30_000]);
+        assert!(gaps[5..].iter().all(|gap| *gap == FRESH_MS), "{gaps:?}");
+        assert!(lookups.len() > 100, "for ever");
+        let there = [addr("10.0.0.1:5")];
+        book.resolved("gone:5", &there, 3_600_000);
+        assert_eq!(book.route("gone:5", b"x", 3_600_001), Route::Now(there[0]));
     }
 
     #[tokio::test]

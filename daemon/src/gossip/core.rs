@@ -12,6 +12,8 @@
 
 mod awareness;
 pub mod broken;
+mod catching_up;
+mod contacts;
 mod exchanging;
 mod farewell;
 mod hearsay;
@@ -23,7 +25,9 @@ pub(super) mod probe_log;
 mod probing;
 mod reconciling;
 mod relays;
+mod seeds;
 pub(super) mod suspicion;
+mod udp;
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +41,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, exchanging::Contact, probe::Probe, probe_log::ProbeLog, relays::Relays,
-    suspicion::Suspicion,
+    awareness::Awareness, contacts::Contacts, probe::Probe, probe_log::ProbeLog, relays::Relays,
+    seeds::Seeds, suspicion::Suspicion, udp::Udp,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -89,7 +93,7 @@ pub enum Output {
         address: String,
     },
     /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
-    /// [`Core::contact_answered`].
+    /// [`Core::contact_answered`], or with [`Core::exchange_not_started`].
     Exchange {
         address: String,
     },
@@ -144,9 +148,15 @@ pub enum Happening {
         id: NodeId,
         address: String,
     },
-    /// It answers over UDP again.
+    /// Nobody answers over UDP; all these do over TCP.
+    OwnUdpBlocked {
+        address: String,
+        over_tcp: usize,
+    },
+    /// UDP works again: this node's own if there is no `id`.
     UdpOpen {
-        id: NodeId,
+        id: Option<NodeId>,
+        after_ms: u64,
     },
     /// A configured seed has not answered for long.
     SeedUnreachable {
@@ -186,6 +196,8 @@ struct Due {
     gossip: Option<u64>,
     exchange: u64,
     reconnect: u64,
+    /// Exchanges for want of UDP.
+    catch_up: u64,
     reap: u64,
 }
 
@@ -205,6 +217,10 @@ pub struct Core {
     /// Members in the order they are probed; those gone are dropped when their turn comes.
     rotation: Vec<NodeId>,
     cursor: usize,
+    /// Whose turn it is before that of the rotation.
+    probe_again: Option<NodeId>,
+    /// How often that may be in this round of the rotation, lest others wait too long.
+    again_left: usize,
     probes: Vec<Probe>,
     relays: Relays,
     health: Awareness,
@@ -213,7 +229,9 @@ pub struct Core {
     /// Confirmations that shortened a suspicion.
     confirmed: u64,
     next_seq: u32,
-    contacts: Vec<Contact>,
+    contacts: Contacts,
+    seeds: Seeds,
+    udp: Udp,
     introduced: bool,
     /// The gap to the next exchange while this node is new; doubles up to the interval.
     exchange_gap_ms: u64,
@@ -250,7 +268,7 @@ fn is_honest(intro: &MemberState, from: &Brief) -> bool {
 }
 
 impl Core {
-    /// `contacts` are addresses to be tried until they answer: seeds and remembered members.
+    /// `contacts` are addresses to be tried until they answer: seeds. See also [`Self::remember`].
     pub fn new(
         config: GossipConfig,
         cluster: ClusterId,
@@ -266,10 +284,14 @@ impl Core {
             gossip: Some(spread(&mut rng, ms(config.gossip_interval))),
             exchange: now.ms,
             reconnect: now.ms + ms(config.reconnect_interval) / 5,
+            catch_up: now.ms,
             reap: now.ms + REAP_INTERVAL_MS,
         };
         let next_seq = rng.random();
-        let contacts = Contact::list(contacts, &local.address);
+        let addresses: Vec<String> = contacts.into_iter().collect();
+        let seeds = Seeds::new(now, &addresses, &local.address);
+        let mut contacts = Contacts::default();
+        contacts.add(addresses, true, &local.address);
         let health = Awareness::new(&config);
         let mut core = Self {
             config,
@@ -284,6 +306,8 @@ impl Core {
             due,
             rotation: Vec::new(),
             cursor: 0,
+            probe_again: None,
+            again_left: 0,
             probes: Vec::new(),
             relays: Relays::default(),
             health,
@@ -291,6 +315,8 @@ impl Core {
             confirmed: 0,
             next_seq,
             contacts,
+            seeds,
+            udp: Udp::default(),
             introduced: false,
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
@@ -334,6 +360,7 @@ impl Core {
             .chain(due.gossip.or(news))
             .chain(self.probes.iter().map(Probe::next_step_ms))
             .chain(self.relays.next_nack_ms())
+            .chain(self.is_to_catch_up().then_some(due.catch_up))
             .min()
             .unwrap_or(u64::MAX)
     }
@@ -633,7 +660,10 @@ impl Core {
     fn gossip(&mut self) {
         let targets: Vec<(NodeId, String)> = self
             .members
-            .pick_reachable(&mut self.rng, self.config.gossip_fanout, |_| true)
+            // whom UDP does not reach gets the news over TCP; these transmissions would be wasted
+            .pick_reachable(&mut self.rng, self.config.gossip_fanout, |m| {
+                !m.udp_blocked()
+            })
             .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
             .collect();

@@ -49,7 +49,7 @@ pub struct Dealings {
     pub accusers: Vec<NodeId>,
     /// When it was last told that it is held suspected, dead or outdated.
     pub told_ms: Option<u64>,
-    /// Answers over TCP but not over UDP; said once.
+    /// Answers over TCP but not over UDP.
     pub udp_blocked: bool,
     suspicion: Option<Box<Suspicion>>,
 }
@@ -93,6 +93,14 @@ impl Member {
 
     pub fn udp_blocked(&self) -> bool {
         self.dealings.as_ref().is_some_and(|d| d.udp_blocked)
+    }
+
+    /// Dead or stopped: to be tried again and again.
+    pub fn is_gone(&self) -> bool {
+        matches!(
+            self.state.status,
+            MemberStatus::Dead | MemberStatus::Stopped
+        )
     }
 
     /// The suspicion that runs, while it is held suspected.

@@ -173,17 +173,11 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
             Warning,
             Some(id),
             format!(
-                "{id} answers over TCP but not over UDP; allow UDP to {address} in both directions, \
-                 or failures are noticed late"
+                "{id} answers over TCP but not over UDP; allow UDP to {address} in both directions. \
+                 Until then it stays a member and gets the news over TCP, but failures are noticed \
+                 late"
             ),
             json!({"address": address}),
-        ),
-        Happening::UdpOpen { id } => line(
-            EventCode::UdpOpen,
-            Info,
-            Some(id),
-            format!("{id} answers over UDP again"),
-            Value::Null,
         ),
         Happening::SeedUnreachable {
             address,
@@ -205,6 +199,27 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
                 seconds(*after_ms)
             ),
             json!({"address": address, "after_ms": after_ms}),
+        ),
+        Happening::OwnUdpBlocked { address, over_tcp } => line(
+            EventCode::UdpBlocked,
+            Warning,
+            None,
+            format!(
+                "this node's own UDP is blocked: nobody answers over UDP, {over_tcp} members answer \
+                 over TCP; allow UDP from and to {address}. Until then it gets the news over TCP, \
+                 but failures are noticed late"
+            ),
+            json!({"address": address, "over_tcp": over_tcp}),
+        ),
+        Happening::UdpOpen { id, after_ms } => line(
+            EventCode::UdpOpen,
+            Info,
+            id.as_ref(),
+            match id {
+                Some(id) => format!("{id} answers over UDP again, after {}", seconds(*after_ms)),
+                None => format!("this node's UDP works again, after {}", seconds(*after_ms)),
+            },
+            json!({"after_ms": after_ms}),
         ),
         Happening::Foreign { source, theirs } => line(
             EventCode::ForeignMessages,
@@ -365,5 +380,21 @@ mod tests {
             theirs: "other".into(),
         });
         assert!(foreign.contains("other") && foreign.contains(cluster().as_str()));
+        let own = text(Happening::OwnUdpBlocked {
+            address: "10.0.0.3:8081".into(),
+            over_tcp: 4,
+        });
+        assert!(own.starts_with("this node's own UDP is blocked: nobody answers over UDP, 4 "));
+        let open = |id| {
+            text(Happening::UdpOpen {
+                id,
+                after_ms: 61_200,
+            })
+        };
+        assert_eq!(
+            open(Some(id("node-3"))),
+            "node-3 answers over UDP again, after 61.2 s"
+        );
+        assert_eq!(open(None), "this node's UDP works again, after 61.2 s");
     }
 }

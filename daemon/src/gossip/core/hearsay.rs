@@ -183,8 +183,14 @@ impl Core {
             _ => self.suspicion(now),
         });
         let wait_ms = suspicion.map_or(0, |s| s.ends_ms().saturating_sub(now.ms));
+        let later_life = before
+            .as_ref()
+            .is_some_and(|b| b.generation < claim.state.generation);
         self.members.put(Arc::clone(&claim.state), now, suspicion);
         self.revision += 1;
+        if later_life || !status.is_reachable() {
+            self.forget_udp_of(&id);
+        }
         if let Some(member) = self.members.get_mut(&id) {
             let accused =
                 matches!(status, MemberStatus::Suspected | MemberStatus::Dead) && claim.from != id;

@@ -127,7 +127,7 @@ impl Core {
         };
         let suspicions = self.suspicions(now).into_iter();
         status.suspicions = suspicions.take(LISTED_MAX).map(info).collect();
-        status.seeds = self.seeds();
+        status.seeds = self.seed_infos();
         let blocked = self.members.iter().filter(|m| m.udp_blocked());
         let blocked = blocked.filter(|m| m.state.status.is_reachable());
         status.udp_blocked = blocked

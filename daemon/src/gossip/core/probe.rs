@@ -40,8 +40,9 @@ struct Helper {
 /// How a probe ended that no ping answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It does answer over TCP.
-    OnlyTcp,
+    /// It does answer over TCP; so many requests over UDP, those through others included, were
+    /// lost on the way.
+    OnlyTcp { lost: u32 },
     /// `missing` of those that were asked to help gave no sign of life either, or nobody could
     /// be asked: it may well be this node that does not hear.
     Unanswered { missing: u32 },
@@ -129,7 +130,8 @@ impl Probe {
             return None;
         }
         if self.answers_tcp {
-            return Some(End::OnlyTcp);
+            let lost = helpers.len() as u32 + 1;
+            return Some(End::OnlyTcp { lost });
         }
         let missing = match helpers.len() {
             0 => 1,
@@ -258,7 +260,7 @@ mod tests {
                 let due = probe.next_step_ms();
                 prop_assert_eq!(probe.end(now).is_some(), asked.is_some() && now >= due);
                 match probe.end(now) {
-                    Some(End::OnlyTcp) => prop_assert!(tcp),
+                    Some(End::OnlyTcp { lost }) => prop_assert!(tcp && lost == 4),
                     Some(End::Unanswered { missing }) => {
                         prop_assert!(!tcp);
                         prop_assert_eq!(missing as usize, 3 - heard.len());

@@ -10,7 +10,7 @@ use rand::{Rng, seq::SliceRandom};
 use ringmaster_shared::id::NodeId;
 
 use super::{
-    Core, Dest, Happening, Output, Strain,
+    Core, Dest, Output, Strain,
     broken::Broken,
     ms, next_due,
     probe::{End, Patience, Probe},
@@ -78,6 +78,7 @@ impl Core {
                 self.rotation.sort_unstable();
                 self.rotation.dedup();
                 self.rotation.shuffle(&mut self.rng);
+                self.again_left = self.rotation.len() / 2;
             }
             let id = self.rotation[self.cursor].clone();
             match self.members.get_mut(&id) {
@@ -98,7 +99,12 @@ impl Core {
     pub(super) fn start_probe(&mut self, now: Now) {
         let patience = self.patience();
         self.due.probe = next_due(self.due.probe, patience.whole_ms, now);
-        let Some(id) = self.next_target() else {
+        let again = self.probe_again.take().filter(|id| {
+            let member = self.members.get(id);
+            self.again_left > 0 && member.is_some_and(|m| m.state.status.is_reachable())
+        });
+        self.again_left -= usize::from(again.is_some());
+        let Some(id) = again.or_else(|| self.next_target()) else {
             // nobody is left whose silence could tell anything
             self.health.eased();
             return;
@@ -144,7 +150,7 @@ impl Core {
         let helpers: Vec<(NodeId, String)> = self
             .members
             .pick_reachable(&mut self.rng, self.config.indirect_probes, |m| {
-                m.state.id != *target
+                m.state.id != *target && !m.udp_blocked()
             })
             .into_iter()
             .map(|m| (m.state.id.clone(), m.state.address.clone()))
@@ -167,7 +173,7 @@ impl Core {
     /// No ping was answered in time.
     fn end_probe(&mut self, now: Now, probe: &Probe, end: End) {
         match end {
-            End::OnlyTcp => {
+            End::OnlyTcp { .. } => {
                 self.log.note(now, Answered::OverTcp);
                 self.health.eased();
             }
@@ -177,19 +183,16 @@ impl Core {
             }
         }
         let target = &probe.target;
-        let Some(member) = self.members.get_mut(target) else {
+        let Some(member) = self.members.get(target) else {
             return;
         };
         let spoke_up = claim::freshness(&member.state) != probe.freshness;
         if spoke_up || !member.state.status.is_reachable() {
             return;
         }
-        if end != End::OnlyTcp {
-            return self.suspect(now, target);
-        }
-        if !std::mem::replace(&mut member.dealings_mut().udp_blocked, true) {
-            let (id, address) = (target.clone(), member.state.address.clone());
-            self.happened(Happening::UdpBlocked { id, address });
+        match end {
+            End::OnlyTcp { lost } => self.found_only_tcp(target, probe.started_ms, lost),
+            End::Unanswered { .. } => self.suspect(now, target),
         }
     }
 
@@ -207,10 +210,7 @@ impl Core {
     pub(super) fn acknowledged(&mut self, now: Now, seq: u32, from: &NodeId) {
         if let Some(round_trip_ms) = self.end_answered(now, |p| p.seq == seq && p.target == *from) {
             self.log.note(now, Answered::Itself { round_trip_ms });
-            if let Some(member) = self.members.get_mut(from).filter(|m| m.udp_blocked()) {
-                member.dealings_mut().udp_blocked = false;
-                self.happened(Happening::UdpOpen { id: from.clone() });
-            }
+            self.found_udp(now, from);
         } else if let Some(relay) = self.relays.answered(now.ms, seq, from) {
             let first = self.claim_about(from);
             let body = Body::RelayedAck {
@@ -234,6 +234,7 @@ impl Core {
             self.log.note(now, Answered::ThroughOthers);
             if let Some(member) = self.members.get_mut(target) {
                 member.answered(now);
+                self.found_udp(now, target);
             }
         }
     }

@@ -36,6 +36,9 @@ impl Core {
                 Answer::Taken
             }
         };
+        if matches!(answer, Answer::Equal | Answer::Taken) {
+            self.lists_exchanged(&from.id);
+        }
         self.met(now, from);
         Some(answer)
     }
@@ -51,6 +54,9 @@ impl Core {
         let list = self.states();
         let (next, got) = asking.next(answer, &list);
         self.merge(now, &from.id, got);
+        if matches!(next, Next::Done { .. }) {
+            self.lists_exchanged(&from.id);
+        }
         self.met(now, from);
         next
     }

@@ -9,6 +9,8 @@ mod lifeguard;
 mod oneself;
 mod probing;
 mod strangers;
+mod without_udp;
+mod world;
 
 use rand::SeedableRng;
 

@@ -49,9 +49,14 @@ impl<E: Exchange> Driver<E> {
         waiting: Option<Waiting>,
     ) {
         let busy = turn.exchanging.len() >= EXCHANGES_MAX;
-        if busy || turn.exchanging.contains(&address) {
-            if let Some(waiting) = waiting {
-                let _ = waiting.send(Err(PeerError::Full { address }));
+        let repeated = turn.exchanging.contains(&address);
+        if busy || repeated {
+            match waiting {
+                Some(waiting) => {
+                    let _ = waiting.send(Err(PeerError::Full { address }));
+                }
+                None if !repeated => self.core.exchange_not_started(address),
+                None => {}
             }
             return;
         }

@@ -152,6 +152,7 @@ impl World {
                     node.exchanging.remove(&from);
                     node.core.contact_answered(&address, &by);
                     node.core.merge(now, &by, states);
+                    node.core.lists_exchanged(&by);
                     self.after_step(who, Doing::Answering);
                 }
             }
@@ -183,6 +184,7 @@ impl World {
         }
         let (now, caller) = (self.time(), self.nodes[by.0].id.clone());
         self.nodes[who].core.merge(now, &caller, states);
+        self.nodes[who].core.lists_exchanged(&caller);
         let states = self.nodes[who].core.states();
         self.counters.exchange_bytes += Self::list_bytes(&states);
         let id = self.nodes[who].id.clone();

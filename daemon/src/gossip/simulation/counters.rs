@@ -57,7 +57,8 @@ impl Counters {
             Happening::AddressChanged { .. } => &mut self.moved,
             Happening::UdpBlocked { .. } => &mut self.udp_noticed,
             Happening::Foreign { .. } => &mut self.foreign_met,
-            Happening::UdpOpen { .. }
+            Happening::OwnUdpBlocked { .. }
+            | Happening::UdpOpen { .. }
             | Happening::SeedUnreachable { .. }
             | Happening::SeedAnswers { .. }
             | Happening::Superseded { .. } => return,
