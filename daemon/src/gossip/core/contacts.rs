@@ -44,7 +44,7 @@ const KINDS: [Kind; 3] = [Kind::Gone, Kind::Seed, Kind::Remembered];
 
 #[derive(Debug, Default)]
 pub struct Contacts {
-    contacts: Vec<Contact>,
+    all: Vec<Contact>,
     known: HashSet<String>,
     /// By kind, those not yet tried in this round; the last is next.
     rounds: [Vec<Turn>; KINDS.len()],
@@ -58,8 +58,8 @@ impl Contacts {
         for address in addresses {
             let usable =
                 address != own && !address.is_empty() && address.len() <= ADDRESS_BYTES_MAX;
-            if usable && self.contacts.len() < CONTACTS_MAX && self.known.insert(address.clone()) {
-                self.contacts.push(Contact {
+            if usable && self.all.len() < CONTACTS_MAX && self.known.insert(address.clone()) {
+                self.all.push(Contact {
                     address,
                     seed,
                     answered_by: None,
@@ -69,7 +69,7 @@ impl Contacts {
     }
 
     pub fn len(&self) -> usize {
-        self.contacts.len()
+        self.all.len()
     }
 
     /// Who answered at an address: a seed may know a member by another name of its host, or be
@@ -78,7 +78,7 @@ impl Contacts {
         if !self.known.contains(address) {
             return;
         }
-        if let Some(contact) = self.contacts.iter_mut().find(|c| c.address == address) {
+        if let Some(contact) = self.all.iter_mut().find(|c| c.address == address) {
             contact.answered_by = Some(by.clone());
         }
     }
@@ -160,14 +160,14 @@ impl Contacts {
             return gone.map(|m| Turn::Member(m.state.id.clone())).collect();
         }
         let of_kind = |c: &Contact| c.seed == (kind == Kind::Seed);
-        if !self.contacts.iter().any(of_kind) {
+        if !self.all.iter().any(of_kind) {
             return Vec::new();
         }
         let reachable: HashSet<&str> = members
             .reachable()
             .map(|m| m.state.address.as_str())
             .collect();
-        let open = self.contacts.iter().enumerate().filter(|(_, c)| {
+        let open = self.all.iter().enumerate().filter(|(_, c)| {
             let settled = c.is_settled_by_name(me, members);
             of_kind(c) && !settled && !reachable.contains(c.address.as_str())
         });
@@ -181,7 +181,7 @@ impl Contacts {
                 .filter(|m| m.is_gone())
                 .map(|m| m.state.address.clone()),
             Turn::Contact(at) => {
-                let contact = self.contacts.get(*at)?;
+                let contact = self.all.get(*at)?;
                 let settled = contact.is_settled_by_name(me, members)
                     || members
                         .reachable()
@@ -239,10 +239,10 @@ mod tests {
         let given = ["a:1", "b:1", "a:1", "", "me:1"].map(String::from);
         contacts.add(given, true, "me:1");
         contacts.add(["b:1".to_owned()], false, "me:1");
-        let addresses: Vec<_> = contacts.contacts.iter().map(|c| &c.address).collect();
+        let addresses: Vec<_> = contacts.all.iter().map(|c| &c.address).collect();
         assert_eq!(addresses, ["a:1", "b:1"]);
         contacts.add(names("n", 2 * CONTACTS_MAX), false, "me:1");
-        assert_eq!(contacts.contacts.len(), CONTACTS_MAX);
+        assert_eq!(contacts.all.len(), CONTACTS_MAX);
     }
 
     /// A thousand stale addresses do not keep the one seed or the one dead member from its turn,

@@ -1,6 +1,7 @@
 //! Nodes whose UDP is blocked, in part or in whole: they stay members, say so, and get the news.
 
 use super::{super::*, world::World, *};
+use crate::gossip::members::Member;
 
 const LONG: u64 = 600_000;
 
@@ -181,7 +182,7 @@ fn nothing_is_held_against_a_later_life() {
         world.cores[0]
             .members
             .get(&id("n3"))
-            .is_some_and(|m| m.udp_blocked())
+            .is_some_and(Member::udp_blocked)
     );
     gossip(
         &mut world.cores[0],
