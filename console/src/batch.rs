@@ -7,6 +7,7 @@
 mod adopt;
 mod change;
 pub mod check;
+mod keys;
 mod many;
 mod refill;
 mod repair;
@@ -23,7 +24,7 @@ use serde_json::Value;
 
 pub use crate::cli::Output;
 use crate::{
-    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, PutArgs, RingVerb},
+    cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, KeysVerb, PutArgs, RingVerb},
     client::{Client, ClientError},
     exit::{self, Exit},
     progress::ProcedureKind,
@@ -124,6 +125,7 @@ async fn dispatch(common: &Common, verb: BatchVerb) -> anyhow::Result<Exit> {
             return refill::run(&client, endpoints, wanted).await;
         }
         BatchVerb::Repair(o) => return repair::run(&client, endpoints, o.output).await,
+        BatchVerb::Keys(verb) => return keys::run(&client, endpoints, verb).await,
     };
     verbs::run(&client, endpoints, verb, output).await
 }
@@ -140,6 +142,7 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Change(args) => args.flags().yes,
         BatchVerb::Adopt(args) => args.yes,
         BatchVerb::Refill(args) => args.yes,
+        BatchVerb::Keys(verb) => !matches!(verb, KeysVerb::List(_) | KeysVerb::Generate),
         BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
             true
         }

@@ -103,6 +103,43 @@ pub enum BatchVerb {
     Repair(OutputArgs),
     /// After two replicas lost their data together: go on with what the others hold
     Refill(RefillArgs),
+    /// Keys that encrypt the gossip: show, make, install, use, remove
+    #[command(subcommand)]
+    Keys(KeysVerb),
+}
+
+/// Keys are named by their fingerprints; key material is read from a file or standard input.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KeysVerb {
+    /// Which node holds which keys, and seals with which
+    List(OutputArgs),
+    /// Print a new random key, for a keyring file or for `keys install`
+    Generate,
+    /// Have every node open gossip sealed with this key as well
+    Install {
+        /// File that holds the key in base64, - for standard input
+        #[arg(long, value_name = "PATH")]
+        key_file: String,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Have every node seal with this key; every node must hold it
+    Use(KeyArgs),
+    /// Have every node forget this key; no node may seal with it
+    Remove(KeyArgs),
+}
+
+/// An installed key, by its name or its content.
+#[derive(Debug, Clone, Args)]
+pub struct KeyArgs {
+    /// Its fingerprint, as `keys list` shows it
+    #[arg(value_name = "FINGERPRINT", required_unless_present = "key_file")]
+    pub fingerprint: Option<String>,
+    /// File that holds the key in base64, - for standard input
+    #[arg(long, value_name = "PATH", conflicts_with = "fingerprint")]
+    pub key_file: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Changes of the ring: as verbs they are shown, and with --yes applied and waited for; under

@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod feed;
 mod framing;
+mod keys;
 mod membership;
 mod openapi;
 mod query;
@@ -46,7 +47,7 @@ pub fn router(node: &SharedNode) -> Router {
     let routes = Router::new()
         .merge(operating())
         .merge(membership_and_ring())
-        .merge(keys())
+        .merge(data_keys())
         .route("/ws", get(feed::connect))
         .route(PEER_PATH, any(peer));
     let frame = framing::Frame {
@@ -87,13 +88,14 @@ fn membership_and_ring() -> Router<SharedNode> {
         .route("/gossip/join", post(membership::join))
         .route("/gossip/leave", post(membership::leave))
         .route("/api/v1/observations", get(membership::observations))
+        .route("/api/v1/gossip/keys", get(keys::list).post(keys::change))
         .route("/api/v1/ring", get(ring::ring))
         .route("/api/v1/ring/locate", get(ring::locate))
         .route("/api/v1/ring/plan", post(ring::plan))
         .route("/api/v1/ring/apply", post(ring::apply))
 }
 
-fn keys() -> Router<SharedNode> {
+fn data_keys() -> Router<SharedNode> {
     Router::new()
         .route("/api/v1/data", get(data::list))
         .route(

@@ -11,6 +11,7 @@ mod departure;
 mod descriptors;
 mod entry;
 mod handle;
+pub mod keys;
 mod seeds;
 mod shutdown;
 mod standby;
@@ -120,7 +121,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
         &node.metrics,
         node.stop_serving.clone(),
     );
-    watchers::spawn_board(&node);
+    watchers::spawn_looks(&node);
     watchers::spawn_lifecycle(&node);
     let cause = course(&node, sockets.udp, ticket, &mut received).await;
     shutdown::shutdown(&node, server, cause).await

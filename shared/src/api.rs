@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod data;
 pub mod health;
+pub mod keys;
 pub mod membership;
 pub mod ring;
 

@@ -253,7 +253,7 @@ fn reason(given: Option<&str>) -> String {
     text
 }
 
-fn heard(node: &Node, what: &str) {
+pub(super) fn heard(node: &Node, what: &str) {
     let message = format!("ordered by an operator: {what}");
     node.events
         .info(EventCode::OrderReceived, Some(&node.facts.id), message);
@@ -268,7 +268,7 @@ fn give(node: &Node, order: Order) -> Answer<()> {
         .map_err(|_| conflict(node, "has other orders to carry out first"))
 }
 
-fn running_only(node: &Node, verb: &str) -> Answer<()> {
+pub(super) fn running_only(node: &Node, verb: &str) -> Answer<()> {
     match node.control.facts().phase {
         Phase::Running => Ok(()),
         _ => Err(conflict(

@@ -8,7 +8,7 @@ use utoipa::{
 };
 
 use super::{
-    admin, data, events, membership,
+    admin, data, events, keys, membership,
     query::{NoParameters, Query},
     ring, status,
 };
@@ -26,6 +26,7 @@ use super::{
         events::events,
         admin::drain, admin::resume, admin::restart, admin::standby, admin::start, admin::adopt,
         admin::clear_gossip, admin::repair,
+        keys::list, keys::change,
     ),
     components(schemas(ErrorBody, Consistency)),
     modifiers(&ErrorsEverywhere)

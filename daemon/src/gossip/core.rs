@@ -167,7 +167,8 @@ enum Phase {
 /// When the recurring work is due, monotonic milliseconds.
 struct Due {
     probe: u64,
-    gossip: u64,
+    /// `None` while there is nothing to tell; the first rumor after that goes out at once.
+    gossip: Option<u64>,
     exchange: u64,
     reconnect: u64,
     reap: u64,
@@ -207,6 +208,8 @@ pub struct Core {
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
     revision: u64,
+    /// The latest time that was handed in.
+    last_ms: u64,
     out: Vec<Output>,
     #[cfg(test)]
     broken: Option<broken::Broken>,
@@ -245,7 +248,7 @@ impl Core {
         let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
         let due = Due {
             probe: spread(&mut rng, ms(config.probe_interval)),
-            gossip: spread(&mut rng, ms(config.gossip_interval)),
+            gossip: Some(spread(&mut rng, ms(config.gossip_interval))),
             exchange: now.ms,
             reconnect: now.ms + ms(config.reconnect_interval) / 5,
             reap: now.ms + REAP_INTERVAL_MS,
@@ -281,6 +284,7 @@ impl Core {
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
             revision: 0,
+            last_ms: now.ms,
             out: Vec::new(),
             #[cfg(test)]
             broken: None,
@@ -308,8 +312,11 @@ impl Core {
     /// late.
     fn next_round_ms(&self) -> u64 {
         let due = &self.due;
-        [due.probe, due.gossip, due.exchange, due.reconnect, due.reap]
+        // with news and no round begun, one begins at once
+        let news = (!self.rumors.is_empty()).then_some(self.last_ms);
+        [due.probe, due.exchange, due.reconnect, due.reap]
             .into_iter()
+            .chain(due.gossip.or(news))
             .chain(self.probes.iter().map(Probe::next_step_ms))
             .chain(self.relays.next_nack_ms())
             .min()
@@ -321,6 +328,10 @@ impl Core {
             Phase::Silent => return,
             Phase::Farewell { .. } => return self.say_farewell(now),
             Phase::Running => {}
+        }
+        self.last_ms = now.ms;
+        if self.due.gossip.is_none() && !self.rumors.is_empty() {
+            self.due.gossip = Some(now.ms);
         }
         let offset = now.unix_ms.saturating_sub(now.ms);
         if offset.abs_diff(self.wall_offset_ms) > WALL_JUMP_MS {
@@ -336,9 +347,10 @@ impl Core {
         if now.ms >= self.due.probe {
             self.start_probe(now);
         }
-        if now.ms >= self.due.gossip {
-            self.due.gossip = next_due(self.due.gossip, ms(self.config.gossip_interval), now);
+        if let Some(due) = self.due.gossip.filter(|due| now.ms >= *due) {
             self.gossip();
+            let next = next_due(due, ms(self.config.gossip_interval), now);
+            self.due.gossip = (!self.rumors.is_empty()).then_some(next);
         }
         self.exchange_when_due(now);
         if now.ms >= self.due.reap {
@@ -399,6 +411,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         if packet.cluster != self.cluster {
             return self.refuse_foreign(now, source, &packet);
         }

@@ -10,7 +10,7 @@ use ringmaster_shared::{
     event::EventCode,
     member::{Lifecycle, MemberStatus},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use super::{SharedNode, departure};
 use crate::{
@@ -27,8 +27,10 @@ use crate::{
     view::{Views, same_members, same_status},
 };
 
-/// How often the parts are looked at for the feed.
+/// How often the parts are looked at while somebody reads the live feed.
 const BOARD_EVERY: Duration = Duration::from_millis(250);
+/// How often otherwise: quorum is watched, and problems grow older, for nobody in particular.
+const ALONE_EVERY: Duration = Duration::from_secs(1);
 /// How old times on the feed may get when nothing else changes.
 const BOARD_AGE_MAX: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -36,40 +38,125 @@ const LOAD_EVERY: Duration = Duration::from_secs(2);
 /// Changes of the member list that come together are written together.
 const REMEMBER_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs `each` every so often until the node stops.
-fn every(node: &SharedNode, period: Duration, mut each: impl FnMut() + Send + 'static) {
+/// What is looked at again and again because it has no bell of its own. One task for all of it:
+/// an idle node is woken rarely.
+struct Looks {
+    node: SharedNode,
+    quorum: QuorumWatch,
+    /// When the views were built, and when they were last put on the board.
+    built: Option<Instant>,
+    shown: Instant,
+    loaded: Instant,
+    poison_told: bool,
+    space_told: bool,
+}
+
+/// Feeds the live feed, notices when quorum goes and comes and when the store cannot go on, and
+/// tells gossip of the load.
+pub fn spawn_looks(node: &SharedNode) {
+    let mut looks = Looks {
+        node: node.clone(),
+        quorum: QuorumWatch::default(),
+        built: None,
+        shown: Instant::now(),
+        loaded: Instant::now(),
+        poison_told: false,
+        space_told: false,
+    };
     let stop = node.stop.clone();
     tokio::spawn(async move {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let pause = looks.turn();
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = ticks.tick() => each(),
+                () = sleep(pause) => {}
             }
         }
     });
 }
 
-/// Feeds the live feed, and notices when quorum goes and comes.
-pub fn spawn_board(node: &SharedNode) {
-    let mut quorum = QuorumWatch::default();
-    let mut shown = Instant::now();
-    let watched = node.clone();
-    every(node, BOARD_EVERY, move || {
-        let mut views = watched.views();
+impl Looks {
+    /// One look at everything; how long until the next.
+    fn turn(&mut self) -> Duration {
+        let read = self.node.board.receiver_count() > 0;
+        // a timer that fires a little early must not cost a whole turn
+        let is_due = |at: Instant, every: Duration| at.elapsed() + LOOK_EVERY / 2 >= every;
+        self.storage();
+        self.space();
+        if let Some(gossip) = self.node.gossip.get() {
+            // the end of a refill is told nowhere else
+            update_place(&self.node);
+            if is_due(self.loaded, LOAD_EVERY) {
+                self.loaded = Instant::now();
+                gossip.set_load(self.node.load(time::unix_ms() / 1000));
+            }
+        }
+        if read || self.built.is_none_or(|at| is_due(at, ALONE_EVERY)) {
+            self.built = Some(Instant::now());
+            self.board();
+        }
+        if read { BOARD_EVERY } else { LOOK_EVERY }
+    }
+
+    fn board(&mut self) {
+        let node = &self.node;
+        let mut views = node.views();
         // before gossip runs nobody can have been heard of; who leaves no longer counts himself
-        let leaving = watched.control.facts().phase == Phase::Stopping;
-        if watched.gossip.get().is_some() && !leaving {
-            let change = quorum.observe(time::unix_ms(), views.counts);
-            tell_quorum(&watched, change);
+        let leaving = node.control.facts().phase == Phase::Stopping;
+        if node.gossip.get().is_some() && !leaving {
+            let change = self.quorum.observe(time::unix_ms(), views.counts);
+            tell_quorum(node, change);
         }
-        views.aged = shown.elapsed() >= BOARD_AGE_MAX;
-        if views.aged || differ(&watched.board.borrow(), &views) {
-            shown = Instant::now();
-            watched.board.send_replace(Arc::new(views));
+        views.aged = self.shown.elapsed() >= BOARD_AGE_MAX;
+        if views.aged || differ(&node.board.borrow(), &views) {
+            self.shown = Instant::now();
+            node.board.send_replace(Arc::new(views));
         }
-    });
+    }
+
+    /// A store that stopped ends the node: what it cannot write it must not promise.
+    fn storage(&mut self) {
+        let Some(why) = self.node.store.get().and_then(Store::poisoned) else {
+            return;
+        };
+        if std::mem::replace(&mut self.poison_told, true) {
+            return;
+        }
+        let message = format!("the storage engine stopped: {why}");
+        self.node.control.update(|facts| {
+            facts.broken = Some(message.clone());
+        });
+        self.node.events.error(
+            EventCode::StoragePoisoned,
+            Some(&self.node.facts.id),
+            message.clone(),
+        );
+        let failure = Failure::Failed(message);
+        // a full queue holds orders that end this node as well
+        let _ = self.node.orders.try_send(Order::Fail(failure));
+    }
+
+    /// Tells when the disk gets too full for writes, and when it is not any more.
+    fn space(&mut self) {
+        let Some(store) = self.node.store.get() else {
+            return;
+        };
+        let read_only = store.read_only();
+        if read_only.is_some() == self.space_told {
+            return;
+        }
+        self.space_told = read_only.is_some();
+        let id = Some(&self.node.facts.id);
+        if let Some(why) = read_only {
+            let message = format!("no writes are stored here: {why}");
+            self.node
+                .events
+                .error(EventCode::DiskNearlyFull, id, message);
+        } else {
+            let message = "the disk has space again; writes are stored".to_owned();
+            self.node.events.info(EventCode::DiskWritable, id, message);
+        }
+    }
 }
 
 fn differ(a: &Views, b: &Views) -> bool {
@@ -140,14 +227,8 @@ pub fn spawn_running(node: &SharedNode, gossip: &GossipHandle) {
     gossip.set_lifecycle(node.lifecycle.get());
     spawn_ring(node, gossip);
     departure::spawn(node);
-    spawn_storage(node);
-    spawn_space(node);
     spawn_notices(node, gossip);
     spawn_remember(node, gossip);
-    let (told, watched) = (gossip.clone(), node.clone());
-    every(node, LOAD_EVERY, move || {
-        told.set_load(watched.load(time::unix_ms() / 1000));
-    });
 }
 
 fn spawn_ring(node: &SharedNode, gossip: &GossipHandle) {
@@ -165,59 +246,7 @@ fn spawn_ring(node: &SharedNode, gossip: &GossipHandle) {
             tokio::select! {
                 () = node.stop.cancelled() => return,
                 changed = rings.changed() => if changed.is_err() { return },
-                // the refill has no bell of its own
-                () = sleep(LOOK_EVERY) => {}
             }
-        }
-    });
-}
-
-/// A store that stopped ends the node: what it cannot write it must not promise.
-fn spawn_storage(node: &SharedNode) {
-    let watched = node.clone();
-    let mut told = false;
-    every(node, LOOK_EVERY, move || {
-        let Some(why) = watched.store.get().and_then(Store::poisoned) else {
-            return;
-        };
-        if std::mem::replace(&mut told, true) {
-            return;
-        }
-        let message = format!("the storage engine stopped: {why}");
-        watched.control.update(|facts| {
-            facts.broken = Some(message.clone());
-        });
-        watched.events.error(
-            EventCode::StoragePoisoned,
-            Some(&watched.facts.id),
-            message.clone(),
-        );
-        let failure = Failure::Failed(message);
-        // a full queue holds orders that end this node as well
-        let _ = watched.orders.try_send(Order::Fail(failure));
-    });
-}
-
-/// Tells when the disk gets too full for writes, and when it is not any more.
-fn spawn_space(node: &SharedNode) {
-    let watched = node.clone();
-    let mut told = false;
-    every(node, LOOK_EVERY, move || {
-        let Some(store) = watched.store.get() else {
-            return;
-        };
-        let read_only = store.read_only();
-        if read_only.is_some() == told {
-            return;
-        }
-        told = read_only.is_some();
-        let id = Some(&watched.facts.id);
-        if let Some(why) = read_only {
-            let message = format!("no writes are stored here: {why}");
-            watched.events.error(EventCode::DiskNearlyFull, id, message);
-        } else {
-            let message = "the disk has space again; writes are stored".to_owned();
-            watched.events.info(EventCode::DiskWritable, id, message);
         }
     });
 }

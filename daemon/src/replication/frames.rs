@@ -13,7 +13,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    gossip::MemberState,
+    gossip::{MemberState, secrecy::Fingerprint},
     topology::{RegisterReply, RegisterRequest},
 };
 
@@ -138,6 +138,12 @@ pub enum Request {
     FetchRecords {
         keys: Vec<Key>,
     },
+    /// Which keys of the gossip the receiver holds, by fingerprint.
+    Keyring,
+    /// A sealed order to change them, see `node/keys.rs`.
+    ChangeKeys {
+        sealed: Vec<u8>,
+    },
     ListKeys {
         partitions: Vec<PartitionId>,
         prefix: String,
@@ -225,6 +231,14 @@ pub enum Response {
     Gossip {
         message: Vec<u8>,
     },
+    /// `None` without a keyring.
+    Keyring {
+        state: Option<KeyringState>,
+    },
+    /// Whether there was anything to change.
+    KeysChanged {
+        changed: bool,
+    },
     /// Issued before the partition's floor: it may bring back what was deleted. Nothing was done;
     /// begin again above this.
     Stale {
@@ -235,6 +249,17 @@ pub enum Response {
         code: RefusalCode,
         reason: String,
     },
+}
+
+/// A keyring without its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyringState {
+    /// The primary first.
+    pub keys: Vec<Fingerprint>,
+    pub verify_incoming: bool,
+    pub verify_outgoing: bool,
+    /// Names the process; an order is for one.
+    pub session: [u8; 16],
 }
 
 /// What a member knows of one tombstone that another wants to forget.

@@ -1,7 +1,7 @@
 //! Digests of partitions: what two replicas compare to find where they differ.
 //!
 //! Each partition has a tree of three levels: a root, [`BRANCHES`] branches, and as many leaves
-//! under each: 1,024 leaves, 8 KiB a partition, 2 MiB for 256 of them. Of a hundred thousand keys a
+//! under each: 1,024 leaves, 8 KiB a partition, 2 MiB when all of 256 hold something. Of a hundred thousand keys a
 //! leaf of one of 256 partitions holds one, so that two replicas that differ in ten keys name about
 //! ten keys to each other.
 //!
@@ -9,7 +9,10 @@
 //! one subtraction and one addition and does not depend on order. The numbers go over the wire
 //! between nodes: they must never change within a format.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use ringmaster_shared::id::PartitionId;
 
@@ -36,38 +39,56 @@ fn term(key_hash: u64, fingerprint: u64) -> u64 {
 }
 
 /// The leaves of all partitions. Written by the committer, read by anyone without a lock; a
-/// reader may see a batch half counted, which costs at most a needless comparison.
+/// reader may see a batch half counted, which costs at most a needless comparison. A partition
+/// takes no memory until it holds a record.
 pub(super) struct Digests {
-    leaves: Vec<AtomicU64>,
+    partitions: Vec<OnceLock<Box<[AtomicU64]>>>,
+}
+
+fn empty_leaves() -> Box<[AtomicU64]> {
+    (0..DIGEST_LEAVES).map(|_| AtomicU64::new(0)).collect()
 }
 
 impl Digests {
     pub fn new(partition_count: u16) -> Self {
-        let count = usize::from(partition_count) * DIGEST_LEAVES;
+        let partitions = (0..partition_count).map(|_| OnceLock::new());
         Self {
-            leaves: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            partitions: partitions.collect(),
         }
     }
 
     pub fn clear(&self) {
-        for leaf in &self.leaves {
+        let stored = self.partitions.iter().filter_map(OnceLock::get);
+        for leaf in stored.flatten() {
             leaf.store(0, Ordering::Relaxed);
         }
     }
 
     /// All leaves of all partitions, in order.
     pub fn all(&self) -> Vec<u64> {
-        let leaves = self.leaves.iter();
-        leaves.map(|l| l.load(Ordering::Relaxed)).collect()
+        let mut all = Vec::with_capacity(self.partitions.len() * DIGEST_LEAVES);
+        for partition in &self.partitions {
+            match partition.get() {
+                Some(leaves) => all.extend(leaves.iter().map(|l| l.load(Ordering::Relaxed))),
+                None => all.resize(all.len() + DIGEST_LEAVES, 0),
+            }
+        }
+        all
     }
 
     /// Takes over what [`Self::all`] gave; `false` when it does not fit.
     pub fn restore(&self, leaves: &[u64]) -> bool {
-        if leaves.len() != self.leaves.len() {
+        if leaves.len() != self.partitions.len() * DIGEST_LEAVES {
             return false;
         }
-        for (leaf, value) in self.leaves.iter().zip(leaves) {
-            leaf.store(*value, Ordering::Relaxed);
+        self.clear();
+        for (partition, values) in self.partitions.iter().zip(leaves.chunks(DIGEST_LEAVES)) {
+            if values.iter().all(|value| *value == 0) {
+                continue;
+            }
+            for (leaf, value) in partition.get_or_init(empty_leaves).iter().zip(values) {
+                leaf.store(*value, Ordering::Relaxed);
+            }
         }
         true
     }
@@ -80,10 +101,10 @@ impl Digests {
         old: Option<u64>,
         new: Option<u64>,
     ) {
-        let at = usize::from(partition) * DIGEST_LEAVES + usize::from(leaf_of(key_hash));
-        let Some(leaf) = self.leaves.get(at) else {
+        let Some(leaves) = self.partitions.get(usize::from(partition)) else {
             return;
         };
+        let leaf = &leaves.get_or_init(empty_leaves)[usize::from(leaf_of(key_hash))];
         let term = |f: Option<u64>| f.map_or(0, |f| term(key_hash, f));
         leaf.fetch_add(term(new).wrapping_sub(term(old)), Ordering::Relaxed);
     }
@@ -91,9 +112,12 @@ impl Digests {
     /// The leaves of one branch of a partition, in order; all zero when there is nothing.
     pub fn leaves(&self, partition: PartitionId, branch: usize) -> [u64; BRANCHES] {
         let mut leaves = [0; BRANCHES];
-        let first = usize::from(partition) * DIGEST_LEAVES + branch * BRANCHES;
-        let stored = self.leaves.get(first..first + BRANCHES);
-        if let Some(stored) = stored.filter(|_| branch < BRANCHES) {
+        let stored = self.partitions.get(usize::from(partition));
+        let first = branch.saturating_mul(BRANCHES);
+        let stored = stored
+            .and_then(OnceLock::get)
+            .and_then(|stored| stored.get(first..first + BRANCHES));
+        if let Some(stored) = stored {
             for (leaf, stored) in leaves.iter_mut().zip(stored) {
                 *leaf = stored.load(Ordering::Relaxed);
             }
@@ -146,6 +170,22 @@ mod tests {
         );
         assert_eq!(digests.root(2), 0);
         assert_ne!(digests.root(3), 0);
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_and_nothing_else_does() {
+        let (one, other) = (Digests::new(3), Digests::new(3));
+        one.change(1, 7, None, Some(1));
+        other.change(2, 7, None, Some(1));
+        let all = one.all();
+        assert_eq!(all.len(), 3 * DIGEST_LEAVES);
+        assert!(other.restore(&all));
+        assert_eq!(other.all(), all);
+        assert_eq!((other.root(0), other.root(2)), (0, 0));
+        assert_eq!(other.root(1), one.root(1));
+        assert!(!Digests::new(2).restore(&all));
+        one.clear();
+        assert_eq!(one.root(1), 0);
     }
 
     proptest! {

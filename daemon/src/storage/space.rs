@@ -24,6 +24,9 @@ pub(super) enum Mode {
     ReadOnly,
 }
 
+/// So many times the space at which writes stop is plenty: nobody fills it between two slow looks.
+const ROOMY: u64 = 16;
+
 /// The disk at one moment, bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Disk {
@@ -61,6 +64,11 @@ impl Limits {
     /// Free space at which the ballast is given up.
     fn critical(self) -> u64 {
         self.reserve / 8
+    }
+
+    /// Far from anything that would have to be done.
+    pub fn is_roomy(self, disk: Disk) -> bool {
+        self.spare(disk) / ROOMY >= self.resume_at() && disk.ballast == self.reserve
     }
 
     /// What is free, counted as if the whole ballast were in its place.

@@ -30,7 +30,9 @@ use super::{
 const CHUNK_BYTES: usize = 6 * 1024;
 /// A checkpoint keeps the log number it vouches for under this name.
 const MARKER: &[u8] = b"checkpoint-lsn";
-const FLUSH_EVERY_MS: u64 = 500;
+/// sled's own flush makes nothing durable (checkpoints do) and costs an fsync each time, also
+/// when nothing was written; it only keeps its cleaning going.
+const FLUSH_EVERY_MS: u64 = 5_000;
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// A reader that finds its body replaced looks again, this often at most.

@@ -146,7 +146,7 @@ impl Load {
 }
 
 /// Seconds the processes have run so far, from the kernel's ticks.
-fn cpu_seconds(pids: &[u32]) -> f64 {
+pub fn cpu_seconds(pids: &[u32]) -> f64 {
     /// `USER_HZ`, the same on every Linux a person meets.
     const TICKS_PER_SECOND: f64 = 100.0;
     let ticks = |pid: &u32| {

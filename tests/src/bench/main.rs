@@ -11,10 +11,13 @@
 //! on a majority of disks before they are answered, and reads are linearizable, on both sides. Then
 //! prints how long the nodes took to agree and to notice a kill, and the resident memory. It asserts
 //! nothing: the machine may be busy, so look at the ratios, and at the processor time of a request.
+//!
+//! With `--gossip` it measures something else: see `gossip.rs`.
 
 mod cluster;
 mod echo;
 mod etcd;
+mod gossip;
 mod load;
 
 use std::{path::PathBuf, time::Duration};
@@ -59,6 +62,8 @@ struct Args {
     /// Serve the echo on this port and do nothing else (used by the benchmark itself).
     #[arg(long, hide = true)]
     echo_server: Option<u16>,
+    #[command(flatten)]
+    gossip: gossip::Settings,
 }
 
 #[tokio::main]
@@ -76,6 +81,9 @@ async fn main() -> anyhow::Result<()> {
         "no daemon at {}; build it first: cargo build --release",
         ringd.display()
     );
+    if args.gossip.gossip {
+        return gossip::run(&args.gossip, &ringd).await;
+    }
     let folder = tempfile::tempdir()?;
     let echo = echo::Echo::start().await.context("the echo server")?;
     let mut cluster = Cluster::start(&ringd, folder.path()).await?;

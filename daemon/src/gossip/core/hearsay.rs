@@ -70,6 +70,7 @@ impl Core {
         if self.phase != Phase::Running {
             return;
         }
+        self.last_ms = now.ms;
         let (own, others): (Vec<_>, Vec<_>) = states
             .into_iter()
             .take(MEMBERS_MAX)

@@ -20,8 +20,8 @@ use futures_util::StreamExt;
 use ringmaster_shared::id::Epoch;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{Notify, oneshot},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -67,6 +67,8 @@ struct Shared {
     opened: Instant,
     /// Milliseconds after `opened` at which bytes last arrived.
     heard_ms: AtomicU64,
+    /// Rung by the first request after [`Health::Quiet`].
+    bell: Notify,
 }
 
 struct Waiters {
@@ -76,6 +78,8 @@ struct Waiters {
     answered: bool,
     by_id: HashMap<u64, oneshot::Sender<Response>>,
     last_used: Instant,
+    /// The reader's clock stands still until somebody asks again.
+    quiet: bool,
     /// The oldest request sent since bytes last arrived; a timeout does not clear it, or a dead
     /// peer that is asked rarely would never be noticed.
     unanswered_since: Option<Instant>,
@@ -99,11 +103,13 @@ impl Connection {
                 answered: false,
                 by_id: HashMap::new(),
                 last_used: now,
+                quiet: false,
                 unanswered_since: None,
             }),
             closed: closed.clone(),
             opened: now,
             heard_ms: AtomicU64::new(0),
+            bell: Notify::new(),
         });
         let (read_half, write_half) = tokio::io::split(stream);
         tokio::spawn(write_frames(Arc::clone(&shared), write_half));
@@ -209,6 +215,8 @@ enum Health {
     Ask,
     /// Silent for the whole limit.
     Dead,
+    /// Nobody has needed it lately: nothing to look at before then, unless somebody does.
+    Quiet(Instant),
     /// Nobody has needed it for a while.
     Idle,
 }
@@ -230,6 +238,9 @@ impl Shared {
         }
         waiters.by_id.insert(id, sender);
         waiters.last_used = now;
+        if std::mem::take(&mut waiters.quiet) {
+            self.bell.notify_one();
+        }
         waiters.unanswered_since.get_or_insert(now);
         Ok(receiver)
     }
@@ -271,7 +282,7 @@ impl Shared {
             // something arrived; what still waits starts to count from there
             waiters.unanswered_since = (!waiters.by_id.is_empty()).then_some(heard);
         }
-        let idle = now.saturating_duration_since(waiters.last_used) > self.limits.idle;
+        let unused = now.saturating_duration_since(waiters.last_used);
         match waiters.unanswered_since {
             Some(since) => {
                 let silent = now.saturating_duration_since(since.max(heard));
@@ -283,11 +294,16 @@ impl Shared {
                     Health::Fine
                 }
             }
-            None if waiters.by_id.is_empty() && idle => {
+            None if waiters.by_id.is_empty() && unused > self.limits.idle => {
                 // under the lock, so that no call slips in between
                 waiters.open = false;
                 waiters.answered = true;
                 Health::Idle
+            }
+            None if waiters.by_id.is_empty() && unused > self.limits.silence => {
+                // set under the lock as well, so that the next call rings the bell
+                waiters.quiet = true;
+                Health::Quiet(waiters.last_used + self.limits.idle)
             }
             None => Health::Fine,
         }
@@ -325,8 +341,9 @@ where
         io,
         shared: Arc::clone(&shared),
     });
-    let mut clock = interval(shared.limits.silence / 10);
-    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pause = shared.limits.silence / 10;
+    let clock = sleep(pause);
+    tokio::pin!(clock);
     let closed = shared.closed.cancelled();
     tokio::pin!(closed);
     loop {
@@ -342,9 +359,14 @@ where
                     }
                 }
             }
-            now = clock.tick() => match shared.health(now) {
-                Health::Fine => {}
-                Health::Ask => ask_for_a_sign(&shared),
+            () = shared.bell.notified() => clock.as_mut().reset(Instant::now() + pause),
+            () = &mut clock => match shared.health(Instant::now()) {
+                Health::Fine => clock.as_mut().reset(Instant::now() + pause),
+                Health::Quiet(until) => clock.as_mut().reset(until + pause),
+                Health::Ask => {
+                    ask_for_a_sign(&shared);
+                    clock.as_mut().reset(Instant::now() + pause);
+                }
                 Health::Dead => {
                     tracing::debug!(address = %shared.address, "peer connection: silent while requests wait; closing");
                     break;

@@ -12,6 +12,7 @@ use ringmaster_shared::{
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
     gossip::{MemberState, MemberView, Served, secrecy::joining},
+    node::keys,
     replication::{
         frames::{RefusalCode, Request, Response},
         replica::ReplicaContext,
@@ -52,6 +53,10 @@ impl Handler for Dispatch {
             Request::Join { member, proof } => self.node.join(member, &proof).await,
             Request::Gossip { message } => self.node.gossip(caller, message).await,
             Request::Members => self.node.members(),
+            Request::Keyring => Response::Keyring {
+                state: self.node.secrecy.as_ref().map(keys::state_of),
+            },
+            Request::ChangeKeys { sealed } => self.node.change_keys(caller, &sealed).await,
             Request::FetchTopology => Response::Topology {
                 topology: self.node.topology.current().map(|t| (*t).clone()),
             },
@@ -153,6 +158,15 @@ impl PeerServer {
             Served::Answer(message) => Response::Gossip { message },
             Served::Refused { code, reason } => refused(code, reason),
         }
+    }
+
+    async fn change_keys(&self, caller: &Caller, sealed: &[u8]) -> Response {
+        let Some(cluster) = self.identity.cluster_id() else {
+            return not_ready();
+        };
+        let secrecy = self.secrecy.as_ref();
+        let here = (cluster.as_str(), &self.node_id);
+        keys::obey(secrecy, &self.events, here, &caller.node_id, sealed).await
     }
 
     fn members(&self) -> Response {

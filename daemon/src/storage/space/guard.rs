@@ -25,6 +25,8 @@ use crate::storage::StorageError;
 const NAME: &str = "ballast";
 /// Between two looks of the guard's own.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// The same while there is plenty of space.
+const LOOK_EVERY_WHEN_ROOMY: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
 
 /// Free space for this process on the file system of `dir`, bytes.
@@ -48,6 +50,8 @@ pub(in crate::storage) struct Guard {
     /// Copies of the state, for those who must not wait.
     read_only: AtomicBool,
     free: AtomicU64,
+    /// Whether the last look found plenty of space.
+    roomy: AtomicBool,
     /// Numbers of the last entry that the table may hold, and of the last that is there for good.
     taken: AtomicU64,
     durable: AtomicU64,
@@ -91,6 +95,7 @@ impl Guard {
             }),
             read_only: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
+            roomy: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             busy: AtomicU64::new(0),
@@ -131,6 +136,8 @@ impl Guard {
             busy: self.busy.load(Ordering::Acquire) > 0,
             dirty: self.is_dirty(),
         };
+        self.roomy
+            .store(self.limits.is_roomy(disk), Ordering::Relaxed);
         let before = state.mode;
         self.set_mode(&mut state, self.limits.mode(before, disk));
         match self.limits.ballast(disk) {
@@ -237,16 +244,20 @@ impl Guard {
             .map_or(Ok(()), |why| Err(StorageError::ReadOnly(why)))
     }
 
-    /// Looks several times a second until [`Self::stop`], telling `each` what changed.
+    /// Looks again and again, several times a second when space is getting short, until
+    /// [`Self::stop`], telling `each` what changed.
     pub fn watch(&self, each: impl Fn(Change)) {
         let lock = || self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(change) = self.look() {
                 each(change);
             }
-            let waited = self
-                .bell
-                .wait_timeout_while(lock(), LOOK_EVERY, |stop| !*stop);
+            let pause = if self.roomy.load(Ordering::Relaxed) {
+                LOOK_EVERY_WHEN_ROOMY
+            } else {
+                LOOK_EVERY
+            };
+            let waited = self.bell.wait_timeout_while(lock(), pause, |stop| !*stop);
             let (stopped, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if *stopped {
                 return;
