@@ -343,24 +343,29 @@ impl Core {
             Phase::Farewell { next_ms, .. } => next_ms,
             Phase::Running => {
                 let ends = self.members.next_suspicion_end_ms().unwrap_or(u64::MAX);
-                self.next_round_ms().min(ends)
+                // with news and no round begun, one begins at once
+                let news = self.due.gossip.is_none() && !self.rumors.is_empty();
+                let news = if news { self.last_ms } else { u64::MAX };
+                let catch_up = if self.is_to_catch_up() {
+                    self.due.catch_up
+                } else {
+                    u64::MAX
+                };
+                self.next_round_ms().min(ends).min(news).min(catch_up)
             }
         }
     }
 
     /// When the next piece of work is due that only the passing of time makes due. Not the end
-    /// of a suspicion: a confirmation may move it into the past, and who then comes to it is not
-    /// late.
+    /// of a suspicion (a confirmation may move it into the past), and not news or what is to be
+    /// caught up (their time may be long ago when they come up): who then comes to them is not late.
     fn next_round_ms(&self) -> u64 {
         let due = &self.due;
-        // with news and no round begun, one begins at once
-        let news = (!self.rumors.is_empty()).then_some(self.last_ms);
         [due.probe, due.exchange, due.reconnect, due.reap]
             .into_iter()
-            .chain(due.gossip.or(news))
+            .chain(due.gossip)
             .chain(self.probes.iter().map(Probe::next_step_ms))
             .chain(self.relays.next_nack_ms())
-            .chain(self.is_to_catch_up().then_some(due.catch_up))
             .min()
             .unwrap_or(u64::MAX)
     }
