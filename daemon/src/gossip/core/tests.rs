@@ -17,6 +17,8 @@ use rand::SeedableRng;
 use super::{
     super::{
         SuspicionView,
+        codec::{self, Body, RejectReason},
+        rejected::Rejected,
         testing::{cluster, id, member},
     },
     *,
