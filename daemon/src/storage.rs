@@ -352,6 +352,11 @@ impl Store {
         self.inner.guard.reason()
     }
 
+    /// How often the disk got too full for writes since the store was opened.
+    pub fn times_read_only(&self) -> u64 {
+        self.inner.guard.times_read_only()
+    }
+
     /// Why the engine stopped, if it did.
     pub fn poisoned(&self) -> Option<String> {
         self.inner.core.poisoned().map(str::to_owned)

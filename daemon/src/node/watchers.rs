@@ -48,7 +48,9 @@ struct Looks {
     shown: Instant,
     loaded: Instant,
     poison_told: bool,
+    /// That writes are not stored was told, and not yet that they are again.
     space_told: bool,
+    space_times: u64,
 }
 
 /// Feeds the live feed, notices when quorum goes and comes and when the store cannot go on, and
@@ -62,6 +64,7 @@ pub fn spawn_looks(node: &SharedNode) {
         loaded: Instant::now(),
         poison_told: false,
         space_told: false,
+        space_times: 0,
     };
     let stop = node.stop.clone();
     tokio::spawn(async move {
@@ -141,20 +144,21 @@ impl Looks {
         let Some(store) = self.node.store.get() else {
             return;
         };
+        let (events, id) = (&self.node.events, Some(&self.node.facts.id));
+        // first, so that what happens between the two lines is told in the next turn
+        let times = store.times_read_only();
         let read_only = store.read_only();
-        if read_only.is_some() == self.space_told {
-            return;
+        if std::mem::replace(&mut self.space_times, times) != times {
+            let message = match &read_only {
+                Some(why) => format!("no writes are stored here: {why}"),
+                None => "for a moment no writes were stored here: the disk was nearly full".into(),
+            };
+            events.error(EventCode::DiskNearlyFull, id, message);
+            self.space_told = true;
         }
-        self.space_told = read_only.is_some();
-        let id = Some(&self.node.facts.id);
-        if let Some(why) = read_only {
-            let message = format!("no writes are stored here: {why}");
-            self.node
-                .events
-                .error(EventCode::DiskNearlyFull, id, message);
-        } else {
+        if read_only.is_none() && std::mem::take(&mut self.space_told) {
             let message = "the disk has space again; writes are stored".to_owned();
-            self.node.events.info(EventCode::DiskWritable, id, message);
+            events.info(EventCode::DiskWritable, id, message);
         }
     }
 }

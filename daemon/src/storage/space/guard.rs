@@ -49,6 +49,8 @@ pub(in crate::storage) struct Guard {
     state: Mutex<State>,
     /// Copies of the state, for those who must not wait.
     read_only: AtomicBool,
+    /// How often it became read-only; a start on a full disk counts.
+    times_read_only: AtomicU64,
     free: AtomicU64,
     /// Whether the last look found plenty of space.
     roomy: AtomicBool,
@@ -94,6 +96,7 @@ impl Guard {
                 ballast: allocated(&dir.join(NAME)),
             }),
             read_only: AtomicBool::new(false),
+            times_read_only: AtomicU64::new(0),
             free: AtomicU64::new(u64::MAX),
             roomy: AtomicBool::new(false),
             taken: AtomicU64::new(0),
@@ -153,6 +156,9 @@ impl Guard {
     }
 
     fn set_mode(&self, state: &mut State, mode: Mode) {
+        if (state.mode, mode) == (Mode::Writable, Mode::ReadOnly) {
+            self.times_read_only.fetch_add(1, Ordering::AcqRel);
+        }
         state.mode = mode;
         self.read_only
             .store(mode == Mode::ReadOnly, Ordering::Release);
@@ -210,6 +216,12 @@ impl Guard {
 
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Acquire)
+    }
+
+    /// How often it became read-only since it was opened, so that a moment of it is not missed by
+    /// who only looks now and then.
+    pub fn times_read_only(&self) -> u64 {
+        self.times_read_only.load(Ordering::Acquire)
     }
 
     /// Free bytes at the last look.
@@ -374,5 +386,27 @@ mod tests {
         write_noise(&mut file, 20_000, 50_000).expect("written");
         assert_eq!(fs::metadata(&path).expect("there").len(), 50_000);
         assert!(allocated(&path) >= 50_000);
+    }
+
+    #[test]
+    fn each_time_it_becomes_read_only_is_counted_the_start_included() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let limits = |min_free| Limits {
+            reserve: 0,
+            min_free,
+        };
+        let full = Guard::new(dir.path(), limits(u64::MAX / 4));
+        assert_eq!((full.is_read_only(), full.times_read_only()), (true, 1));
+        assert_eq!(full.look(), None);
+        full.out_of_space();
+        assert_eq!(full.times_read_only(), 1, "it was already");
+
+        let roomy = Guard::new(dir.path(), limits(0));
+        assert_eq!((roomy.is_read_only(), roomy.times_read_only()), (false, 0));
+        for times in 1..4 {
+            roomy.out_of_space();
+            assert_eq!(roomy.times_read_only(), times);
+            assert_eq!(roomy.look(), Some(Change::BecameWritable));
+        }
     }
 }
