@@ -2,7 +2,8 @@
 //!
 //! A node that is starved of CPU or cut off sends and reads late, and takes that for the silence
 //! of others (Lifeguard, section IV.A: `arXiv:1707.00788`). The score rises with each sign that the
-//! fault is its own and falls with each answered probe; a probe takes `score + 1` intervals.
+//! fault is its own and falls with each answered probe; a probe takes `score + 1` intervals (fewer
+//! among few members).
 //! 0 is healthy. Promises: the score stays below `awareness_max`, and it can always fall again.
 
 use super::super::{GossipConfig, HealthReason, HealthView, Strain, claim::Now};
@@ -59,9 +60,13 @@ impl Awareness {
         self.score
     }
 
-    /// How long something that takes `base_ms` for a healthy node may take for this one.
-    pub fn stretch(&self, base_ms: u64) -> u64 {
-        base_ms.saturating_mul(u64::from(self.score) + 1)
+    /// How long something that takes `base_ms` for a healthy node may take for this one, which can
+    /// reach so many `others`. With few of them it gives them less time: a node that is cut off
+    /// from two others has lost its quorum, and must find that out soon; and what it says wrongly
+    /// of one of few is refuted at once.
+    pub fn stretch(&self, base_ms: u64, others: usize) -> u64 {
+        let few = u32::try_from(others.saturating_sub(1)).unwrap_or(u32::MAX);
+        base_ms.saturating_mul(u64::from(self.score.min(few)) + 1)
     }
 
     pub fn view(&self, now: Now) -> HealthView {
@@ -101,15 +106,28 @@ mod tests {
     }
 
     #[test]
+    fn among_few_a_probe_takes_fewer() {
+        let mut health = of_levels(8);
+        health.strained(at(1), Strain::MissedAnswers, 30);
+        for (others, intervals) in [(0, 1), (1, 1), (2, 2), (4, 4), (8, 8), (9_999, 8)] {
+            assert_eq!(
+                health.stretch(1000, others),
+                intervals * 1000,
+                "{others} others"
+            );
+        }
+    }
+
+    #[test]
     fn a_probe_takes_up_to_eight_intervals() {
         let mut health = of_levels(8);
-        assert_eq!(health.stretch(1000), 1000);
+        assert_eq!(health.stretch(1000, 100), 1000);
         health.strained(at(1), Strain::MissedAnswers, 3);
-        assert_eq!((health.score(), health.stretch(1000)), (3, 4000));
+        assert_eq!((health.score(), health.stretch(1000, 100)), (3, 4000));
         health.strained(at(2), Strain::MissedAnswers, 30);
-        assert_eq!((health.score(), health.stretch(1000)), (7, 8000));
+        assert_eq!((health.score(), health.stretch(1000, 100)), (7, 8000));
         health.eased();
-        assert_eq!(health.stretch(1000), 7000);
+        assert_eq!(health.stretch(1000, 100), 7000);
     }
 
     #[test]
@@ -152,7 +170,7 @@ mod tests {
         };
         for mut health in [Awareness::new(&off), of_levels(1), of_levels(0)] {
             health.strained(at(1), Strain::StoodStill, 5);
-            assert_eq!((health.score(), health.stretch(7)), (0, 7));
+            assert_eq!((health.score(), health.stretch(7, 100)), (0, 7));
             assert_eq!(health.view(at(2)).reasons, vec![]);
         }
     }
@@ -178,7 +196,7 @@ mod tests {
                 prop_assert!(health.score() < levels.max(1));
                 let view = health.view(at(ms));
                 prop_assert_eq!(view.reasons.is_empty(), view.score == 0);
-                prop_assert_eq!(health.stretch(10), 10 * (u64::from(view.score) + 1));
+                prop_assert_eq!(health.stretch(10, 100), 10 * (u64::from(view.score) + 1));
             }
             for _ in 0..levels {
                 health.eased();

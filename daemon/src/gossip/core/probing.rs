@@ -42,7 +42,9 @@ impl Core {
     fn patience(&self) -> Patience {
         Patience {
             direct_ms: ms(self.config.probe_timeout),
-            whole_ms: self.health.stretch(self.probe_ms()),
+            whole_ms: self
+                .health
+                .stretch(self.probe_ms(), self.members.reachable_count()),
         }
     }
 
