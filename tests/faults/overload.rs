@@ -160,6 +160,7 @@ fn orderly(what: &str, tally: &Tally) {
 
 /// What small requests went through beside large ones.
 struct Beside {
+    alone: Tally,
     small: Tally,
     large: Tally,
     /// How many times as long the small ones took as they did alone just before, for half of them
@@ -169,7 +170,7 @@ struct Beside {
 
 /// Six clients with small values: alone, then beside 64 with large ones, in turns.
 async fn small_beside_large(cluster: &Cluster) -> Beside {
-    let (mut small, mut large) = (Tally::default(), Tally::default());
+    let (mut quiet, mut small, mut large) = (Tally::default(), Tally::default(), Tally::default());
     let (mut half, mut most) = (Vec::new(), Vec::new());
     // what the limits are is learned first
     let learning = [(6, 100), (64, MIB)];
@@ -192,12 +193,14 @@ async fn small_beside_large(cluster: &Cluster) -> Beside {
         };
         half.push(slower(50));
         most.push(slower(90));
+        quiet.join(alone);
         small.join(beside);
         large.join(flood);
     }
     let slower = (median(half), median(most));
     eprintln!("{:.1} and {:.1} times as long", slower.0, slower.1);
     Beside {
+        alone: quiet,
         small,
         large,
         slower,
@@ -213,7 +216,8 @@ fn median(mut all: Vec<f64>) -> f64 {
 async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     let cluster = Cluster::start(3).await;
     let Beside {
-        small,
+        mut alone,
+        mut small,
         large,
         slower,
     } = small_beside_large(&cluster).await;
@@ -234,6 +238,13 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     assert!(
         slower.0 < SLOWER_MAX && slower.1 < SLOWER_MAX,
         "small requests took {slower:?} times as long beside large ones"
+    );
+    let (quiet, loaded) = (alone.percentile(99), small.percentile(99));
+    let bound = quiet.max(Duration::from_millis(20)) * 60;
+    eprintln!("p99 {quiet:?} alone, {loaded:?} beside large values, bound {bound:?}");
+    assert!(
+        loaded < bound,
+        "p99 {quiet:?} alone, {loaded:?} beside large values"
     );
 
     let page: Value = cluster
