@@ -105,7 +105,10 @@ pub enum Happening {
     Suspected {
         id: NodeId,
         by: NodeId,
+        /// Until it is held dead, at most.
         wait_ms: u64,
+        /// The same when others confirm it, or too few are left to.
+        least_ms: u64,
     },
     Dead {
         id: NodeId,
@@ -434,10 +437,11 @@ impl Core {
         ms(self.config.probe_interval).max(1)
     }
 
-    /// How long a suspected member may refute, counted from now.
-    fn suspicion(&self, now: Now) -> Suspicion {
+    /// How long the member may refute that is suspected from now on.
+    fn suspicion_of(&self, id: &NodeId, now: Now) -> Suspicion {
         let reachable = self.members.reachable_count() + 1;
-        Suspicion::begin(&self.config, reachable, now)
+        let others = self.members.able_to_confirm(id);
+        Suspicion::begin(&self.config, reachable, others, now)
     }
 
     fn transmit_limit(&self) -> u32 {

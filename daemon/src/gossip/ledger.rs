@@ -268,6 +268,7 @@ mod tests {
                 id: id("a"),
                 by: id("b"),
                 wait_ms: 1,
+                least_ms: 1,
             },
             Happening::Returned {
                 id: id("a"),

@@ -1,9 +1,11 @@
 //! The list of the other members, with what the protocol keeps beside each.
 //!
 //! Promises: the sets of reachable and of gone members and the order of suspicions always agree
-//! with the members' statuses; picking a random member costs no walk over the list; a member that
-//! this node has nothing to do with costs a few dozen bytes. Which claim wins is decided in
-//! `claim.rs`; this only stores the winner.
+//! with the members' statuses; no suspicion waits for confirmations where fewer members than it
+//! wants are able to give them, and seeing to that costs a walk only while these are a handful;
+//! picking a random member costs no walk over the list; a member that this node has nothing to do
+//! with costs a few dozen bytes. Which claim wins is decided in `claim.rs`; this only stores the
+//! winner.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -16,7 +18,7 @@ use ringmaster_shared::{
 use super::{
     MemberState,
     claim::{self, Now},
-    core::suspicion::Suspicion,
+    core::suspicion::{CONFIRMATIONS_MAX, Suspicion},
     roster::{OfNode, Roster, Slot},
 };
 
@@ -108,6 +110,18 @@ impl Member {
         self.dealings.as_ref()?.suspicion.as_deref()
     }
 
+    /// Whether it may find out that another does not answer: it is not known to be silent itself.
+    /// Who is on somebody's list as suspected or dead, and nobody is known who found it so, still
+    /// counts: the list of a node that was cut off calls all of them dead, and must not take the
+    /// time from who is merely slow.
+    fn is_able_to_confirm(&self) -> bool {
+        match self.state.status {
+            MemberStatus::Alive => true,
+            MemberStatus::Suspected => self.accusers().is_empty(),
+            _ => false,
+        }
+    }
+
     /// Proof of life: it answered somebody at `now`.
     pub fn answered(&mut self, now: Now) {
         self.dealings_mut().heard_ms = Some(now.ms);
@@ -119,7 +133,7 @@ impl Member {
     }
 
     /// True when `by` is a new accuser.
-    pub fn accuse(&mut self, by: &NodeId) -> bool {
+    fn accuse(&mut self, by: &NodeId) -> bool {
         let accusers = &mut self.dealings_mut().accusers;
         let new = accusers.len() < ACCUSERS_MAX && !accusers.contains(by);
         if new {
@@ -159,6 +173,8 @@ pub struct MemberList {
     /// Dead or stopped: to be tried again and again.
     gone: Vec<Slot>,
     suspicions: BTreeSet<(u64, NodeId)>,
+    /// Members that may confirm a suspicion of another.
+    able: usize,
     /// Members by status, in the order of [`MemberStatus`].
     counts: [usize; 5],
     recorded: Option<Vec<Mutation>>,
@@ -250,13 +266,19 @@ impl MemberList {
             member.dealings_mut().suspicion = Some(Box::new(suspicion));
             self.suspicions.insert((suspicion.ends_ms(), id));
         }
+        self.able += usize::from(member.is_able_to_confirm());
         let set = match status {
-            MemberStatus::Alive | MemberStatus::Suspected => &mut self.reachable,
-            MemberStatus::Dead | MemberStatus::Stopped => &mut self.gone,
-            MemberStatus::Left => return,
+            MemberStatus::Alive | MemberStatus::Suspected => Some(&mut self.reachable),
+            MemberStatus::Dead | MemberStatus::Stopped => Some(&mut self.gone),
+            MemberStatus::Left => None,
         };
-        member.place = set.len() as u32;
-        set.push(slot);
+        if let Some(set) = set {
+            member.place = set.len() as u32;
+            set.push(slot);
+        }
+        if status != MemberStatus::Alive {
+            self.end_vain_waits();
+        }
     }
 
     /// Forgets a member for good.
@@ -266,6 +288,7 @@ impl MemberList {
             self.note(id, before, None);
         }
         self.members.remove(id);
+        self.end_vain_waits();
     }
 
     /// Takes the member out of the sets, before its status changes.
@@ -273,6 +296,7 @@ impl MemberList {
         let member = self.members.get_mut(id)?;
         let held = (claim::freshness(&member.state), member.state.status);
         self.counts[held.1 as usize] -= 1;
+        self.able -= usize::from(member.is_able_to_confirm());
         let ends = member
             .dealings
             .as_mut()
@@ -340,16 +364,28 @@ impl MemberList {
         (*ends <= now.ms).then(|| self.members.get(id)).flatten()
     }
 
-    /// `by` found the same as who first suspected the member. True when that is new and shortens
-    /// the suspicion.
-    pub fn confirm(&mut self, id: &NodeId, by: &NodeId) -> bool {
+    /// `by` got no answer from the member. True when that is new.
+    pub fn accuse(&mut self, id: &NodeId, by: &NodeId) -> bool {
         let Some(member) = self.members.get_mut(id) else {
             return false;
         };
-        let first = member.accusers().is_empty();
-        if !member.accuse(by) || first {
+        self.able -= usize::from(member.is_able_to_confirm());
+        let new = member.accuse(by);
+        self.able += usize::from(member.is_able_to_confirm());
+        self.end_vain_waits();
+        new
+    }
+
+    /// `by` found the same as who first suspected the member. True when that is new and shortens
+    /// the suspicion.
+    pub fn confirm(&mut self, id: &NodeId, by: &NodeId) -> bool {
+        let first = self.get(id).is_some_and(|m| m.accusers().is_empty());
+        if !self.accuse(id, by) || first {
             return false;
         }
+        let Some(member) = self.members.get_mut(id) else {
+            return false;
+        };
         let Some(suspicion) = &mut member.dealings_mut().suspicion else {
             return false;
         };
@@ -359,6 +395,40 @@ impl MemberList {
         self.suspicions.remove(&(before, id.clone()));
         self.suspicions.insert((ends, id.clone()));
         counts
+    }
+
+    /// How many may confirm a suspicion of `about`: of those held alive all but itself. The
+    /// accuser, if it is among them, cannot do so again, but this node can in its place.
+    pub fn able_to_confirm(&self, about: &NodeId) -> usize {
+        let itself = self.get(about).is_some_and(Member::is_able_to_confirm);
+        self.able - usize::from(itself)
+    }
+
+    /// Suspicions that wait for more than are left to confirm them fall to the least time.
+    fn end_vain_waits(&mut self) {
+        // no suspicion wants more than that: in a large cluster that is well nothing is looked at
+        if self.able > CONFIRMATIONS_MAX as usize {
+            return;
+        }
+        let all = self.suspicions.iter();
+        let fallen: Vec<(u64, NodeId)> = all
+            .filter(|(_, id)| {
+                let mut suspicion = self.members.get(id).and_then(|m| m.suspicion().copied());
+                let others = self.able_to_confirm(id);
+                suspicion.as_mut().is_some_and(|s| s.others_are(others))
+            })
+            .cloned()
+            .collect();
+        for (before, id) in fallen {
+            let others = self.able_to_confirm(&id);
+            let member = self.members.get_mut(&id);
+            if let Some(suspicion) = member.and_then(|m| m.dealings_mut().suspicion.as_mut()) {
+                suspicion.others_are(others);
+                let ends = suspicion.ends_ms();
+                self.suspicions.remove(&(before, id.clone()));
+                self.suspicions.insert((ends, id));
+            }
+        }
     }
 
     /// This node stood still for `ms`: every suspected member gets as much more.
@@ -433,13 +503,18 @@ mod tests {
                 gone,
                 matches!(m.state.status, MemberStatus::Dead | MemberStatus::Stopped)
             );
-            let listed = list
-                .suspicions
-                .iter()
-                .filter(|(_, i)| *i == m.state.id)
-                .count();
-            prop_assert_eq!(listed, usize::from(m.suspicion().is_some()));
+            let ends = list.suspicions.iter().filter(|(_, i)| *i == m.state.id);
+            let ends: Vec<u64> = ends.map(|(ends, _)| *ends).collect();
+            let own = m.suspicion().map(Suspicion::ends_ms);
+            prop_assert_eq!(ends, Vec::from_iter(own));
+            if let Some(suspicion) = m.suspicion() {
+                let others = list.able_to_confirm(&m.state.id);
+                let waits = suspicion.confirmations() < suspicion.wanted();
+                prop_assert!(!waits || others >= suspicion.wanted() as usize);
+            }
         }
+        let able = list.iter().filter(|m| m.is_able_to_confirm()).count();
+        prop_assert_eq!(list.able, able);
         for status in [Alive, Suspected, Dead, Stopped, Left] {
             let held = list.iter().filter(|m| m.state.status == status).count();
             prop_assert_eq!(list.count(status), held);
@@ -450,13 +525,19 @@ mod tests {
     proptest! {
         #[test]
         fn the_sets_follow_the_statuses(
-            steps in prop::collection::vec((0..6usize, 0..6usize, 1..3u64), 1..60)
+            mult in 2..9u32,
+            steps in prop::collection::vec((0..9usize, 0..7usize, 1..3u64), 1..60)
         ) {
             use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
             let mut list = MemberList::default();
+            let config = GossipConfig {
+                suspicion_mult: mult,
+                ..GossipConfig::default()
+            };
             for (n, (who, what, generation)) in steps.into_iter().enumerate() {
                 let name = format!("n{who}");
-                let Some(status) = [Alive, Suspected, Dead, Stopped, Left].get(what) else {
+                let status = [Alive, Suspected, Dead, Stopped, Left, Suspected].get(what);
+                let Some(status) = status else {
                     list.remove(&id(&name));
                     check(&list)?;
                     continue;
@@ -465,13 +546,16 @@ mod tests {
                 state.status = *status;
                 state.generation = generation;
                 let now = at(n as u64);
-                let begun = Suspicion::begin(&GossipConfig::default(), 10, now);
+                let others = list.able_to_confirm(&state.id);
+                let begun = Suspicion::begin(&config, 10, others, now);
                 let suspicion = (*status == Suspected).then_some(begun);
                 list.put(Arc::new(state), now, suspicion);
+                check(&list)?;
                 match what {
                     0 => list.excuse_suspected(3),
                     1 => {
-                        list.confirm(&id(&name), &id("x"));
+                        list.accuse(&id(&name), &id("x"));
+                        check(&list)?;
                         list.confirm(&id(&name), &id("y"));
                     }
                     _ => {}

@@ -91,12 +91,17 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
             format!("{id} at {address} joined"),
             json!({"address": address}),
         ),
-        Happening::Suspected { id, by, wait_ms } => line(
+        Happening::Suspected {
+            id,
+            by,
+            wait_ms,
+            least_ms,
+        } => line(
             EventCode::MemberSuspected,
             Warning,
             Some(id),
-            suspected_text(id, by, *wait_ms),
-            json!({"by": by, "wait_ms": wait_ms}),
+            suspected_text(id, by, *wait_ms, *least_ms),
+            json!({"by": by, "wait_ms": wait_ms, "least_ms": least_ms}),
         ),
         Happening::Dead {
             id,
@@ -298,13 +303,17 @@ pub fn health_reasons(view: &HealthView) -> Vec<String> {
     view.reasons.iter().map(reason).collect()
 }
 
-fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64) -> String {
-    let wait = seconds(wait_ms);
+fn suspected_text(id: &NodeId, by: &NodeId, wait_ms: u64, least_ms: u64) -> String {
+    let mut wait = format!("{} at most", seconds(wait_ms));
+    if least_ms < wait_ms {
+        let least = seconds(least_ms);
+        wait = format!("{wait} ({least} if others confirm it, or too few are left to)");
+    }
     if id == by {
         // from a seed's list, which does not say who found it so
-        format!("{id}: said not to answer; held dead in {wait} at most, unless it does")
+        format!("{id}: said not to answer; held dead in {wait}, unless it does")
     } else {
-        format!("{id}: {by} got no answer; held dead in {wait} at most, unless it answers")
+        format!("{id}: {by} got no answer; held dead in {wait}, unless it answers")
     }
 }
 
@@ -367,14 +376,28 @@ mod tests {
             "node-3: no answer to a, b and c for 0.9 s"
         );
         assert_eq!(text(dead(&["node-1"], 0)), "node-3: no answer to node-1");
-        assert_eq!(
-            text(Happening::Suspected {
+        for (wait_ms, wait) in [
+            (4_000, "4.0 s at most"),
+            (
+                24_000,
+                "24.0 s at most (4.0 s if others confirm it, or too few are left to)",
+            ),
+        ] {
+            let happening = |by| Happening::Suspected {
                 id: id("node-3"),
-                by: id("node-1"),
-                wait_ms: 4000
-            }),
-            "node-3: node-1 got no answer; held dead in 4.0 s at most, unless it answers"
-        );
+                by: id(by),
+                wait_ms,
+                least_ms: 4_000,
+            };
+            assert_eq!(
+                text(happening("node-1")),
+                format!("node-3: node-1 got no answer; held dead in {wait}, unless it answers")
+            );
+            assert_eq!(
+                text(happening("node-3")),
+                format!("node-3: said not to answer; held dead in {wait}, unless it does")
+            );
+        }
         let foreign = text(Happening::Foreign {
             source: "node-9 at 127.0.0.1:9".into(),
             theirs: "other".into(),

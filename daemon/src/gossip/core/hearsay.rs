@@ -15,6 +15,16 @@ use crate::gossip::{
     rejected::Rejected,
 };
 
+/// How long a suspicion lasts depends on who else is there: of a list that is new to this node
+/// those have to be known first.
+fn the_living_first(
+    states: impl IntoIterator<Item = Arc<MemberState>>,
+) -> impl Iterator<Item = Arc<MemberState>> {
+    let is_alive = |state: &Arc<MemberState>| state.status == MemberStatus::Alive;
+    let (alive, rest): (Vec<_>, Vec<_>) = states.into_iter().partition(is_alive);
+    alive.into_iter().chain(rest)
+}
+
 /// What was held before a claim won; enough to say what changed.
 struct Before {
     status: MemberStatus,
@@ -59,7 +69,7 @@ impl Core {
 
     /// Merges what a seed gave when it let this node in; who found whom dead is not known.
     pub fn welcome(&mut self, now: Now, states: Vec<Arc<MemberState>>) {
-        for state in states.into_iter().take(MEMBERS_MAX) {
+        for state in the_living_first(states.into_iter().take(MEMBERS_MAX)) {
             let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
@@ -85,7 +95,7 @@ impl Core {
                 self.count_rejected(Rejected::Unacceptable);
             }
         }
-        for state in others {
+        for state in the_living_first(others) {
             // who lists somebody as suspected need not have found it out itself, and must not
             // count as one accuser more; what it holds of this node it does hold
             let from = if state.id == self.local.id {
@@ -179,10 +189,9 @@ impl Core {
             silent_ms: m.silent_ms(now),
         });
         let suspicion = (status == MemberStatus::Suspected).then(|| match via {
-            Via::HeldDead => self.suspicion(now).without_confirmations(),
-            _ => self.suspicion(now),
+            Via::HeldDead => self.suspicion_of(&id, now).without_confirmations(),
+            _ => self.suspicion_of(&id, now),
         });
-        let wait_ms = suspicion.map_or(0, |s| s.ends_ms().saturating_sub(now.ms));
         let later_life = before
             .as_ref()
             .is_some_and(|b| b.generation < claim.state.generation);
@@ -191,23 +200,27 @@ impl Core {
         if later_life || !status.is_reachable() {
             self.forget_udp_of(&id);
         }
-        if let Some(member) = self.members.get_mut(&id) {
-            let accused =
-                matches!(status, MemberStatus::Suspected | MemberStatus::Dead) && claim.from != id;
-            let timed_out_here = via == Via::Own && status == MemberStatus::Dead;
-            if accused && !timed_out_here {
-                member.accuse(&claim.from);
-            }
+        let accused =
+            matches!(status, MemberStatus::Suspected | MemberStatus::Dead) && claim.from != id;
+        let timed_out_here = via == Via::Own && status == MemberStatus::Dead;
+        if accused && !timed_out_here {
+            self.members.accuse(&id, &claim.from);
         }
         if status.is_reachable() {
             self.put_into_rotation(&id);
         }
-        self.tell_apart(now, &claim, before, wait_ms);
-        self.rumors.enqueue(claim);
+        self.tell_apart(now, &claim, before);
+        if timed_out_here && self.members.count(MemberStatus::Alive) == 0 {
+            // there is nobody to tell, and who comes to be there has heard more than this node:
+            // the exchange of lists tells it, and leaves the member the time to refute
+            self.rumors.remove(&id);
+        } else {
+            self.rumors.enqueue(claim);
+        }
     }
 
     /// Turns a change of what is held into happenings.
-    fn tell_apart(&mut self, now: Now, claim: &Claim, before: Option<Before>, wait_ms: u64) {
+    fn tell_apart(&mut self, now: Now, claim: &Claim, before: Option<Before>) {
         use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
         let state = &claim.state;
         let id = state.id.clone();
@@ -241,8 +254,17 @@ impl Core {
             }
             (Some(was), status) if was == status && !later_life => {}
             (_, Suspected) => {
+                let held = self.members.get(&id).and_then(|m| m.suspicion());
+                let (wait_ms, least_ms) = held.map_or((0, 0), |s| {
+                    (s.ends_ms().saturating_sub(now.ms), s.least_ms())
+                });
                 let by = claim.from.clone();
-                self.happened(Happening::Suspected { id, by, wait_ms });
+                self.happened(Happening::Suspected {
+                    id,
+                    by,
+                    wait_ms,
+                    least_ms,
+                });
             }
             (_, Dead) => {
                 let held = self.members.get(&id);

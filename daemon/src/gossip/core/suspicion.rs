@@ -2,8 +2,12 @@
 //!
 //! One accuser alone may itself be the one that is slow, so its word runs for a long time; each
 //! further accuser that found the same out for itself shortens it, the first of them most
-//! (Lifeguard, section IV.B: `arXiv:1707.00788`). Promises: the end never moves later but by the
-//! time this node itself stood still, and it lies between the least and the most time.
+//! (Lifeguard, section IV.B: `arXiv:1707.00788`). That is for clusters with enough others to find
+//! it out: where nearly everybody is silent or gone, as for a node that is cut off, those that are
+//! left cannot confirm anything, and waiting for them would only make every death late.
+//!
+//! Promises: the end never moves later but by the time this node itself stood still, and it lies
+//! between the least and the most time. Who could still confirm is counted in `members.rs`.
 
 use std::time::Duration;
 
@@ -31,26 +35,28 @@ pub struct Suspicion {
 
 impl Suspicion {
     /// One that begins now, in a cluster of `n` reachable members, this node and the suspect
-    /// included.
-    pub fn begin(config: &GossipConfig, n: usize, now: Now) -> Self {
+    /// included, of which `others` are able to confirm it.
+    pub fn begin(config: &GossipConfig, n: usize, others: usize, now: Now) -> Self {
         let least_ms = ms(super::suspicion_timeout(config, n));
         let most_ms = least_ms.saturating_mul(u64::from(config.suspicion_max_mult.max(1)));
-        // all but the suspect and its first accuser could confirm; where they are too few,
-        // waiting for them would only make every death late
-        let others = n.saturating_sub(2);
         let wanted = config
             .suspicion_mult
             .saturating_sub(2)
             .min(CONFIRMATIONS_MAX);
-        let enough = config.lifeguard.confirmations && others >= wanted as usize;
-        Self {
+        let mut suspicion = Self {
             since_ms: now.ms,
             least_ms,
             most_ms,
-            wanted: if enough { wanted } else { 0 },
+            wanted: if config.lifeguard.confirmations {
+                wanted
+            } else {
+                0
+            },
             confirmations: 0,
             excused_ms: 0,
-        }
+        };
+        suspicion.others_are(others);
+        suspicion
     }
 
     /// The same for who is held dead elsewhere: it was suspected there for as long as it takes,
@@ -59,10 +65,25 @@ impl Suspicion {
         Self { wanted: 0, ..self }
     }
 
+    /// So many others are able to confirm it. If they are too few it waits for none any more,
+    /// for good: who comes back later says itself whether the suspect answers. True when that
+    /// made a difference.
+    pub fn others_are(&mut self, others: usize) -> bool {
+        let in_vain = self.waits() && others < self.wanted as usize;
+        if in_vain {
+            self.wanted = self.confirmations;
+        }
+        in_vain
+    }
+
+    fn waits(&self) -> bool {
+        self.confirmations < self.wanted
+    }
+
     /// Somebody else found the same. True when that shortens the time, so that others want to
     /// hear of it.
     pub fn confirm(&mut self) -> bool {
-        let counts = self.confirmations < self.wanted;
+        let counts = self.waits();
         if counts {
             self.confirmations += 1;
         }
@@ -85,11 +106,17 @@ impl Suspicion {
             .saturating_add(self.excused_ms)
     }
 
+    /// How long it lasts with all the confirmations that are wanted.
+    pub fn least_ms(&self) -> u64 {
+        self.least_ms
+    }
+
     pub fn confirmations(&self) -> u32 {
         self.confirmations
     }
 
-    /// So many confirmations bring it down to the least time.
+    /// So many confirmations bring it down to the least time. As many as there are, if nobody is
+    /// waited for any more.
     pub fn wanted(&self) -> u32 {
         self.wanted
     }
@@ -158,7 +185,8 @@ mod tests {
                 suspicion_mult: mult,
                 ..GossipConfig::default()
             };
-            let suspicion = Suspicion::begin(&config, n, START);
+            // all alive but the suspect
+            let suspicion = Suspicion::begin(&config, n, n - 2, START);
             assert_eq!(
                 (suspicion.wanted(), lasts(&suspicion)),
                 (wanted, first_ms),
@@ -172,18 +200,60 @@ mod tests {
             },
             ..GossipConfig::default()
         };
-        assert_eq!(lasts(&Suspicion::begin(&off, 100, START)), 8_000);
+        assert_eq!(lasts(&Suspicion::begin(&off, 100, 98, START)), 8_000);
+    }
+
+    /// Of a hundred, with so many alive others at the start and after some confirmations.
+    #[test]
+    fn it_waits_only_while_enough_others_could_confirm() {
+        for (mult, others, confirmed, left, first_ms, wanted, then_ms) in [
+            (4, 98, 0, 98, 48_000, 2, 48_000),
+            (4, 98, 0, 2, 48_000, 2, 48_000),
+            (4, 98, 0, 1, 48_000, 0, 8_000),
+            (4, 98, 1, 2, 48_000, 2, 22_763),
+            (4, 98, 1, 1, 48_000, 1, 8_000),
+            (4, 98, 2, 0, 48_000, 2, 8_000),
+            (4, 2, 0, 2, 48_000, 2, 48_000),
+            (4, 1, 0, 98, 8_000, 0, 8_000),
+            (4, 0, 0, 0, 8_000, 0, 8_000),
+            (6, 98, 0, 4, 72_000, 4, 72_000),
+            (6, 98, 0, 3, 72_000, 0, 12_000),
+            (2, 98, 0, 0, 4_000, 0, 4_000),
+        ] {
+            let config = GossipConfig {
+                suspicion_mult: mult,
+                ..GossipConfig::default()
+            };
+            let mut suspicion = Suspicion::begin(&config, 100, others, START);
+            let case = format!("{mult} {others} {confirmed} {left}");
+            assert_eq!(lasts(&suspicion), first_ms, "{case}");
+            for _ in 0..confirmed {
+                suspicion.confirm();
+            }
+            let before = suspicion;
+            assert_eq!(suspicion.others_are(left), suspicion != before, "{case}");
+            assert_eq!(
+                (suspicion.wanted(), lasts(&suspicion)),
+                (wanted, then_ms),
+                "{case}"
+            );
+            // they come back, and nothing is undone
+            let fallen = suspicion;
+            assert!(!suspicion.others_are(98));
+            assert_eq!(suspicion, fallen, "{case}");
+        }
     }
 
     proptest! {
-        /// Each confirmation that counts brings the end nearer, no other does, and it stays
-        /// between the least and the most time.
+        /// Each confirmation that counts brings the end nearer, no other does; too few others bring
+        /// it to the least time, for good; and it stays between the least and the most time.
         #[test]
         fn the_end_only_comes_nearer(
             n in 1..20_000usize,
             mult in 1..101u32,
             max_mult in 0..50u32,
-            steps in prop::collection::vec((any::<bool>(), 0..100_000u64), 0..30),
+            first_others in 0..12usize,
+            steps in prop::collection::vec((0..6u32, 0..100_000u64), 0..30),
         ) {
             let config = GossipConfig {
                 suspicion_mult: mult,
@@ -192,11 +262,18 @@ mod tests {
             };
             let least = ms(super::super::suspicion_timeout(&config, n));
             let most = least * u64::from(max_mult.max(1));
-            let mut suspicion = Suspicion::begin(&config, n, START);
+            let mut suspicion = Suspicion::begin(&config, n, first_others, START);
+            let wanted = mult.saturating_sub(2).min(CONFIRMATIONS_MAX);
+            let mut fallen = first_others < wanted as usize;
             let (mut excused, mut counted) = (0, 0);
-            for (confirm, stood_ms) in steps {
+            for (step, stood_ms) in steps {
                 let before = suspicion.ends_ms();
-                if confirm {
+                if step == 0 {
+                    let others = stood_ms as usize % 12;
+                    fallen |= others < wanted as usize && counted < wanted;
+                    suspicion.others_are(others);
+                    prop_assert!(suspicion.ends_ms() <= before);
+                } else if step < 4 {
                     let counts = suspicion.confirm();
                     counted += u32::from(counts);
                     let shortens = counts && most > least;
@@ -209,6 +286,7 @@ mod tests {
                 }
                 let lasts = lasts(&suspicion) - excused;
                 prop_assert!((least..=most).contains(&lasts));
+                prop_assert_eq!(fallen || counted == wanted, counted == suspicion.wanted());
                 prop_assert_eq!(lasts == least, counted == suspicion.wanted() || most == least);
                 prop_assert_eq!(suspicion.confirmations(), counted);
             }

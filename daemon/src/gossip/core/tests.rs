@@ -3,6 +3,7 @@
 mod bounds;
 mod exchange;
 mod farewell;
+mod few_left;
 mod hearsay;
 mod laws;
 mod lifeguard;

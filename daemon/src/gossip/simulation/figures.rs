@@ -10,6 +10,7 @@
 mod cold_start;
 mod detection;
 mod false_positives;
+mod few_left;
 mod traffic;
 
 use std::fmt::Write as _;

@@ -33,7 +33,7 @@ fn intervals_scale_as_memberlist_does() {
         let others = (1..n).map(|i| member(&format!("n{i}")).into()).collect();
         core.merge(at(0), &id("x"), others);
         assert_eq!(core.exchange_interval_ms(), exchange_s * 1000, "n = {n}");
-        let lasts = core.suspicion(at(0)).ends_ms();
+        let lasts = core.suspicion_of(&id("n1"), at(0)).ends_ms();
         assert_eq!(lasts, suspicion_ms, "n = {n}");
     }
 }

@@ -43,8 +43,14 @@ fn a_silent_member_is_pinged_asked_for_suspected_and_dead() {
                     assert_eq!(node, id("b"));
                     tcp.get_or_insert(now);
                 }
-                Output::Happened(Happening::Suspected { id, by, wait_ms }) => {
-                    assert_eq!((id.as_str(), by.as_str(), wait_ms), ("b", "a", 24_000));
+                Output::Happened(Happening::Suspected {
+                    id,
+                    by,
+                    wait_ms,
+                    least_ms,
+                }) => {
+                    assert_eq!((id.as_str(), by.as_str()), ("b", "a"));
+                    assert_eq!((wait_ms, least_ms), (24_000, 4_000));
                     suspected = Some(now);
                 }
                 Output::Happened(Happening::Dead { id, accusers, .. }) => {

@@ -10,6 +10,8 @@ pub type Udp = fn(from: usize, to: usize) -> bool;
 pub struct World {
     pub cores: Vec<Core>,
     pub alive: Vec<bool>,
+    /// Whom nothing reaches, and who reaches nobody.
+    pub cut_off: Option<usize>,
     pub udp: Udp,
     /// Of a hundred packets so many are lost.
     pub loss: u32,
@@ -36,6 +38,7 @@ impl World {
         let mut world = Self {
             cores: cores.collect(),
             alive: vec![true; n],
+            cut_off: None,
             udp: |_, _| true,
             loss: 0,
             now: 0,
@@ -97,9 +100,13 @@ impl World {
         }
     }
 
-    fn at_address(&self, address: &str) -> Option<usize> {
+    fn at_address(&self, who: usize, address: &str) -> Option<usize> {
         let place = self.cores.iter().position(|c| c.local.address == address);
-        place.filter(|to| self.alive[*to])
+        place.filter(|to| self.alive[*to] && !self.is_cut(who, *to))
+    }
+
+    fn is_cut(&self, from: usize, to: usize) -> bool {
+        self.cut_off == Some(from) || self.cut_off == Some(to)
     }
 
     fn carry_out(&mut self, who: usize, output: Output) {
@@ -107,22 +114,23 @@ impl World {
         match output {
             Output::Send { to, packet } => {
                 let to = match to {
-                    Dest::Address(address) => self.at_address(&address),
+                    Dest::Address(address) => self.at_address(who, &address),
                     Dest::Source(source) => Some(usize::from(source.port()) - 1000),
                 };
                 let lost = self.rng.random_ratio(self.loss, 100);
-                let arrives = |to: &usize| self.alive[*to] && (self.udp)(who, *to) && !lost;
+                let open = |to: usize| (self.udp)(who, to) && !self.is_cut(who, to);
+                let arrives = |to: &usize| self.alive[*to] && open(*to) && !lost;
                 if let Some(to) = to.filter(arrives) {
                     self.cores[to].handle(now, port(who), *packet);
                 }
             }
             Output::TcpProbe { seq, address, .. } => {
-                if self.at_address(&address).is_some() {
+                if self.at_address(who, &address).is_some() {
                     self.cores[who].tcp_answered(now, seq);
                 }
             }
             Output::Exchange { address } => {
-                let Some(to) = self.at_address(&address) else {
+                let Some(to) = self.at_address(who, &address) else {
                     return;
                 };
                 self.exchanges.push((self.now, who, to));
