@@ -204,11 +204,13 @@ pub struct SuspicionView {
     pub accusers: Vec<NodeId>,
     /// How many milliseconds ago it began here.
     pub since_ms: u64,
-    /// Milliseconds until the member is held dead, unless it answers; less when others confirm.
+    /// Milliseconds until the member is held dead, unless it answers; less when others confirm, or
+    /// too few are left to.
     pub ends_in_ms: u64,
     /// Accusers after the first that counted.
     pub confirmations: u32,
-    /// So many bring it down to the shortest time; 0 when it has that from the start.
+    /// So many bring it down to the shortest time; what there are when it waits for no more of
+    /// them, 0 from the start.
     pub wanted: u32,
 }
 

@@ -38,11 +38,13 @@ pub struct SuspicionInfo {
     pub accusers: Vec<NodeId>,
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
-    /// Milliseconds until it is held dead, unless it answers or others confirm the suspicion.
+    /// Milliseconds until it is held dead, unless it answers. Less when others confirm the
+    /// suspicion, or too few are left to.
     pub ends_in_ms: u64,
     /// Accusers beyond the first: each makes the suspicion end sooner.
     pub confirmations: u32,
-    /// With so many it ends after the shortest time.
+    /// With so many it ends after the shortest time. Falls to `confirmations` when too few are
+    /// left to confirm.
     pub wanted: u32,
 }
 

@@ -17,12 +17,12 @@ use crate::gossip::{
 
 /// How long a suspicion lasts depends on who else is there: of a list that is new to this node
 /// those have to be known first.
-fn the_living_first(
+fn the_suspected_last(
     states: impl IntoIterator<Item = Arc<MemberState>>,
 ) -> impl Iterator<Item = Arc<MemberState>> {
-    let is_alive = |state: &Arc<MemberState>| state.status == MemberStatus::Alive;
-    let (alive, rest): (Vec<_>, Vec<_>) = states.into_iter().partition(is_alive);
-    alive.into_iter().chain(rest)
+    let is_suspected = |state: &Arc<MemberState>| state.status == MemberStatus::Suspected;
+    let (suspected, rest): (Vec<_>, Vec<_>) = states.into_iter().partition(is_suspected);
+    rest.into_iter().chain(suspected)
 }
 
 /// What was held before a claim won; enough to say what changed.
@@ -69,7 +69,7 @@ impl Core {
 
     /// Merges what a seed gave when it let this node in; who found whom dead is not known.
     pub fn welcome(&mut self, now: Now, states: Vec<Arc<MemberState>>) {
-        for state in the_living_first(states.into_iter().take(MEMBERS_MAX)) {
+        for state in the_suspected_last(states.into_iter().take(MEMBERS_MAX)) {
             let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
@@ -95,7 +95,7 @@ impl Core {
                 self.count_rejected(Rejected::Unacceptable);
             }
         }
-        for state in the_living_first(others) {
+        for state in the_suspected_last(others) {
             // who lists somebody as suspected need not have found it out itself, and must not
             // count as one accuser more; what it holds of this node it does hold
             let from = if state.id == self.local.id {

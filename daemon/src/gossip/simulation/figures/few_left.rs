@@ -6,6 +6,7 @@ use ringmaster_shared::member::MemberStatus;
 
 use super::{
     detection::{Crashes, Figures},
+    false_positives::of_one_blocked,
     formed, median_and_99th, table,
 };
 use crate::gossip::{
@@ -138,6 +139,22 @@ fn where_few_are_left() {
     println!(
         "\nSeveral are killed at once, seconds until the others know, median / 99th:\n\n{}",
         table(&head, &rows)
+    );
+}
+
+/// The price: a member that is blocked takes as many of the others for dead as one that is cut
+/// off, and says so when the block ends.
+#[test]
+#[ignore = "half a minute; prints a table of docs/gossip.md"]
+fn false_positives_where_few_are_left() {
+    let row = |n: usize| {
+        let (at_healthy, at_all) = of_one_blocked(n);
+        vec![n.to_string(), format!("{at_healthy} / {at_all}")]
+    };
+    let rows: Vec<_> = [3, 4, 5, 7, 10, 20].map(row).into();
+    println!(
+        "\nFalse positives at healthy members / at all, one blocked:\n\n{}",
+        table(&["N", "deaths"], &rows)
     );
 }
 
