@@ -35,8 +35,11 @@ fn who_is_cut_off_waits_for_nobodys_word() {
         let mut world = World::of(n, &GossipConfig::default());
         world.cut_off = Some(0);
         let alone = |w: &World| w.cores[0].members.reachable_count() == 0;
-        let least = least_ms(n);
-        assert!(world.comes(probed_ms(n as u64 - 1) + least, alone), "{n}");
+        let shortest = least_ms(n);
+        assert!(
+            world.comes(probed_ms(n as u64 - 1) + shortest, alone),
+            "{n}"
+        );
         let (suspected, dead) = found(&world, 0);
         let mut times: Vec<u64> = suspected.values().copied().collect();
         times.sort_unstable();
@@ -44,11 +47,15 @@ fn who_is_cut_off_waits_for_nobodys_word() {
         let too_few = times[n - 3];
         for (id, dead) in dead {
             let since = suspected[&id];
-            let expected = (since + least).max(too_few).min(since + 6 * least);
+            let expected = (since + shortest).max(too_few).min(since + 6 * shortest);
             assert_eq!(dead, expected, "{n}: {id}, suspected at {since}");
         }
         let last = times.last().copied().unwrap_or(0);
-        assert_eq!(world.now, last + least, "{n}: a suspicion after the last");
+        assert_eq!(
+            world.now,
+            last + shortest,
+            "{n}: a suspicion after the last"
+        );
     }
 }
 
@@ -79,19 +86,19 @@ fn when_two_of_four_are_killed_the_others_do_not_wait_for_them() {
     let mut world = World::of(4, &GossipConfig::default());
     (world.alive[2], world.alive[3]) = (false, false);
     let known = |w: &World| (0..2).all(|i| w.cores[i].members.count(MemberStatus::Dead) == 2);
-    let least = least_ms(4);
-    assert!(world.comes(probed_ms(3) + least, known));
+    let shortest = least_ms(4);
+    assert!(world.comes(probed_ms(3) + shortest, known));
     for who in 0..2 {
         let (suspected, dead) = found(&world, who);
         let last = suspected.values().max().copied().unwrap_or(0);
         for (id, dead) in dead {
             let since = suspected.get(&id).copied().unwrap_or(0);
-            assert!(dead <= last.max(since + least), "{id} at n{who}");
+            assert!(dead <= last.max(since + shortest), "{id} at n{who}");
         }
     }
     let last = world.told(|h| matches!(h, Happening::Suspected { .. }));
     let last = last.iter().map(|(_, when)| *when).max().unwrap_or(0);
-    assert!(world.now <= last + least, "a suspicion after the last");
+    assert!(world.now <= last + shortest, "a suspicion after the last");
 }
 
 /// "a" among a hundred, of whom "slow" found "b" silent.

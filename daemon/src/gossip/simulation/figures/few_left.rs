@@ -91,7 +91,7 @@ fn killed_at_once(n: usize, killed: usize, worlds: u64) -> (Figures, Vec<u64>) {
 #[test]
 #[ignore = "half a minute; prints two tables of docs/gossip.md"]
 fn where_few_are_left() {
-    let least = |n| {
+    let shortest = |n| {
         let least = suspicion_timeout(&GossipConfig::default(), n);
         format!("{:.1}", least.as_secs_f64())
     };
@@ -101,7 +101,7 @@ fn where_few_are_left() {
         rows.push(vec![
             n.to_string(),
             worlds.to_string(),
-            least(n),
+            shortest(n),
             median_and_99th(&mut sum.majority),
             median_and_99th(&mut sum.all),
         ]);
@@ -124,7 +124,7 @@ fn where_few_are_left() {
         rows.push(vec![
             format!("{killed} of {n}"),
             worlds.to_string(),
-            least(n),
+            shortest(n),
             median_and_99th(&mut figures.first_dead),
             median_and_99th(&mut last),
         ]);
