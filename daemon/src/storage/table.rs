@@ -540,33 +540,25 @@ mod tests {
     #[test]
     fn a_large_body_costs_the_disk_little_more_than_its_bytes() {
         const BODY: usize = 1 << 20;
-        const KEYS: u64 = 8;
+        const KEYS: u64 = 40;
         let dir = tempfile::tempdir().expect("temp dir");
         let table = Table::open(dir.path(), 64 << 20).expect("opens");
-        let put = |stamp: u64| {
-            // keys in no order, so that those who go leave neighbours
-            let key = format!(
-                "{}",
-                stamp.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32 & (KEYS - 1)
-            );
-            let value = record("a", stamp, stamp, BODY);
-            table
-                .records
-                .put(key.as_bytes(), &value, stamp)
-                .expect("stored");
-        };
-        (1..40).for_each(put);
-        table.checkpoint(1).expect("flushed");
-        let before = bytes_written(dir.path());
-        (40..80).for_each(put);
-        table.checkpoint(2).expect("flushed");
-        let written = bytes_written(dir.path()) - before;
-        let times = written as f64 / (40 * BODY) as f64;
-        eprintln!("each byte was written {times:.2} times");
-        assert!(
-            (1.0..3.5).contains(&times),
-            "each byte was written {times:.2} times"
-        );
+        // chunk by chunk it is 3.7 at least for a new one, and 5 in the place of another
+        for (round, most) in [(0, 1.5), (1, 3.6)] {
+            let before = bytes_written(dir.path());
+            for n in 0..KEYS {
+                let stamp = round * KEYS + n + 1;
+                let value = record("a", stamp, stamp, BODY);
+                let key = n.to_be_bytes();
+                table.records.put(&key, &value, stamp).expect("stored");
+            }
+            table.checkpoint(round).expect("flushed");
+            let written = bytes_written(dir.path()) - before;
+            let times = written as f64 / (KEYS as usize * BODY) as f64;
+            eprintln!("each byte was written {times:.2} times");
+            assert!(times < most, "each byte was written {times:.2} times");
+            assert!(times > 0.9, "not counted: {times:.2}");
+        }
     }
 
     #[test]
