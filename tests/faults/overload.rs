@@ -33,6 +33,10 @@ const ROUNDS: usize = 3;
 /// everything in line they are far beyond.
 const SLOWER_MAX: f64 = 50.0;
 
+/// How many times as long large values that are let in may take as one at a time on each node.
+/// Without admission all 64 share what those three have for themselves, and take about twenty times as long.
+const LARGE_SLOWER_MAX: f64 = 8.0;
+
 /// Answers of one kind of client.
 #[derive(Debug, Default)]
 struct Tally {
@@ -166,12 +170,15 @@ struct Beside {
     /// How many times as long the small ones took as they did alone just before, for half of them
     /// and for nine of ten: the median of all rounds.
     slower: (f64, f64),
+    /// The same of the large ones that were let in, for half of them: beside one at a time on each node.
+    large_slower: f64,
 }
 
-/// Six clients with small values: alone, then beside 64 with large ones, in turns.
+/// Six clients with small values, then three with large ones: alone, then beside 64 with large ones, in
+/// turns.
 async fn small_beside_large(cluster: &Cluster) -> Beside {
     let (mut quiet, mut small, mut large) = (Tally::default(), Tally::default(), Tally::default());
-    let (mut half, mut most) = (Vec::new(), Vec::new());
+    let (mut half, mut most, mut half_of_large) = (Vec::new(), Vec::new(), Vec::new());
     // what the limits are is learned first
     let learning = [(6, 100), (64, MIB)];
     load(cluster, &learning, Duration::from_secs(3)).await;
@@ -180,10 +187,15 @@ async fn small_beside_large(cluster: &Cluster) -> Beside {
         let mut alone = alone.remove(0);
         orderly("small alone", &alone);
         assert_eq!(alone.refused, 0, "six clients are no load");
+        let mut lone = load(cluster, &[(3, MIB)], Duration::from_secs(2)).await;
+        let mut lone = lone.remove(0);
+        orderly("large one at a time", &lone);
+        assert!(!lone.took.is_empty(), "one large value is let in");
         let mut both = load(cluster, &learning, Duration::from_secs(4)).await;
         let mut flood = both.pop().expect("two kinds");
         let mut beside = both.pop().expect("two kinds");
         eprintln!("round {round}: small alone: {}", alone.line());
+        eprintln!("round {round}: large one at a time: {}", lone.line());
         eprintln!("round {round}: small beside large: {}", beside.line());
         eprintln!("round {round}: large: {}", flood.line());
         assert!(!beside.took.is_empty(), "small ones get through");
@@ -193,17 +205,24 @@ async fn small_beside_large(cluster: &Cluster) -> Beside {
         };
         half.push(slower(50));
         most.push(slower(90));
+        let (many, one) = (flood.percentile(50), lone.percentile(50));
+        half_of_large.push(many.as_secs_f64() / one.as_secs_f64());
         quiet.join(alone);
         small.join(beside);
         large.join(flood);
     }
     let slower = (median(half), median(most));
-    eprintln!("{:.1} and {:.1} times as long", slower.0, slower.1);
+    let large_slower = median(half_of_large);
+    eprintln!(
+        "{:.1} and {:.1} times as long, large ones {large_slower:.1}",
+        slower.0, slower.1
+    );
     Beside {
         alone: quiet,
         small,
         large,
         slower,
+        large_slower,
     }
 }
 
@@ -220,6 +239,7 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
         mut small,
         large,
         slower,
+        large_slower,
     } = small_beside_large(&cluster).await;
     orderly("small", &small);
     orderly("large", &large);
@@ -238,6 +258,10 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     assert!(
         slower.0 < SLOWER_MAX && slower.1 < SLOWER_MAX,
         "small requests took {slower:?} times as long beside large ones"
+    );
+    assert!(
+        large_slower < LARGE_SLOWER_MAX,
+        "large values that were let in took {large_slower:.1} times as long as one at a time"
     );
     let (quiet, loaded) = (alone.percentile(99), small.percentile(99));
     let bound = quiet.max(Duration::from_millis(20)) * 60;
@@ -269,6 +293,19 @@ async fn small_requests_in_line_with_all_the_large_ones_are_noticed_to_be_slow()
         beside.slower.0 >= SLOWER_MAX && beside.slower.1 >= SLOWER_MAX,
         "{:?} times as long goes unnoticed",
         beside.slower
+    );
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn large_values_that_are_all_let_in_are_noticed_to_be_slow() {
+    let cluster = Cluster::start_with(3, &[("RINGD_BREAK", "admission")]).await;
+    let beside = small_beside_large(&cluster).await;
+    assert_eq!(beside.large.refused, 0, "nobody is refused");
+    assert!(
+        beside.large_slower >= LARGE_SLOWER_MAX,
+        "{:.1} times as long goes unnoticed",
+        beside.large_slower
     );
 }
 

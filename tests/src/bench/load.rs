@@ -166,7 +166,7 @@ struct Asker {
     value: String,
 }
 
-type Connection = http1::SendRequest<Full<Bytes>>;
+pub type Connection = http1::SendRequest<Full<Bytes>>;
 
 impl Asker {
     async fn work(
@@ -232,7 +232,7 @@ fn key(connection: usize, i: usize) -> String {
     format!("bench-{connection}-{i}")
 }
 
-async fn connect(address: &str) -> anyhow::Result<Connection> {
+pub async fn connect(address: &str) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("cannot reach {address}"))?;

@@ -12,11 +12,12 @@
 //! prints how long the nodes took to agree and to notice a kill, and the resident memory. It asserts
 //! nothing: the machine may be busy, so look at the ratios, and at the processor time of a request.
 //!
-//! With `--gossip` it measures something else: see `gossip.rs`.
+//! With `--gossip` it measures something else: see `gossip.rs`; so with `--flood`: see `flood.rs`.
 
 mod cluster;
 mod echo;
 mod etcd;
+mod flood;
 mod gossip;
 mod load;
 
@@ -59,6 +60,9 @@ struct Args {
     /// Leave etcd out.
     #[arg(long, conflicts_with = "etcd")]
     no_etcd: bool,
+    /// Measure small writes beside so many connections that write large values, and nothing else.
+    #[arg(long)]
+    flood: Option<usize>,
     /// Serve the echo on this port and do nothing else (used by the benchmark itself).
     #[arg(long, hide = true)]
     echo_server: Option<u16>,
@@ -85,6 +89,9 @@ async fn main() -> anyhow::Result<()> {
         return gossip::run(&args.gossip, &ringd).await;
     }
     let folder = tempfile::tempdir()?;
+    if let Some(connections) = args.flood {
+        return small_beside_large(&args, &ringd, folder.path(), connections).await;
+    }
     let echo = echo::Echo::start().await.context("the echo server")?;
     let mut cluster = Cluster::start(&ringd, folder.path()).await?;
     let other = match &args.against {
@@ -98,10 +105,7 @@ async fn main() -> anyhow::Result<()> {
     );
 
     let mut targets = vec![echo.target(), cluster.target()];
-    targets.extend(other.as_ref().map(|other| Target {
-        name: "ringd, the other binary".into(),
-        ..other.target()
-    }));
+    targets.extend(other.as_ref().map(the_other));
     targets.extend(etcd.as_ref().map(Etcd::target));
     table(&args, &targets).await?;
 
@@ -115,6 +119,35 @@ async fn main() -> anyhow::Result<()> {
     println!("killed node is dead for both others after {noticed:.1} s");
     cluster.stop().await;
     if let Some(mut other) = other {
+        other.stop().await;
+    }
+    Ok(())
+}
+
+fn the_other(cluster: &Cluster) -> Target {
+    Target {
+        name: "ringd, the other binary".into(),
+        ..cluster.target()
+    }
+}
+
+async fn small_beside_large(
+    args: &Args,
+    ringd: &std::path::Path,
+    folder: &std::path::Path,
+    connections: usize,
+) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(ringd, folder).await?;
+    let mut other = match &args.against {
+        Some(path) => Some(Cluster::start(path, &folder.join("against")).await?),
+        None => None,
+    };
+    let mut targets = vec![cluster.target()];
+    targets.extend(other.as_ref().map(the_other));
+    let turn = Duration::from_secs(args.seconds) / args.turns;
+    flood::run(&targets, connections, args.turns, turn).await?;
+    cluster.stop().await;
+    if let Some(other) = &mut other {
         other.stop().await;
     }
     Ok(())

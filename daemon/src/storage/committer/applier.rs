@@ -1,9 +1,10 @@
 //! Brings synced batches into the table, one behind the committer, and answers their waiters.
 //!
 //! **Invariant.** What is handed over is synced. Batches are applied whole, in the order of the
-//! log, and at most one is not applied yet when another is handed over: [`Applier::hand_over`]
-//! waits for that. So the committer, while it stages batch n + 1, knows the state of the store
-//! from two places: the sealed batch n, and for every key that n does not touch, the table.
+//! log (but for large records, which come last in theirs), and at most one is not applied yet when
+//! another is handed over: [`Applier::hand_over`] waits for that. So the committer, while it stages
+//! batch n + 1, knows the state of the store from two places: the sealed batch n, and for every key
+//! that n does not touch, the table.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,11 @@ use std::{
 use ringmaster_shared::{key::Key, version::Record};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::batch::{Batch, Place};
-use crate::storage::{commit_log::LogOp, core::Core};
+use super::{
+    batch::{Batch, Place},
+    line::SMALL_BYTES_MAX,
+};
+use crate::storage::{commit_log::LogOp, core::Core, weight};
 
 /// The entries of a batch, and where in them the record of a key is.
 pub(super) struct Sealed {
@@ -35,6 +39,16 @@ impl Sealed {
             Some(LogOp::Put { record, .. }) => Some(record),
             _ => None,
         }
+    }
+
+    /// Whether this entry may come after the others of its batch: a large record, where all entries
+    /// are records, each of a key of its own, and so have no order.
+    fn may_wait(&self, op: &LogOp) -> bool {
+        let is_large = |op: &LogOp| match op {
+            LogOp::Put { key, record } => weight(key, record) > SMALL_BYTES_MAX,
+            _ => false,
+        };
+        is_large(op) && !self.hides_hints()
     }
 
     /// It changes records in a way that [`Self::record`] does not tell.
@@ -167,17 +181,20 @@ impl Applier {
         self.bell.notify_all();
     }
 
-    fn apply(&self, work: Work) {
-        let numbered = (work.first..).zip(&work.sealed.ops);
-        for (lsn, op) in numbered {
-            if self.core.poisoned().is_some() {
-                return refuse(&self.core, work);
+    /// Small records first, whose waiters need not wait for the large ones.
+    fn apply(&self, mut work: Work) {
+        let sealed = Arc::clone(&work.sealed);
+        let numbered = (work.first..).zip(&sealed.ops);
+        let (last, rest): (Vec<_>, Vec<_>) = numbered.partition(|(_, op)| sealed.may_wait(op));
+        if !self.enter(&rest) {
+            return refuse(&self.core, work);
+        }
+        if !last.is_empty() {
+            if let Some(batch) = &mut work.batch {
+                let is_done = |at| sealed.ops.get(at).is_some_and(|op| !sealed.may_wait(op));
+                batch.answer_some(is_done);
             }
-            if let Err(e) = self.core.apply(op, lsn) {
-                self.core.poison(&format!(
-                    "cannot write the table: {}; check the disk, then start the node again",
-                    e.why()
-                ));
+            if !self.enter(&last) {
                 return refuse(&self.core, work);
             }
         }
@@ -187,10 +204,83 @@ impl Applier {
             batch.answer();
         }
     }
+
+    /// Whether all of these are in the table now; if not, the engine has stopped.
+    fn enter(&self, numbered: &[(u64, &LogOp)]) -> bool {
+        numbered.iter().all(|(lsn, op)| {
+            if self.core.poisoned().is_some() {
+                return false;
+            }
+            let applied = self.core.apply(op, *lsn);
+            if let Err(e) = &applied {
+                self.core.poison(&format!(
+                    "cannot write the table: {}; check the disk, then start the node again",
+                    e.why()
+                ));
+            }
+            applied.is_ok()
+        })
+    }
 }
 
 fn refuse(core: &Core, work: Work) {
     if let Some(batch) = work.batch {
         batch.refuse(&core.poison_error());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmaster_shared::clock::Hlc;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::storage::{
+        StorageError,
+        committer::request::Request,
+        recovery,
+        testing::{key, record},
+    };
+
+    #[test]
+    fn small_records_are_answered_before_the_large_ones_of_their_batch() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let config = crate::storage::tests::config(dir.path());
+        let (recovered, _) = recovery::recover(&config).expect("opens");
+        let core = Arc::new(recovered.core);
+        let applier = Applier::new(Arc::clone(&core), 0);
+        let mut batch = Batch::new(Arc::clone(&core), None, None);
+        let mut ask = |names: &[&str], len| {
+            let (reply, answer) = oneshot::channel();
+            let entries = names.iter().map(|name| (key(name), record("a", 1, 1, len)));
+            batch.stage(Request::Merge {
+                entries: entries.collect(),
+                issued: Hlc(u64::MAX),
+                reply,
+            });
+            answer
+        };
+        let mut large = ask(&["large"], 100_000);
+        let mut small = ask(&["small"], 10);
+        let mut same = ask(&["small"], 10);
+        let mut both = ask(&["other", "large"], 10);
+        // the large one stops the engine when it comes to it
+        core.table.records.spoil(&core.record_item(&key("large")));
+        let sealed = Arc::new(batch.seal());
+        applier.apply_here(Work {
+            sealed,
+            first: 1,
+            batch: Some(batch),
+            _permits: Vec::new(),
+        });
+        for answer in [&mut small, &mut same] {
+            assert!(matches!(answer.try_recv(), Ok(Ok(_))));
+        }
+        for answer in [&mut large, &mut both] {
+            let answer = answer.try_recv();
+            let refused = matches!(answer, Ok(Err(StorageError::Poisoned(_))));
+            assert!(refused, "{answer:?}");
+        }
+        assert_eq!(applier.applied(), 0, "the log still has to be replayed");
     }
 }

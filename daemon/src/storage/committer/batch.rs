@@ -8,7 +8,7 @@ use ringmaster_shared::{
     clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
-    version::Record,
+    version::{Record, VersionVector},
 };
 
 use super::{
@@ -25,6 +25,25 @@ struct Waiter {
     /// The request adds nothing to this batch, nor did it lean on anything in it: the answer holds
     /// also when the batch is given up, once the one before is in the table.
     adds_nothing: bool,
+    touched: Touched,
+}
+
+/// Which entries of the batch a request made or leaned on.
+#[derive(Clone, Copy)]
+enum Touched {
+    None,
+    One(usize),
+    More,
+}
+
+impl Touched {
+    fn also(&mut self, at: usize) {
+        *self = match self {
+            Self::None => Self::One(at),
+            Self::One(one) if *one == at => Self::One(at),
+            Self::One(_) | Self::More => Self::More,
+        };
+    }
 }
 
 /// Who to tell what once the batch is synced.
@@ -66,6 +85,8 @@ pub(super) struct Batch {
     read_only: Option<String>,
     /// The request that is being staged has met something that this batch does.
     leans: bool,
+    /// The records that the request that is being staged made or met.
+    touched: Touched,
 }
 
 fn unreadable(key: &Key, e: &TableError) -> StorageError {
@@ -130,6 +151,7 @@ impl Batch {
             waiters: Vec::new(),
             read_only,
             leans: false,
+            touched: Touched::None,
         }
     }
 
@@ -156,6 +178,7 @@ impl Batch {
     pub fn stage(&mut self, request: Request) {
         let before = self.ops.len();
         self.leans = false;
+        self.touched = Touched::None;
         let answer = match request {
             Request::Merge {
                 entries,
@@ -219,7 +242,17 @@ impl Batch {
             self.waiters.push(Waiter {
                 answer,
                 adds_nothing,
+                touched: self.touched,
             });
+        }
+    }
+
+    /// Answers those whose request touched one record, when that is in the table by now: `is_done`
+    /// knows it by its place among the entries. The batches before are.
+    pub fn answer_some(&mut self, is_done: impl Fn(usize) -> bool) {
+        let done = |waiter: &mut Waiter| matches!(waiter.touched, Touched::One(at) if is_done(at));
+        for waiter in self.waiters.extract_if(.., done) {
+            waiter.answer.give();
         }
     }
 
@@ -281,8 +314,10 @@ impl Batch {
             issued
         };
         let place = self.place(&key);
-        let current = self.current(&key, place)?;
-        let Some(record) = joined(current.as_ref(), incoming) else {
+        if let Some(Place::Put(at)) = place {
+            self.touched.also(at);
+        }
+        let Some(record) = self.join(&key, place, incoming)? else {
             return Ok(());
         };
         // what is here already is not refused: saying so is the truth
@@ -300,6 +335,7 @@ impl Batch {
         if let Some(Place::Put(at)) = place {
             self.ops[at] = op;
         } else {
+            self.touched.also(self.ops.len());
             self.records.insert(key, Place::Put(self.ops.len()));
             self.ops.push(op);
         }
@@ -310,6 +346,27 @@ impl Batch {
         let place = self.records.get(key).copied();
         self.leans |= place.is_some();
         place
+    }
+
+    /// What the key's record becomes with the incoming one; `None`: no other than it is.
+    fn join(
+        &self,
+        key: &Key,
+        place: Option<Place>,
+        incoming: Record,
+    ) -> Result<Option<Record>, StorageError> {
+        let before = self.before.as_ref();
+        if place.is_none() && before.is_none_or(|b| b.record(key).is_none()) {
+            let found = self.core.table.records.version(&self.core.record_item(key));
+            match found.map_err(|e| unreadable(key, &e))? {
+                None => return Ok(joined(None, incoming)),
+                // whoever writes has mostly seen what is here: then a large value need not be read
+                Some(found) if supersedes(&incoming, &found.clock) => return Ok(Some(incoming)),
+                Some(_) => {}
+            }
+        }
+        let current = self.current(key, place)?;
+        Ok(joined(current.as_ref(), incoming))
     }
 
     /// The record as this batch leaves it so far.
@@ -498,9 +555,105 @@ fn joined(current: Option<&Record>, incoming: Record) -> Option<Record> {
     (merged != *current).then_some(merged)
 }
 
+/// Whether the join with a record that knows `clock` is `incoming` itself: it knows all that, and each
+/// of its siblings is news. No sibling of the other can stay: a record's vector covers them all.
+fn supersedes(incoming: &Record, clock: &VersionVector) -> bool {
+    let mut siblings = incoming.siblings.iter();
+    incoming.clock.dominates(clock)
+        && !incoming.siblings.is_empty()
+        && siblings.all(|s| !clock.covers(&s.dot))
+        && incoming.siblings.is_sorted_by(|a, b| a.dot < b.dot)
+}
+
 /// The stamp of a record's oldest sibling: of a record that travels by itself (a hint), nothing in
 /// it is older. One that was stamped after it had read an older sibling must not carry that along.
 fn oldest(record: &Record) -> Hlc {
     let stamps = record.siblings.iter().map(|s| s.hlc);
     stamps.min().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ringmaster_shared::version::{Actor, Dot, Sibling};
+
+    use super::*;
+    use crate::storage::testing::node;
+
+    /// Records as replicas come to hold them: written by a few actors on what they saw, all of it or
+    /// a part, and joined.
+    fn pool(steps: Vec<(u8, u8, u8, bool)>) -> Vec<Record> {
+        let mut pool = vec![Record::default()];
+        let mut counters = [0_u64; 3];
+        for (n, (base, other, actor, write)) in steps.into_iter().enumerate() {
+            let at = |n: u8| usize::from(n) % pool.len();
+            let (base, other) = (&pool[at(base)], &pool[at(other)]);
+            let next = if write {
+                let actor = usize::from(actor) % counters.len();
+                counters[actor] += 1;
+                let dot = Dot {
+                    actor: Actor {
+                        node: node(&format!("n{actor}")),
+                        epoch: 1,
+                    },
+                    counter: counters[actor],
+                };
+                let written = Sibling {
+                    dot,
+                    hlc: Hlc(n as u64 + 1),
+                    value: None,
+                };
+                Record::written(base, &other.clock, written)
+            } else {
+                base.merge(other)
+            };
+            pool.push(next);
+        }
+        pool
+    }
+
+    proptest! {
+        #[test]
+        fn what_supersedes_a_record_is_the_join_with_it(
+            steps in prop::collection::vec(any::<(u8, u8, u8, bool)>(), 1..24),
+        ) {
+            let pool = pool(steps);
+            for current in &pool {
+                for incoming in &pool {
+                    if supersedes(incoming, &current.clock) {
+                        let join = joined(Some(current), incoming.clone());
+                        prop_assert_eq!(join.as_ref(), Some(incoming));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_on_what_is_here_supersedes_it_and_one_beside_it_does_not() {
+        let write = |on: &Record, name: &str, counter| {
+            let dot = Dot {
+                actor: Actor {
+                    node: node(name),
+                    epoch: 1,
+                },
+                counter,
+            };
+            let hlc = Hlc(counter);
+            let value = None;
+            Record::written(on, &on.clock, Sibling { dot, hlc, value })
+        };
+        let first = write(&Record::default(), "a", 1);
+        let next = write(&first, "b", 1);
+        let beside = write(&Record::default(), "c", 1);
+        for (incoming, current, wanted) in [
+            (&next, &first, true),
+            (&first, &first, false),
+            (&first, &next, false),
+            (&beside, &first, false),
+            (&first.merge(&beside), &first, false),
+        ] {
+            assert_eq!(supersedes(incoming, &current.clock), wanted);
+        }
+    }
 }

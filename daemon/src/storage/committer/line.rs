@@ -19,7 +19,7 @@ use super::request::{Request, Ticket};
 use crate::breaks::broken;
 
 /// A join of more bytes than this is large.
-const SMALL_BYTES_MAX: usize = 64 * 1024;
+pub(super) const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of large joins that share one sync, about; one always fits.
 const LARGE_BYTES_MAX: usize = 1024 * 1024;
 
