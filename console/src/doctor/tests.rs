@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 25] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -238,6 +238,10 @@ fn one_change_one_finding() {
                 let gossip = s.gossip.as_mut().expect("it told");
                 gossip.udp_blocked = vec![id("node-3")];
             });
+        }),
+        // each pair with it is told, and none of that counts beside what it says itself
+        ("OWN_UDP_BLOCKED", |app| {
+            fixture::without_udp(&mut app.cluster, "node-2");
         }),
         ("LOCAL_HEALTH", |app| {
             says(app, "node-2", |s| {
