@@ -176,6 +176,7 @@ fn status(cluster: &Cluster, i: usize) -> StatusResponse {
             start_time: before(7_860),
             uptime_seconds: 7_860,
             pid: 4_100 + i as u32,
+            start_flags: vec![],
         },
         storage: StorageStatus {
             engine: "sled".to_owned(),

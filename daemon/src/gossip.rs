@@ -386,6 +386,14 @@ impl GossipHandle {
         let _ = self.shared.commands.try_send(Command::Bury { node });
     }
 
+    /// A node of another cluster was turned away at the door for nodes: it is counted and told.
+    /// Dropped when the engine is drowned.
+    pub fn met_stranger(&self, who: &NodeId, theirs: &ClusterId) {
+        let (source, theirs) = (who.to_string(), theirs.to_string());
+        let met = Command::Stranger { source, theirs };
+        let _ = self.shared.commands.try_send(met);
+    }
+
     async fn announce(&self, last: MemberStatus) {
         let announce = |reply| Command::Announce { last, reply };
         if let Err(error) = self.ask(announce, FAREWELL_TIMEOUT).await {

@@ -69,6 +69,10 @@ pub struct NodeStatus {
     pub start_time: Timestamp,
     pub uptime_seconds: u64,
     pub pid: u32,
+    /// Flags of `ringd` that start this node again as it is set up, wherever the settings came
+    /// from; paths are absolute. Without seeds: those that were right once may be gone.
+    #[serde(default)]
+    pub start_flags: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
