@@ -173,9 +173,10 @@ pub struct Frozen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkChange {
     pub at: Timestamp,
-    pub from: LinkState,
+    /// `None`: the first connection, before which there was none to lose.
+    pub from: Option<LinkState>,
     pub to: LinkState,
-    /// How long the state before had lasted.
+    /// How long the state before had lasted, or the console had tried.
     pub lasted_ms: u64,
     pub endpoint: Option<String>,
 }

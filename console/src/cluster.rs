@@ -205,6 +205,13 @@ impl Cluster {
         Some((others().filter(alive).count(), all))
     }
 
+    /// Since when nobody has answered `id` over UDP, as it says itself; nothing while it is silent.
+    pub fn own_udp_blocked_since(&self, id: &NodeId) -> Option<Timestamp> {
+        let node = self.nodes.get(id).filter(|n| n.error.is_none())?;
+        let gossip = node.status.as_ref()?.value.gossip.as_ref();
+        gossip?.own_udp_blocked_since
+    }
+
     /// Whether `id` answered with another view of the members than the one shown.
     pub fn disagrees(&self, id: &NodeId) -> bool {
         let shown = self.status.as_ref().map(|s| &s.value.cluster);

@@ -18,7 +18,9 @@ use jiff::Timestamp;
 use ringmaster_shared::{event::Severity, id::NodeId, member::Lifecycle};
 
 use crate::{
+    cli,
     cluster::{Cluster, NodeKnowledge},
+    format,
     link::LinkView,
 };
 
@@ -35,6 +37,8 @@ const DISK_FREE_LOW_BYTES: u64 = 1_000_000_000;
 const LONG_GONE_MS: u64 = 600_000;
 /// Clocks may differ by so much.
 const SKEW_MAX_MS: i64 = 500;
+
+const KEYRING_FLAG: &str = "--gossip-keyring-file=";
 
 /// Something that is wrong, or about to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +81,31 @@ pub fn diagnose(cluster: &Cluster, link: &LinkView, now_ms: u64, utc: Timestamp)
     node_rules::check(&case, &mut found);
     gossip_rules::check(&case, &mut found);
     reported(&case, &mut found);
+    let fixes = found.iter_mut().flat_map(|f| &mut f.fix);
+    fixes.for_each(|fix| reach(&case, fix));
     // the sort is stable: within one severity the order of the rules is the order of urgency
     found.sort_by_key(|f| std::cmp::Reverse(f.severity));
     found
+}
+
+/// A command for this cluster has to find it: without an endpoint it would go to the default ones.
+fn reach(case: &Case, fix: &mut String) {
+    let usual = |e: &str| cli::ENDPOINTS_DEFAULT.split(',').any(|d| d == e);
+    let known = case.link.endpoints.iter().filter(|e| !e.learned);
+    let known: Vec<&str> = known.map(|e| e.address.as_str()).collect();
+    let names_some = fix.contains(" --endpoint") || fix.contains(" --into ");
+    if fix.starts_with("$ ringmaster ") && !names_some && !known.iter().any(|e| usual(e)) {
+        let at = case.link.endpoint.as_deref().or(known.first().copied());
+        if let Some(at) = at {
+            let (command, rest) = fix.split_once(" > ").unwrap_or((fix.as_str(), ""));
+            let rest = if rest.is_empty() {
+                String::new()
+            } else {
+                format!(" > {rest}")
+            };
+            *fix = format!("{command} --endpoint {at}{rest}");
+        }
+    }
 }
 
 /// Problems the daemon reports itself and no rule has covered.
@@ -168,13 +194,55 @@ impl<'a> Case<'a> {
             .unwrap_or_else(|| "<a node that runs>".to_owned())
     }
 
-    /// The command that starts `id` again and lets it find the others.
+    /// The command that starts `id` again as it was set up and lets it find the others.
+    ///
+    /// What is not known stands in angle brackets, at which a shell stops: a guess could start an
+    /// empty node, or one that the others refuse.
     fn start_command(&self, id: &NodeId, address: &str) -> String {
-        format!(
-            "$ ringd --node-id={id} --port={} --data-dir=<its data dir> --seed-node={}",
-            port_of(address),
-            self.seed_for(id)
-        )
+        let told = self.flags_of(id);
+        let flags: Vec<String> = if told.is_empty() {
+            self.guessed_flags(id, address)
+        } else {
+            told.iter().map(|f| format::shell_word(f)).collect()
+        };
+        let seed = self.seed_for(id);
+        format!("$ ringd {} --seed-node={seed}", flags.join(" "))
+    }
+
+    /// What a node said that starts it again, as long as it was heard at all.
+    fn flags_of(&self, id: &NodeId) -> &'a [String] {
+        let node = self.cluster.nodes.get(id);
+        let status = node.and_then(|n| n.status.as_ref());
+        status.map_or(&[], |s| &s.value.node.start_flags)
+    }
+
+    /// For a node that was never heard: what its address and the others tell.
+    fn guessed_flags(&self, id: &NodeId, address: &str) -> Vec<String> {
+        let members = self.cluster.members.as_ref();
+        let member = members.and_then(|m| m.value.cluster_members.get(id));
+        let mut flags = vec![
+            format!("--node-id={id}"),
+            format!("--port={}", port_of(address)),
+            "--data-dir=<its data dir>".to_owned(),
+        ];
+        // another zone would be a change of the ring
+        let zone = member.map(|m| &m.zone).filter(|z| *z != "default");
+        flags.extend(zone.map(|z| format::shell_word(&format!("--zone={z}"))));
+        // gossip is set up alike on all nodes
+        let like = self
+            .cluster
+            .nodes
+            .keys()
+            .find(|n| !self.flags_of(n).is_empty());
+        let gossip = like.map_or(&[][..], |n| self.flags_of(n)).iter();
+        flags.extend(gossip.filter(|f| f.starts_with("--gossip-")).map(|f| {
+            if f.starts_with(KEYRING_FLAG) {
+                format!("{KEYRING_FLAG}<its keyring>")
+            } else {
+                format::shell_word(f)
+            }
+        }));
+        flags
     }
 
     /// Where a node is said to answer.

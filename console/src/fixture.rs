@@ -2,10 +2,20 @@
 //! are well, hurt, gone, never seen, or being restarted. Only tests use it.
 
 pub mod changes;
+mod connection;
+mod matrix;
+mod members;
 pub mod overlays;
+mod procedures;
 pub mod server;
 
 pub use changes::candidate;
+pub use connection::{disconnected, fallback, link, never_connected};
+pub use matrix::{matrix, matrix_large};
+pub use members::{
+    disagreeing, dissent, five_one_dead, one_dead, one_without_udp, two_dead, without_udp,
+};
+pub use procedures::clean_restart;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -29,11 +39,10 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
-    app::{App, LinkChange, ScreenId},
+    app::App,
     cluster::{Cluster, History, Known, NodeError, NodeKnowledge},
     config::{ColorTier, Display},
-    link::{EndpointView, LinkState, LinkView, Way},
-    progress::{ProcedureKind, Progress, StepState, StepView},
+    link::LinkView,
 };
 
 pub const NOW_MS: u64 = 7_900_000;
@@ -102,7 +111,7 @@ fn load(i: usize) -> Load {
     }
 }
 
-fn members(topology: &Topology) -> MembersResponse {
+fn all_alive(topology: &Topology) -> MembersResponse {
     let digest = format!("{:016x}", topology.digest());
     let info = |(i, m): (usize, &RingMember)| MemberInfo {
         node_id: m.id.clone(),
@@ -167,6 +176,7 @@ fn status(cluster: &Cluster, i: usize) -> StatusResponse {
             start_time: before(7_860),
             uptime_seconds: 7_860,
             pid: 4_100 + i as u32,
+            start_flags: vec![],
         },
         storage: StorageStatus {
             engine: "sled".to_owned(),
@@ -312,32 +322,10 @@ fn sight(m: &MemberInfo) -> Sight {
     }
 }
 
-/// Makes `observer` hold `about` for `status` since `seconds` ago.
-pub fn dissent(
-    cluster: &mut Cluster,
-    observer: &str,
-    about: &str,
-    (status, seconds): (MemberStatus, i64),
-) {
-    let seen = &mut cluster.observations.as_mut().expect("seen").value;
-    let found = seen
-        .observers
-        .iter_mut()
-        .find(|o| o.node_id == id(observer));
-    let found = found.expect("an observer");
-    found.sees.insert(id(about), status);
-    let sight = found.views.get_mut(&id(about)).expect("a member");
-    sight.status = status;
-    sight.since = Some(before(seconds));
-    sight.by = vec![id(observer)];
-    sight.reason = Some(format!("no answer to {observer} for 4.2 s"));
-    *seen = observed(std::mem::take(&mut seen.observers));
-}
-
 pub fn cluster(nodes: usize) -> Cluster {
     let topology = topology(nodes);
     let mut cluster = Cluster {
-        members: Some(known(members(&topology))),
+        members: Some(known(all_alive(&topology))),
         topology: Some(topology),
         clock_skew_ms: Some(2),
         ..Cluster::default()
@@ -371,43 +359,6 @@ pub fn cluster(nodes: usize) -> Cluster {
     cluster
 }
 
-fn kill(cluster: &mut Cluster, node: &str, status: MemberStatus) {
-    let members = &mut cluster.members.as_mut().expect("members").value;
-    let info = members
-        .cluster_members
-        .get_mut(&id(node))
-        .expect("a member");
-    info.status = status;
-    info.status_since = before(14);
-    info.last_seen = before(19);
-    if matches!(status, MemberStatus::Dead | MemberStatus::Suspected) {
-        info.accusers = vec![id("node-1")];
-        info.reason = Some("no answer to node-1 for 5.0 s".to_owned());
-    }
-    settle(cluster);
-}
-
-pub fn link() -> LinkView {
-    let endpoint = |i| EndpointView {
-        address: address(i),
-        learned: false,
-        ws: if i == 0 { Way::Up } else { Way::Untried },
-        rest: Way::Up,
-        last_error: None,
-    };
-    LinkView {
-        state: LinkState::Connected,
-        since_ms: NOW_MS - 600_000,
-        endpoint: Some(address(0)),
-        rtt_ms: Some(1),
-        last_data_ms: Some(NOW_MS - 200),
-        attempt: 0,
-        next_retry_ms: None,
-        poll_ms: 2000,
-        endpoints: (0..3).map(endpoint).collect(),
-    }
-}
-
 fn app(link: LinkView, cluster: Cluster) -> App {
     let display = Display {
         tier: ColorTier::None,
@@ -424,262 +375,6 @@ pub fn healthy() -> App {
     app(link(), cluster(3))
 }
 
-pub fn one_dead() -> App {
-    let mut app = healthy();
-    hurt(&mut app.cluster);
-    app
-}
-
-/// Five nodes, so that a dead one leaves some partitions whole.
-pub fn five_one_dead() -> App {
-    let mut app = app(link(), cluster(5));
-    hurt(&mut app.cluster);
-    app
-}
-
-/// Two of three are gone: no quorum.
-pub fn two_dead() -> App {
-    let mut app = one_dead();
-    kill(&mut app.cluster, "node-2", MemberStatus::Dead);
-    app
-}
-
-fn hurt(cluster: &mut Cluster) {
-    kill(cluster, "node-3", MemberStatus::Dead);
-    let suspected = "node-3 did not answer; node-2 was asked, no answer either";
-    cluster.events.push_back(event(
-        18,
-        EventCode::MemberSuspected,
-        Severity::Warning,
-        "node-1",
-        suspected,
-    ));
-    cluster.events.push_back(event(
-        14,
-        EventCode::MemberDead,
-        Severity::Error,
-        "node-1",
-        "node-3 has not answered for 5.1 s",
-    ));
-}
-
-fn refused() -> Vec<EndpointView> {
-    let endpoint = |i| EndpointView {
-        address: address(i),
-        learned: false,
-        ws: Way::Down,
-        rest: Way::Down,
-        last_error: Some("connection refused".to_owned()),
-    };
-    (0..3).map(endpoint).collect()
-}
-
-/// The last known state is twelve seconds old and nobody answers.
-pub fn disconnected() -> App {
-    let mut app = healthy();
-    app.now_ms += 12_000;
-    app.utc = app
-        .utc
-        .checked_add(SignedDuration::from_secs(12))
-        .expect("in range");
-    app.link_log.push_back(LinkChange {
-        at: before(-1),
-        from: LinkState::Connected,
-        to: LinkState::Disconnected,
-        lasted_ms: 601_000,
-        endpoint: None,
-    });
-    app.link = LinkView {
-        state: LinkState::Disconnected,
-        since_ms: NOW_MS + 1_000,
-        rtt_ms: None,
-        attempt: 4,
-        next_retry_ms: Some(app.now_ms + 1_200),
-        endpoints: refused(),
-        ..link()
-    };
-    for node in app.cluster.nodes.values_mut() {
-        node.error = Some(NodeError {
-            message: "connection refused".to_owned(),
-            since_ms: NOW_MS + 1_000,
-        });
-    }
-    app
-}
-
-pub fn fallback() -> App {
-    let mut app = healthy();
-    app.link.state = LinkState::Fallback;
-    app.link.since_ms = NOW_MS - 8_000;
-    app.link.attempt = 4;
-    app.link.next_retry_ms = Some(NOW_MS + 3_100);
-    for endpoint in &mut app.link.endpoints {
-        endpoint.ws = Way::Down;
-        endpoint.last_error = Some("the answer to the upgrade was 502".to_owned());
-    }
-    app
-}
-
-pub fn never_connected() -> App {
-    let link = LinkView {
-        since_ms: NOW_MS - 3_000,
-        attempt: 2,
-        next_retry_ms: Some(NOW_MS + 400),
-        poll_ms: 2000,
-        endpoints: refused(),
-        ..LinkView::default()
-    };
-    app(link, Cluster::default())
-}
-
-pub fn clean_restart() -> App {
-    let mut app = healthy();
-    app.screen = ScreenId::Procedures;
-    app.read_only = false;
-    let members = &mut app.cluster.members.as_mut().expect("members").value;
-    for (name, lifecycle) in [
-        ("node-2", Lifecycle::Joining),
-        ("node-3", Lifecycle::Standby),
-    ] {
-        let info = members
-            .cluster_members
-            .get_mut(&id(name))
-            .expect("a member");
-        info.lifecycle = lifecycle;
-        info.status_since = before(1);
-    }
-    settle(&mut app.cluster);
-    for node in ["node-2", "node-3"] {
-        let node = app.cluster.nodes.get_mut(&id(node)).expect("a node");
-        let status = &mut node.status.as_mut().expect("answered").value;
-        status.node.start_time = before(1);
-        status.node.uptime_seconds = 1;
-    }
-    let step = |title: &str, state, detail: &str, elapsed_ms| StepView {
-        title: title.to_owned(),
-        state,
-        detail: detail.to_owned(),
-        elapsed_ms,
-    };
-    app.procedures.progress = Some(Progress {
-        kind: ProcedureKind::CleanRestart,
-        nodes: ["node-1", "node-2", "node-3"].map(id).to_vec(),
-        started_utc: before(2),
-        steps: vec![
-            step(
-                "preflight",
-                StepState::Done,
-                "3 of 3 answer, one digest 9be1c044",
-                100,
-            ),
-            step(
-                "stop all",
-                StepState::Done,
-                "node-1 standby · node-2 standby · node-3 standby   barrier proven twice",
-                900,
-            ),
-            step("clear gossip", StepState::Done, "3 of 3", 100),
-            step(
-                "start node-1",
-                StepState::Done,
-                "serving, alone, epoch 5",
-                400,
-            ),
-            step(
-                "start node-2",
-                StepState::Waiting,
-                "started with seed localhost:8081",
-                300,
-            ),
-            step("start node-3", StepState::Pending, "", 0),
-            step("verify", StepState::Pending, "", 0),
-        ],
-        waiting_for: Some("node-1 sees node-2 alive (1 of 2 views)".to_owned()),
-        writes_refused_ms: 1_600,
-        outcome: None,
-        log: vec!["12:04:29 asked node-1 for standby".to_owned()],
-    });
-    app
-}
-
-/// Two nodes see two alive, one sees three, long after the last change.
-pub fn disagreeing() -> App {
-    let mut app = healthy();
-    let node = app.cluster.nodes.get_mut(&id("node-2")).expect("a node");
-    let status = &mut node.status.as_mut().expect("answered").value;
-    status.replication.alive_nodes = 2;
-    status.cluster.membership_digest = "77aa001122334455".to_owned();
-    dissent(
-        &mut app.cluster,
-        "node-2",
-        "node-3",
-        (MemberStatus::Dead, 95),
-    );
-    app
-}
-
-/// Twelve nodes, the matrix on the whole screen: one is dead to one of them, one reached over TCP
-/// only, and one does not answer.
-pub fn matrix() -> App {
-    let mut app = app(link(), cluster(12));
-    app.screen = ScreenId::Members;
-    app.members.matrix = true;
-    dissent(
-        &mut app.cluster,
-        "node-3",
-        "node-5",
-        (MemberStatus::Dead, 95),
-    );
-    let seen = &mut app.cluster.observations.as_mut().expect("seen").value;
-    for observer in &mut seen.observers {
-        let sight = observer.views.get_mut(&id("node-9")).expect("a member");
-        sight.udp_blocked = observer.node_id == id("node-2");
-        if observer.node_id == id("node-11") {
-            observer.answered = false;
-            observer.error = Some("localhost:8091: no answer within 500 ms".to_owned());
-            (observer.sees, observer.views) = (BTreeMap::new(), BTreeMap::new());
-        }
-    }
-    *seen = observed(std::mem::take(&mut seen.observers));
-    app
-}
-
-/// What a node of a thousand answers when one is dead to all and one to a single other.
-pub fn matrix_large() -> App {
-    let mut app = healthy();
-    app.screen = ScreenId::Members;
-    app.members.matrix = true;
-    let sees = |observer: usize| -> BTreeMap<NodeId, MemberStatus> {
-        let of_second = if observer == 42 {
-            MemberStatus::Dead
-        } else {
-            MemberStatus::Alive
-        };
-        [
-            (id("node-0317"), MemberStatus::Dead),
-            (id("node-0512"), of_second),
-        ]
-        .into()
-    };
-    let observer = |n: usize| Observer {
-        node_id: id(&format!("node-{n:04}")),
-        at: before(0),
-        answered: n != 317,
-        error: (n == 317).then(|| "connection refused".to_owned()),
-        sees: if n == 317 { BTreeMap::new() } else { sees(n) },
-        views: BTreeMap::new(),
-    };
-    let asked = (1..=256).chain([317]).map(observer);
-    let answer = ObservationsResponse {
-        current_node: id("node-0001"),
-        well: 998,
-        not_asked: 743,
-        ..observed(asked.collect())
-    };
-    app.cluster.observations = Some(known(answer));
-    app
-}
-
 /// All of them by name, for sweeps.
 pub fn all() -> Vec<(&'static str, App)> {
     let mut all = vec![
@@ -688,6 +383,7 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("five_one_dead", five_one_dead()),
         ("two_dead", two_dead()),
         ("disagreeing", disagreeing()),
+        ("one_without_udp", one_without_udp()),
         ("disconnected", disconnected()),
         ("fallback", fallback()),
         ("never_connected", never_connected()),

@@ -22,6 +22,16 @@ pub fn age(age: Duration) -> String {
     }
 }
 
+/// One word for a shell: quoted when it has to be.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// Whole units only, for marks that should not flicker: `12s`, `3m`, `2h`.
 pub fn age_short(age: Duration) -> String {
     let s = age.as_secs();

@@ -191,6 +191,18 @@ fn tcp_only(seen: &ObservationsResponse) -> Option<String> {
         pairs.extend(blocked.map(|(id, _)| (&observer.node_id, id)));
     }
     let (by, about) = pairs.first()?;
+    // one and the same in all of them, with several others: it is about that one
+    let in_all = |id: &NodeId| pairs.iter().all(|(by, to)| *by == id || *to == id);
+    let others: BTreeSet<&NodeId> = pairs.iter().flat_map(|(by, to)| [*by, *to]).collect();
+    if let Some(one) = [*by, *about].into_iter().find(|id| in_all(id))
+        && others.len() > 2
+    {
+        let others: Vec<NodeId> = others.into_iter().filter(|o| *o != one).cloned().collect();
+        let others = named(&others);
+        return Some(format!(
+            "TCP only between {one} and {others}: is the UDP of {one} blocked?"
+        ));
+    }
     let more = match pairs.len() - 1 {
         0 => String::new(),
         n => format!(" (and {} like that)", format::plural(n, "pair")),

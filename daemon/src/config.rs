@@ -12,7 +12,7 @@ pub mod settings;
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub secrecy: SecrecyConfig,
     pub limits: Limits,
     pub storage: StorageConfig,
+    /// Flags that start this node again as it is set up; see [`start_flags`].
+    pub start_flags: Vec<String>,
 }
 
 /// How a node that is not in the ring gets into it.
@@ -121,6 +123,7 @@ impl Config {
         let zone = layers.required("zone", zone)?;
         let seeds = seeds::collect(layers.all(&["seed_node", "seed_nodes"]))?;
         Ok(Self {
+            start_flags: start_flags(layers, &data_dir),
             node_id,
             port,
             data_dir,
@@ -173,6 +176,35 @@ impl LogConfig {
             })?,
         })
     }
+}
+
+/// Whatever source a setting came from; paths are absolute, so that it does not matter where they
+/// are used. How the node found its cluster is left out: it knows members now, and whoever starts
+/// it again names a seed that runs.
+fn start_flags(layers: &Layers, data_dir: &Path) -> Vec<String> {
+    let left_out = ["seed_node", "seed_nodes", "adopt"];
+    let settings = settings::SETTINGS.iter();
+    let settings = settings.filter(|s| !left_out.contains(&s.key));
+    let flag = |s: &settings::Setting| {
+        let given = layers.all(&[s.key]).pop().map(|g| g.text.trim().to_owned());
+        let text = match s.key {
+            "data_dir" => absolute(data_dir),
+            "gossip.keyring_file" => absolute(Path::new(&given?)),
+            // what names the node is said even when it is the default
+            "node_id" | "port" => given.or(s.default.map(str::to_owned))?,
+            _ => given.filter(|text| Some(text.as_str()) != s.default)?,
+        };
+        Some(format!("--{}={text}", s.flag()))
+    };
+    settings.filter_map(flag).collect()
+}
+
+fn absolute(path: &Path) -> String {
+    let whole = std::path::absolute(path);
+    whole
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 /// Within a quarter of it all members must have answered.
@@ -314,6 +346,32 @@ mod tests {
         assert_eq!(c.data_dir, PathBuf::from("data/node-1"));
         assert_eq!(c.limits.connections, 16_384);
         assert_eq!(c.gossip.gossip_interval, Duration::from_millis(200));
+    }
+
+    #[test]
+    fn start_flags_are_what_was_set_with_whole_paths() {
+        let c = config(&[
+            ("node_id", "node-1"),
+            ("zone", "b"),
+            ("bind", "127.0.0.1"),
+            ("seed_node", "localhost:8082"),
+            ("adopt", "true"),
+            ("gossip.keyring_file", "/etc/ringd/keyring"),
+            ("gossip.verify_incoming", "false"),
+        ]);
+        let here = std::env::current_dir().expect("a folder");
+        let data = format!("--data-dir={}", here.join("data/node-1").display());
+        assert_eq!(
+            c.expect("valid").start_flags,
+            [
+                "--node-id=node-1",
+                "--port=8081",
+                data.as_str(),
+                "--zone=b",
+                "--gossip-keyring-file=/etc/ringd/keyring",
+                "--gossip-verify-incoming=false",
+            ]
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Membership by SWIM gossip: who is there, who answers, what each says of itself.
 //!
-//! This file is the door: the types others use and [`GossipHandle`]. Behind it `core.rs` decides
-//! (pure), `claim.rs` says which claim wins, `members.rs` and `dissemination.rs` keep the lists,
-//! `codec.rs` is the wire, and `driver.rs` with `addresses.rs` and `exchange.rs` does the I/O.
+//! This file is the door: [`GossipHandle`]. What is said through it is in `terms.rs`, times and
+//! counts are in `config.rs`. Behind it `core.rs` decides (pure), `claim.rs` says which claim
+//! wins, `members.rs` and `dissemination.rs` keep the lists, `codec.rs` is the wire, and
+//! `driver.rs` with `addresses.rs` and `exchange.rs` does the I/O.
 //!
 //! Promises: liveness is advisory (nothing here moves data); a node that is isolated or held
 //! dead is tried for ever; nothing waits for a slow peer; after [`GossipHandle::announce_stopped`]
@@ -11,6 +12,7 @@
 mod addresses;
 mod claim;
 mod codec;
+mod config;
 mod core;
 mod dissemination;
 mod driver;
@@ -24,6 +26,7 @@ mod report;
 mod roster;
 pub mod secrecy;
 pub mod sight;
+mod terms;
 mod traffic;
 mod wire;
 
@@ -46,14 +49,20 @@ use ringmaster_shared::{
         membership::{GossipConfigInfo, GossipStatus, GossipTraffic, Rumor},
     },
     event::EventCode,
-    id::{ClusterId, Generation, Incarnation, NodeId},
+    id::{ClusterId, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::driver::Served;
+pub use self::{
+    config::{GossipConfig, Lifeguard},
+    driver::Served,
+    terms::{
+        Doubts, GossipNotice, HealthReason, HealthView, MemberState, MemberView, Members, Strain,
+        SuspicionView,
+    },
+};
 use self::{
     core::Core,
     driver::{COMMANDS_MAX, Clock, Command, Driver, LocalState, Published, Report},
@@ -79,184 +88,6 @@ const SERVING_MAX: usize = 16;
 /// The farewell may take this long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(1200);
 
-/// Times and counts of the protocol; memberlist's LAN profile by default.
-#[derive(Debug, Clone)]
-pub struct GossipConfig {
-    /// One member is probed in each.
-    pub probe_interval: Duration,
-    /// After this others are asked to probe.
-    pub probe_timeout: Duration,
-    /// How many are asked.
-    pub indirect_probes: usize,
-    pub gossip_interval: Duration,
-    /// Members that get news in each gossip interval.
-    pub gossip_fanout: usize,
-    /// A suspicion that others confirmed lasts this many probe intervals (times the logarithm of
-    /// the cluster).
-    pub suspicion_mult: u32,
-    /// One that nobody confirmed lasts this many times longer.
-    pub suspicion_max_mult: u32,
-    /// Local health has this many levels; at the worst a probe takes as many intervals.
-    pub awareness_max: u32,
-    /// A claim is sent this many times (times the digits of the cluster's size).
-    pub retransmit_mult: u32,
-    /// Between full-state exchanges; grows with the cluster.
-    pub push_pull_interval: Duration,
-    /// How often dead members, seeds and remembered members are tried again.
-    pub reconnect_interval: Duration,
-    pub packet_bytes_max: usize,
-    pub lifeguard: Lifeguard,
-}
-
-/// The parts of Lifeguard, each of which can be left out to compare; all are on in a daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifeguard {
-    /// A node that is slow itself gives others more time.
-    pub health: bool,
-    /// A suspicion by one node alone lasts long; each further accuser shortens it.
-    pub confirmations: bool,
-    /// Whoever meets a suspected member tells it so first of all.
-    pub buddy: bool,
-}
-
-impl Default for Lifeguard {
-    fn default() -> Self {
-        Self {
-            health: true,
-            confirmations: true,
-            buddy: true,
-        }
-    }
-}
-
-impl Default for GossipConfig {
-    fn default() -> Self {
-        Self {
-            probe_interval: Duration::from_secs(1),
-            probe_timeout: Duration::from_millis(500),
-            indirect_probes: 3,
-            gossip_interval: Duration::from_millis(200),
-            gossip_fanout: 3,
-            suspicion_mult: 4,
-            suspicion_max_mult: 6,
-            awareness_max: 8,
-            retransmit_mult: 4,
-            push_pull_interval: Duration::from_secs(30),
-            reconnect_interval: Duration::from_secs(5),
-            packet_bytes_max: 1400,
-            lifeguard: Lifeguard::default(),
-        }
-    }
-}
-
-/// What one node claims about a member; on the wire in packets and push/pull.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberState {
-    pub id: NodeId,
-    /// `host:port`, HTTP and gossip alike.
-    pub address: String,
-    pub zone: String,
-    pub version: String,
-    pub status: MemberStatus,
-    pub lifecycle: Lifecycle,
-    pub generation: Generation,
-    pub incarnation: Incarnation,
-    pub ring: RingStamp,
-    pub load: Load,
-}
-
-/// A member as this node sees it, itself included.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MemberView {
-    pub state: Arc<MemberState>,
-    pub last_seen: Timestamp,
-    pub status_since: Timestamp,
-    /// Messages received from it in this generation.
-    pub heartbeat_seq: u64,
-    pub doubts: Doubts,
-}
-
-impl MemberView {
-    /// Why it is held suspected or dead, in a sentence.
-    pub fn reason(&self) -> Option<String> {
-        let doubts = &self.doubts;
-        report::reason(self.state.status, &doubts.accusers, doubts.silent_ms)
-    }
-}
-
-/// What speaks against a member.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Doubts {
-    /// Who got no answer from it, while it is held suspected or dead.
-    pub accusers: Vec<NodeId>,
-    /// How long it had been silent when its status changed; 0 when that is not known.
-    pub silent_ms: u64,
-    /// It answers over TCP, but not over UDP.
-    pub udp_blocked: bool,
-}
-
-/// A suspicion that this node holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SuspicionView {
-    pub about: NodeId,
-    /// Who got no answer from it, in the order this node heard of them, at most eight. Empty when
-    /// it came with a list that does not say who found it so.
-    pub accusers: Vec<NodeId>,
-    /// How many milliseconds ago it began here.
-    pub since_ms: u64,
-    /// Milliseconds until the member is held dead, unless it answers; less when others confirm, or
-    /// too few are left to.
-    pub ends_in_ms: u64,
-    /// Accusers after the first that counted.
-    pub confirmations: u32,
-    /// So many bring it down to the shortest time; what there are when it waits for no more of
-    /// them, 0 from the start.
-    pub wanted: u32,
-}
-
-/// A sign that the fault may be this node's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Strain {
-    /// Nobody answered a probe, not even those that were asked to help with it.
-    MissedAnswers,
-    /// Others held this node suspected or dead.
-    RefutedItself,
-    /// It was paused or starved: its own timers went off late.
-    StoodStill,
-}
-
-impl Strain {
-    pub const ALL: [Self; 3] = [Self::MissedAnswers, Self::RefutedItself, Self::StoodStill];
-}
-
-/// How well this node itself is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthView {
-    /// 0 is well; its probes take `score + 1` intervals.
-    pub score: u32,
-    pub score_max: u32,
-    /// What told against it since it was last well, the most frequent first; empty at 0.
-    pub reasons: Vec<HealthReason>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthReason {
-    pub strain: Strain,
-    /// How often; for missed answers, how many were missed.
-    pub times: u64,
-    pub last_ms_ago: u64,
-}
-
-/// What gossip tells the node to do, beyond the member list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GossipNotice {
-    /// Another live process uses this node's id with a later generation: stop.
-    Superseded {
-        address: String,
-        generation: Generation,
-    },
-}
-
 /// What the driver needs to start.
 pub struct GossipParts {
     pub config: GossipConfig,
@@ -276,8 +107,6 @@ pub struct GossipParts {
     pub secrecy: Option<Secrecy>,
     pub stop: CancellationToken,
 }
-
-pub type Members = Arc<Vec<MemberView>>;
 
 /// Cheap handle of the running engine. The engine ends with its stop token or its last handle.
 #[derive(Clone)]
@@ -525,26 +354,15 @@ impl GossipHandle {
             health_score: status.health_score,
             health_reasons: status.health_reasons.clone(),
             udp_blocked: status.udp_blocked.clone(),
+            own_udp_blocked_since: status.own_udp_blocked_since,
             seeds_unreachable: unreachable.map(|s| s.address.clone()).collect(),
         }
     }
 
     pub fn config_info(&self) -> GossipConfigInfo {
-        let config = &self.shared.config;
         let members = self.members();
-        let reachable = members
-            .iter()
-            .filter(|m| m.state.status.is_reachable())
-            .count();
-        GossipConfigInfo {
-            gossip_interval: duration_text(config.gossip_interval),
-            probe_interval: duration_text(config.probe_interval),
-            probe_timeout: duration_text(config.probe_timeout),
-            suspicion_timeout: duration_text(core::suspicion_timeout(config, reachable)),
-            push_pull_interval: duration_text(config.push_pull_interval),
-            indirect_probes: config.indirect_probes as u32,
-            gossip_fanout: config.gossip_fanout as u32,
-        }
+        let reachable = members.iter().filter(|m| m.state.status.is_reachable());
+        self.shared.config.in_words(reachable.count())
     }
 
     pub fn rumors(&self) -> Vec<Rumor> {
@@ -566,6 +384,14 @@ impl GossipHandle {
     pub fn bury(&self, node: &NodeId) {
         let node = node.clone();
         let _ = self.shared.commands.try_send(Command::Bury { node });
+    }
+
+    /// A node of another cluster was turned away at the door for nodes: it is counted and told.
+    /// Dropped when the engine is drowned.
+    pub fn met_stranger(&self, who: &NodeId, theirs: &ClusterId) {
+        let (source, theirs) = (who.to_string(), theirs.to_string());
+        let met = Command::Stranger { source, theirs };
+        let _ = self.shared.commands.try_send(met);
     }
 
     async fn announce(&self, last: MemberStatus) {
@@ -596,14 +422,4 @@ impl GossipHandle {
 fn async_socket(socket: std::net::UdpSocket) -> std::io::Result<tokio::net::UdpSocket> {
     socket.set_nonblocking(true)?;
     tokio::net::UdpSocket::from_std(socket)
-}
-
-/// `200ms`, `1s`, `90s`.
-fn duration_text(duration: Duration) -> String {
-    let ms = duration.as_millis();
-    if ms.is_multiple_of(1000) {
-        format!("{}s", ms / 1000)
-    } else {
-        format!("{ms}ms")
-    }
 }

@@ -45,6 +45,8 @@ pub struct NodeFacts {
     pub start_time: Timestamp,
     /// Shown before any topology is known.
     pub replication_factor: u8,
+    /// What starts this node again as it is set up.
+    pub start_flags: Vec<String>,
 }
 
 /// The engine's figures at one moment.
@@ -229,6 +231,7 @@ fn node_status(facts: &NodeFacts, look: &Look) -> NodeStatus {
         start_time: facts.start_time,
         uptime_seconds: u64::try_from(uptime).unwrap_or(0),
         pid: std::process::id(),
+        start_flags: facts.start_flags.clone(),
     }
 }
 
@@ -393,6 +396,7 @@ pub mod tests {
             generation: 7,
             start_time: Timestamp::UNIX_EPOCH,
             replication_factor: 3,
+            start_flags: Vec::new(),
         }
     }
 

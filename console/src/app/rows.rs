@@ -77,8 +77,11 @@ pub struct MemberRow {
     pub uptime_s: Option<u64>,
     /// How well it says itself that it answers: 0 is well. `None` while it does not answer.
     pub health: Option<u32>,
-    /// The node at the other end of the link reaches it over TCP only.
+    /// The node at the other end of the link reaches it over TCP only, and it is not that node's
+    /// own fault.
     pub udp_blocked: bool,
+    /// It says itself since when nobody has answered it over UDP.
+    pub own_udp_blocked_since: Option<Timestamp>,
     /// How many of the other nodes see it alive, and how many there are.
     pub seen_alive_by: Option<(usize, usize)>,
     /// Its own view of the members is not the one shown.
@@ -161,6 +164,8 @@ fn row(cluster: &Cluster, id: NodeId) -> MemberRow {
         .map(|i| &i.zone)
         .or(place.map(|p| &p.zone))
         .or(own.map(|s| &s.node.zone));
+    let viewer = members.map(|m| &m.current_node);
+    let viewer_lacks_udp = viewer.is_some_and(|v| cluster.own_udp_blocked_since(v).is_some());
     MemberRow {
         address: address.cloned().unwrap_or_default(),
         zone: zone.cloned().unwrap_or_default(),
@@ -175,7 +180,8 @@ fn row(cluster: &Cluster, id: NodeId) -> MemberRow {
             .filter(|_| answers)
             .and_then(|s| s.gossip.as_ref())
             .map(|g| g.health_score),
-        udp_blocked: info.is_some_and(|i| i.udp_blocked),
+        udp_blocked: info.is_some_and(|i| i.udp_blocked) && !viewer_lacks_udp,
+        own_udp_blocked_since: cluster.own_udp_blocked_since(&id),
         seen_alive_by: cluster.seen_alive_by(&id),
         disagrees: answers && cluster.disagrees(&id),
         moves: place.and_then(|p| match (p.joining, p.leaving) {

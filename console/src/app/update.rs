@@ -91,9 +91,10 @@ fn link(app: &mut App, view: LinkView) {
     if app.link_log.len() == LINK_LOG_MAX {
         app.link_log.pop_front();
     }
+    let never = before.state == LinkState::Disconnected && before.last_data_ms.is_none();
     app.link_log.push_back(LinkChange {
         at: app.utc,
-        from: before.state,
+        from: (!never).then_some(before.state),
         to: app.link.state,
         lasted_ms,
         endpoint: app.link.endpoint.clone(),
@@ -103,11 +104,12 @@ fn link(app: &mut App, view: LinkView) {
         return;
     }
     let place = app.link.endpoint.clone().unwrap_or_default();
-    let after = format!("after {:.1} s", lasted_ms as f64 / 1000.0);
+    let seconds = format!("{:.1} s", lasted_ms as f64 / 1000.0);
     match app.link.state {
         LinkState::Connected => {
             let was = before.state.label();
-            let text = format!("Connected to {place}, with a full snapshot, {after} of {was}");
+            let text =
+                format!("Connected to {place}, with a full snapshot, after {seconds} of {was}");
             app.notify(Tone::Info, text);
         }
         LinkState::Fallback => {

@@ -1,5 +1,6 @@
 //! The gossip engine: UDP that does not pass, nodes that answer late, seeds that are gone.
 
+use jiff::Timestamp;
 use ringmaster_shared::{
     api::health::GossipHealth,
     event::{EventCode, Severity},
@@ -16,6 +17,7 @@ const SCORE_BAD: u32 = 3;
 const NAMED_MAX: usize = 6;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
+    own_udp_blocked(case, found);
     udp_blocked(case, found);
     local_health(case, found);
     seeds(case, found);
@@ -28,6 +30,43 @@ fn engines<'a>(case: &Case<'a>) -> Vec<(&'a NodeId, &'a GossipHealth)> {
         .collect()
 }
 
+/// Nodes that nobody answers over UDP, as they say themselves.
+fn without_udp<'a>(case: &Case<'a>) -> Vec<(&'a NodeId, Timestamp)> {
+    engines(case)
+        .into_iter()
+        .filter_map(|(id, gossip)| Some((id, gossip.own_udp_blocked_since?)))
+        .collect()
+}
+
+fn own_udp_blocked(case: &Case, found: &mut Vec<Finding>) {
+    for (id, since) in without_udp(case) {
+        let address = case.address_of(id);
+        let port = port_of(address);
+        found.push(Finding {
+            code: "OWN_UDP_BLOCKED",
+            severity: Severity::Warning,
+            title: format!("UDP of {id} is blocked: nobody answers it over UDP"),
+            explanation: "TCP passes, so it stays a member, keeps its data and gets the news once a \
+                          second; but it notices failures late, and others notice its own late. It is \
+                          not the others: whatever it asks over UDP is lost on its way there or back."
+                .to_owned(),
+            evidence: vec![format!(
+                "{id}: its own UDP is blocked; others answer it over TCP"
+            )],
+            fix: vec![
+                format!("On the machine of {id}, look whether ringd listens and what filters UDP:"),
+                format!("$ ss -lun 'sport = :{port}'"),
+                "$ sudo nft list ruleset || sudo iptables -nvL".to_owned(),
+                format!(
+                    "Allow UDP from and to port {port}, there and in the firewalls on the way."
+                ),
+            ],
+            since: Some(since),
+        });
+    }
+}
+
+/// Pairs, but those one of whom has no UDP at all.
 fn udp_blocked(case: &Case, found: &mut Vec<Finding>) {
     let mut pairs: Vec<(NodeId, NodeId)> = Vec::new();
     for (id, gossip) in engines(case) {
@@ -38,6 +77,8 @@ fn udp_blocked(case: &Case, found: &mut Vec<Finding>) {
         let blocked = observer.views.iter().filter(|(_, v)| v.udp_blocked);
         pairs.extend(blocked.map(|(to, _)| (observer.node_id.clone(), to.clone())));
     }
+    let told: Vec<&NodeId> = without_udp(case).into_iter().map(|(id, _)| id).collect();
+    pairs.retain(|(by, to)| !told.contains(&by) && !told.contains(&to));
     pairs.sort();
     pairs.dedup();
     let Some((_, to)) = pairs.first() else {

@@ -6,7 +6,7 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Case, EVENT_FRESH_MS, Finding, port_of};
+use super::{Case, EVENT_FRESH_MS, Finding};
 use crate::format;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
@@ -49,10 +49,7 @@ fn wont_join(case: &Case, found: &mut Vec<Finding>) {
             fix: vec![
                 format!("$ curl http://{seed}/gossip/status"),
                 "Or stop it (Ctrl+C) and start it with that seed:".to_owned(),
-                format!(
-                    "$ ringd --node-id={id} --port={} --data-dir=<its data dir> --seed-node={seed}",
-                    port_of(&status.node.address)
-                ),
+                case.start_command(id, &status.node.address),
             ],
             since: Some(status.node.start_time),
         });

@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 25] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -238,6 +238,10 @@ fn one_change_one_finding() {
                 let gossip = s.gossip.as_mut().expect("it told");
                 gossip.udp_blocked = vec![id("node-3")];
             });
+        }),
+        // each pair with it is told, and none of that counts beside what it says itself
+        ("OWN_UDP_BLOCKED", |app| {
+            fixture::without_udp(&mut app.cluster, "node-2");
         }),
         ("LOCAL_HEALTH", |app| {
             says(app, "node-2", |s| {
@@ -407,4 +411,59 @@ fn a_candidate_is_offered_the_place_of_a_dead_node() {
     let fix = &waiting.expect("told").fix;
     assert_eq!(fix[1], "$ ringmaster join node-4");
     assert_eq!(fix[3], "$ ringmaster replace node-3 node-4");
+}
+
+#[test]
+fn a_node_is_started_again_as_it_was_set_up() {
+    let mut app = fixture::healthy();
+    status_of(&mut app, "node-3", MemberStatus::Dead);
+    let start = |app: &crate::app::App| {
+        let found = findings(app);
+        let dead = found.into_iter().find(|f| f.code == "MEMBER_DEAD");
+        dead.expect("told").fix[1].clone()
+    };
+    let flags = |node: &str, keyring: &str| {
+        let mut flags: Vec<String> = vec![format!("--node-id={node}"), "--port=8083".into()];
+        flags.push("--data-dir=/srv/my data/3".into());
+        flags.push(format!("--gossip-keyring-file={keyring}"));
+        flags.push("--gossip-verify-incoming=false".into());
+        flags
+    };
+    // never heard, and nobody tells anything: as far as is known
+    let guess = "$ ringd --node-id=node-3 --port=8083 --data-dir=<its data dir> --zone=c";
+    assert_eq!(start(&app), format!("{guess} --seed-node=localhost:8081"));
+    // what another tells of gossip is true of all, but not where this one keeps its keys
+    says(&mut app, "node-2", |s| {
+        s.node.start_flags = flags("node-2", "/etc/ringd/two");
+    });
+    let sealed = "--gossip-keyring-file=<its keyring> --gossip-verify-incoming=false";
+    assert_eq!(
+        start(&app),
+        format!("{guess} {sealed} --seed-node=localhost:8081")
+    );
+    says(&mut app, "node-3", |s| {
+        s.node.start_flags = flags("node-3", "/etc/ringd/three");
+    });
+    assert_eq!(
+        start(&app),
+        "$ ringd --node-id=node-3 --port=8083 '--data-dir=/srv/my data/3' \
+         --gossip-keyring-file=/etc/ringd/three --gossip-verify-incoming=false \
+         --seed-node=localhost:8081"
+    );
+}
+
+#[test]
+fn commands_go_to_the_cluster_that_is_looked_at() {
+    let mut app = fixture::disagreeing();
+    let fix = |app: &crate::app::App| {
+        let found = findings(app);
+        found[0].fix.last().expect("a command").clone()
+    };
+    let restart = "$ ringmaster restart --clean --yes";
+    assert_eq!(fix(&app), restart, "found without being told where");
+    for (n, endpoint) in app.link.endpoints.iter_mut().enumerate() {
+        endpoint.address = format!("ring-{n}:9000");
+    }
+    app.link.endpoint = Some("ring-1:9000".to_owned());
+    assert_eq!(fix(&app), format!("{restart} --endpoint ring-1:9000"));
 }

@@ -21,6 +21,8 @@ use crate::{
 
 /// What is told within this time of the first is one happening.
 const FOLD_MS: i64 = 15_000;
+/// A first connection within this time was there at once.
+const FIRST_MS: u64 = 2_000;
 
 pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
@@ -122,6 +124,12 @@ impl Entry {
         let endpoint = endpoint.filter(|_| change.to != LinkState::Disconnected);
         let endpoint = endpoint.map(|e| format!(" at {e}"));
         let lasted = format::age(Duration::from_millis(change.lasted_ms));
+        let before = match change.from {
+            Some(from) => format!(", before that {} for {lasted}", from.label()),
+            // who starts the console beside a cluster that runs has not waited for anything
+            None if change.lasted_ms < FIRST_MS => String::new(),
+            None => format!(", after trying for {lasted}"),
+        };
         Self {
             time: change.at,
             severity,
@@ -129,10 +137,9 @@ impl Entry {
             reporters: vec!["console".to_owned()],
             about: "console".to_owned(),
             message: format!(
-                "{}{}, before that {} for {lasted}",
+                "{}{}{before}",
                 change.to.label(),
-                endpoint.unwrap_or_default(),
-                change.from.label()
+                endpoint.unwrap_or_default()
             ),
         }
     }
@@ -255,6 +262,25 @@ mod tests {
 
     fn told(ago: i64, by: &str, message: &str) -> Event {
         event(ago, EventCode::RingChanged, Severity::Info, by, message)
+    }
+
+    #[test]
+    fn a_first_connection_has_nothing_before_it() {
+        let told = |from, lasted_ms| {
+            let change = LinkChange {
+                at: crate::fixture::utc(),
+                from,
+                to: LinkState::Connected,
+                lasted_ms,
+                endpoint: Some("localhost:8081".to_owned()),
+            };
+            Entry::of_link(&change).message
+        };
+        assert_eq!(told(None, 30), "Connected at localhost:8081");
+        let waited = "Connected at localhost:8081, after trying for 1m 04s";
+        assert_eq!(told(None, 64_000), waited);
+        let back = "Connected at localhost:8081, before that Disconnected for 1m 04s";
+        assert_eq!(told(Some(LinkState::Disconnected), 64_000), back);
     }
 
     #[test]

@@ -174,14 +174,16 @@ fn cells(view: &View, row: &MemberRow) -> Vec<Cell> {
 
 fn seen(view: &View, row: &MemberRow) -> Cell {
     let theme = &view.theme;
-    let differs = match (row.udp_blocked, row.disagrees) {
-        (true, _) => "  TCP only",
-        (false, true) => "  own view differs",
-        (false, false) => "",
+    let own_udp = row.own_udp_blocked_since.is_some();
+    let differs = match (own_udp, row.udp_blocked, row.disagrees) {
+        (true, _, _) => "  no UDP",
+        (false, true, _) => "  TCP only",
+        (false, false, true) => "  own view differs",
+        (false, false, false) => "",
     };
     match row.seen_alive_by {
         Some((seen, all)) => {
-            let style = if seen < all || row.disagrees || row.udp_blocked {
+            let style = if seen < all || !differs.is_empty() {
                 theme.style(Tone::Warn)
             } else {
                 Style::new()

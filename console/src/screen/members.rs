@@ -77,14 +77,18 @@ fn why(view: &View, row: &MemberRow) -> Option<Line<'static>> {
     let members = view.cluster.members.as_ref()?;
     let info = members.value.cluster_members.get(&row.id)?;
     let current = &members.value.current_node;
-    let (reason, tone) = match (&info.reason, info.status) {
-        (Some(reason), MemberStatus::Dead) => (reason.clone(), Tone::Bad),
+    let (reason, tone) = match (&info.reason, row.own_udp_blocked_since) {
+        (Some(reason), _) if info.status == MemberStatus::Dead => (reason.clone(), Tone::Bad),
         (Some(reason), _) => (reason.clone(), Tone::Warn),
-        (None, _) if info.udp_blocked => {
+        (None, Some(_)) => {
+            let text = "nobody answers it over UDP: its own UDP is blocked, both ways or one";
+            (text.to_owned(), Tone::Warn)
+        }
+        (None, None) if row.udp_blocked => {
             let text = format!("answers {current} over TCP only; is UDP blocked between them?");
             (text, Tone::Warn)
         }
-        (None, _) => return None,
+        (None, None) => return None,
     };
     let mark = mark(view, row);
     let glyph = Span::styled(format!(" {} ", mark.glyph), view.theme.style(tone));
@@ -137,8 +141,12 @@ fn draw_detail(view: &View, buf: &mut Buffer, area: Rect, row: Option<&MemberRow
     if let Some(reason) = info.and_then(|i| i.reason.as_ref()) {
         pairs.push(("why", format::printable(reason)));
     }
-    if let Some(m) = view.cluster.members.as_ref()
-        && info.is_some_and(|i| i.udp_blocked)
+    if let Some(since) = row.own_udp_blocked_since {
+        let ago = format::age(format::between(since, view.app.utc));
+        let text = format!("{} its own is blocked, for {ago}", theme.glyphs.warn);
+        pairs.push(("UDP", text));
+    } else if let Some(m) = view.cluster.members.as_ref()
+        && row.udp_blocked
     {
         let current = &m.value.current_node;
         let text = format!("{} {current} reaches it over TCP only", theme.glyphs.warn);

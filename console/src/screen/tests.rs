@@ -75,6 +75,11 @@ fn screens_of_the_fixtures() {
             fixture::disconnected(),
             &[Overview, Members, Quorum, Ring, Data, Events, Doctor],
         ),
+        (
+            "one_without_udp",
+            fixture::one_without_udp(),
+            &[Overview, Members, Doctor],
+        ),
         ("fallback", fixture::fallback(), &[Overview, Doctor]),
         (
             "never_connected",

@@ -1,7 +1,5 @@
 //! `/gossip/*`.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Json,
     body::Body,
@@ -11,8 +9,7 @@ use axum::{
 use ringmaster_shared::{
     api::{
         membership::{
-            GossipConfigInfo, GossipCounts, GossipQueues, GossipStatus, GossipStatusResponse,
-            GossipTraffic, JoinRequest, JoinResponse, MembersResponse, ProbeFigures,
+            GossipStatus, GossipStatusResponse, JoinRequest, JoinResponse, MembersResponse,
             RumorsResponse,
         },
         ring::PlanResponse,
@@ -25,8 +22,8 @@ use super::{
     query::{NoParameters, Query},
 };
 use crate::{
-    config::{in_words, seeds},
-    gossip::{GossipConfig, GossipHandle},
+    config::seeds,
+    gossip::GossipHandle,
     node::{Node, SharedNode},
 };
 
@@ -55,41 +52,8 @@ pub async fn gossip_status(State(node): State<SharedNode>, _: None) -> Json<Goss
 /// The engine is not running: standby, or no cluster yet.
 fn silent(node: &Node) -> GossipStatusResponse {
     GossipStatusResponse {
-        gossip_status: GossipStatus {
-            current_node: node.facts.id.clone(),
-            cluster_size: 1,
-            alive_nodes: 1,
-            suspected_nodes: 0,
-            dead_nodes: 0,
-            stopped_nodes: 0,
-            active_rumors: 0,
-            health_score: 0,
-            queue_depth: 0,
-            rejected_messages: 0,
-            rejected: BTreeMap::new(),
-            health_reasons: Vec::new(),
-            queues: GossipQueues::default(),
-            suspicions: Vec::new(),
-            seeds: Vec::new(),
-            udp_blocked: Vec::new(),
-            traffic: GossipTraffic::default(),
-            probes: ProbeFigures::default(),
-            counts: GossipCounts::default(),
-        },
-        config: config_info(&node.config.gossip),
-    }
-}
-
-fn config_info(config: &GossipConfig) -> GossipConfigInfo {
-    GossipConfigInfo {
-        gossip_interval: in_words(config.gossip_interval),
-        probe_interval: in_words(config.probe_interval),
-        probe_timeout: in_words(config.probe_timeout),
-        // with so few members the logarithm in the formula is 1
-        suspicion_timeout: in_words(config.probe_interval * config.suspicion_mult),
-        push_pull_interval: in_words(config.push_pull_interval),
-        indirect_probes: config.indirect_probes as u32,
-        gossip_fanout: config.gossip_fanout as u32,
+        gossip_status: GossipStatus::silent(node.facts.id.clone()),
+        config: node.config.gossip.in_words(1),
     }
 }
 

@@ -73,6 +73,11 @@ pub enum Command {
     Bury {
         node: NodeId,
     },
+    /// Somebody of another cluster was turned away.
+    Stranger {
+        source: String,
+        theirs: String,
+    },
 }
 
 /// What the node says of itself; the latest wins.
@@ -379,6 +384,9 @@ impl<E: Exchange> Driver<E> {
                 self.core.stop(now, last);
             }
             Command::Bury { node } => self.core.bury(now, &node),
+            Command::Stranger { source, theirs } => {
+                self.core.contact_is_foreign(now, &source, &theirs);
+            }
         }
     }
 

@@ -430,6 +430,22 @@ async fn garbage_is_counted_and_a_foreign_cluster_gets_a_readable_no() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_at_the_door_is_counted_and_told() {
+    let a = engine(&Wire::default(), "a", &[]);
+    let theirs = ClusterId::new("9b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111").expect("an id");
+    a.handle.met_stranger(&id("z"), &theirs);
+    a.until("it is counted", |_| {
+        a.handle.status().rejected["other_cluster"] == 1
+    })
+    .await;
+    let message = a.until_event(EventCode::ForeignMessages).await;
+    assert!(
+        message.starts_with("z belongs to cluster 9b9c7c1e"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn config_is_told_in_words() {
     let wire = Wire::default();
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");

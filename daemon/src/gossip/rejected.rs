@@ -24,7 +24,7 @@ pub enum Rejected {
     Namesake,
     /// A field out of its bounds, or a claim nobody may make.
     Unacceptable,
-    /// The other side refused a packet of this node.
+    /// The other side refused a packet or a question of this node.
     Refused,
 }
 

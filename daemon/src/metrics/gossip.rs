@@ -66,6 +66,7 @@ pub struct GossipMetrics {
     members: Family<Status, IntGauge>,
     suspicions: IntGauge,
     udp_blocked: IntGauge,
+    own_udp_blocked: IntGauge,
     seeds: IntGauge,
     seeds_reachable: IntGauge,
 }
@@ -87,6 +88,7 @@ impl GossipMetrics {
             members: Family::default(),
             suspicions: IntGauge::default(),
             udp_blocked: IntGauge::default(),
+            own_udp_blocked: IntGauge::default(),
             seeds: IntGauge::default(),
             seeds_reachable: IntGauge::default(),
         };
@@ -181,6 +183,11 @@ impl GossipMetrics {
                 "Members that answer over TCP, but not over UDP",
                 &self.udp_blocked,
             ),
+            (
+                "gossip_own_udp_blocked",
+                "1 while this node's own UDP is blocked: nobody answers it over UDP, others do over TCP",
+                &self.own_udp_blocked,
+            ),
             ("gossip_seeds", "Configured seeds", &self.seeds),
             (
                 "gossip_seeds_reachable",
@@ -228,6 +235,8 @@ impl GossipMetrics {
         }
         set(&self.suspicions, status.suspicions.len());
         set(&self.udp_blocked, status.udp_blocked.len());
+        let own = status.own_udp_blocked_since.is_some();
+        set(&self.own_udp_blocked, usize::from(own));
         set(&self.seeds, status.seeds.len());
         let reachable = status.seeds.iter().filter(|s| s.reachable).count();
         set(&self.seeds_reachable, reachable);

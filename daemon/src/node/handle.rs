@@ -81,6 +81,7 @@ impl Node {
             generation: identity.generation(),
             start_time: Timestamp::now(),
             replication_factor: config.replication_factor,
+            start_flags: config.start_flags.clone(),
         };
         let events = Events::new(config.node_id.clone());
         let topology = TopologyHandle::new(identity.clone(), events.clone())

@@ -65,6 +65,12 @@ impl PeerServer {
             node_id: self.node_id.clone(),
             cluster: self.identity.cluster_id(),
         };
+        // who is turned away here never says a message that gossip could count
+        if let (Some(gossip), Some((who, theirs))) =
+            (self.gossip.get(), door.stranger(request.headers()))
+        {
+            gossip.met_stranger(&who, &theirs);
+        }
         let stop = self.stop.clone();
         accept(&door, request, || Dispatch::new(self), stop)
     }

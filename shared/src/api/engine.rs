@@ -81,7 +81,7 @@ pub struct GossipTraffic {
     pub udp_received_bytes: u64,
     pub udp_sent_packets: u64,
     pub udp_received_packets: u64,
-    /// Exchanges of lists over TCP, whoever began them.
+    /// Exchanges of lists over TCP, whoever began them; questions that nobody took are not counted.
     pub exchange_bytes_sent: u64,
     pub exchange_bytes_received: u64,
     /// Exchanges this node began in which both held the same already.

@@ -39,6 +39,11 @@ pub struct GossipHealth {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub udp_blocked: Vec<NodeId>,
+    /// Since when its own UDP has been blocked: nobody answers it over UDP, others do over TCP.
+    /// Absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub own_udp_blocked_since: Option<Timestamp>,
     /// Configured seeds that have not answered for a minute: addresses.
     #[serde(default)]
     pub seeds_unreachable: Vec<String>,
@@ -64,6 +69,10 @@ pub struct NodeStatus {
     pub start_time: Timestamp,
     pub uptime_seconds: u64,
     pub pid: u32,
+    /// Flags of `ringd` that start this node again as it is set up, wherever the settings came
+    /// from; paths are absolute. Without seeds: those that were right once may be gone.
+    #[serde(default)]
+    pub start_flags: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

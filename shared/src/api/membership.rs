@@ -116,12 +116,45 @@ pub struct GossipStatus {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub udp_blocked: Vec<NodeId>,
+    /// Since when nobody has answered this node over UDP while others answered over TCP: its own
+    /// UDP is blocked. Absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub own_udp_blocked_since: Option<Timestamp>,
     #[serde(default)]
     pub traffic: GossipTraffic,
     #[serde(default)]
     pub probes: ProbeFigures,
     #[serde(default)]
     pub counts: GossipCounts,
+}
+
+impl GossipStatus {
+    /// An engine that is silent: the node knows of nobody but itself.
+    pub fn silent(current_node: NodeId) -> Self {
+        Self {
+            current_node,
+            cluster_size: 1,
+            alive_nodes: 1,
+            suspected_nodes: 0,
+            dead_nodes: 0,
+            stopped_nodes: 0,
+            active_rumors: 0,
+            health_score: 0,
+            queue_depth: 0,
+            rejected_messages: 0,
+            rejected: BTreeMap::new(),
+            health_reasons: Vec::new(),
+            queues: GossipQueues::default(),
+            suspicions: Vec::new(),
+            seeds: Vec::new(),
+            udp_blocked: Vec::new(),
+            own_udp_blocked_since: None,
+            traffic: GossipTraffic::default(),
+            probes: ProbeFigures::default(),
+            counts: GossipCounts::default(),
+        }
+    }
 }
 
 /// Durations as text, e.g. `200ms`.

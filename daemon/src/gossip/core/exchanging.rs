@@ -125,9 +125,9 @@ impl Core {
         }
     }
 
-    /// A contacted node belongs to another cluster.
-    pub fn contact_is_foreign(&mut self, now: Now, address: &str, theirs: &str) {
+    /// Who was contacted over TCP, or contacted this node, belongs to another cluster.
+    pub fn contact_is_foreign(&mut self, now: Now, source: &str, theirs: &str) {
         self.count_rejected(Rejected::OtherCluster);
-        self.note_foreign(now, address.to_owned(), theirs.to_owned());
+        self.note_foreign(now, source.to_owned(), theirs.to_owned());
     }
 }

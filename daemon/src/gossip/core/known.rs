@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use ringmaster_shared::{
-    api::membership::{
-        GossipCounts, GossipQueues, GossipStatus, GossipTraffic, ProbeFigures, Rumor, SuspicionInfo,
-    },
+    api::membership::{GossipStatus, Rumor, SuspicionInfo},
     member::MemberStatus,
 };
 
@@ -78,7 +76,6 @@ impl Core {
         let suspected_nodes = count(MemberStatus::Suspected);
         let dead_nodes = count(MemberStatus::Dead);
         GossipStatus {
-            current_node: self.local.id.clone(),
             cluster_size: alive_nodes + stopped_nodes + suspected_nodes + dead_nodes,
             alive_nodes,
             suspected_nodes,
@@ -89,14 +86,7 @@ impl Core {
             queue_depth,
             rejected_messages: self.rejected.sum(),
             rejected: self.rejected.by_reason(),
-            health_reasons: Vec::new(),
-            queues: GossipQueues::default(),
-            suspicions: Vec::new(),
-            seeds: Vec::new(),
-            udp_blocked: Vec::new(),
-            traffic: GossipTraffic::default(),
-            probes: ProbeFigures::default(),
-            counts: GossipCounts::default(),
+            ..GossipStatus::silent(self.local.id.clone())
         }
     }
 
@@ -135,6 +125,8 @@ impl Core {
             .take(LISTED_MAX)
             .collect();
         status.udp_blocked.sort_unstable();
+        let own_since_ms = self.udp.own_blocked_since_ms();
+        status.own_udp_blocked_since = own_since_ms.map(|ms| self.wall_time(ms));
         status.health_reasons = report::health_reasons(&self.health.view(now));
         status.queues.rumors = self.rumors.len();
         (status.queues.probes, status.queues.relays) = self.probes_under_way();

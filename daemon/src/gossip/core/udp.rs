@@ -186,6 +186,11 @@ impl Udp {
         others > 0 && self.row.len() >= open.min(enough) && lost
     }
 
+    /// Since when this node's own UDP is held blocked.
+    pub fn own_blocked_since_ms(&self) -> Option<u64> {
+        self.own_since_ms
+    }
+
     pub fn own_is_blocked(&self) -> bool {
         self.own_since_ms.is_some()
     }
@@ -263,6 +268,7 @@ mod tests {
         }
         assert_eq!(only_tcp(&mut udp, 4..6, "b", 4), []);
         assert!(udp.own_is_blocked() && udp.is_blocked(&id("b")));
+        assert_eq!(udp.own_blocked_since_ms(), Some(0), "the first of the row");
         let own_open = Finding::OwnOpen { after_ms: 9_000 };
         assert_eq!(udp.answered(9_000, &id("c"), 4), [own_open]);
         assert!(!udp.is_deaf(4) && !udp.own_is_blocked());

@@ -39,6 +39,8 @@ pub(super) struct Conversation {
     bond: Bond,
     deadline: Instant,
     waiting: Option<Waiting>,
+    /// Of the question under way.
+    asked_bytes: usize,
 }
 
 impl<E: Exchange> Driver<E> {
@@ -76,6 +78,7 @@ impl<E: Exchange> Driver<E> {
             bond,
             deadline: Instant::now() + patience,
             waiting,
+            asked_bytes: 0,
         };
         self.say(turn, conversation, None, message);
     }
@@ -92,11 +95,11 @@ impl<E: Exchange> Driver<E> {
     fn say(
         &self,
         turn: &mut Turn<E>,
-        conversation: Conversation,
+        mut conversation: Conversation,
         visit: Option<E::Visit>,
         message: Vec<u8>,
     ) {
-        self.traffic.exchange_sent(message.len());
+        conversation.asked_bytes = message.len();
         let exchange = self.exchange.clone();
         let left = conversation.deadline - Instant::now();
         turn.jobs.spawn(async move {
@@ -118,6 +121,8 @@ impl<E: Exchange> Driver<E> {
     ) {
         let result = match said {
             Ok(Said { by, visit, reply }) => {
+                // not before: what is meant for somebody who is gone is never sent
+                self.traffic.exchange_sent(conversation.asked_bytes);
                 match self.take_reply(turn, &mut conversation, &by, reply) {
                     Ok(Some(message)) => {
                         return self.say(turn, conversation, Some(visit), message);
@@ -174,6 +179,7 @@ impl<E: Exchange> Driver<E> {
             why,
         };
         let reply = reply.map_err(|Refused { code, reason }| {
+            self.core.count_rejected(Rejected::Refused);
             if code == RefusalCode::Keys {
                 let text = format!("{by} at {address} refuses the gossip of this node: {reason}");
                 self.complain_of_keys(turn, address, text);

@@ -104,6 +104,14 @@ impl Doorkeeper {
         }
     }
 
+    /// Who knocks from another cluster, and which that is.
+    pub fn stranger(&self, headers: &HeaderMap) -> Option<(NodeId, ClusterId)> {
+        let ours = self.cluster.as_ref()?;
+        let caller = caller(headers).ok()?;
+        let theirs = caller.cluster.filter(|theirs| theirs != ours)?;
+        Some((caller.node_id, theirs))
+    }
+
     fn misdirected(&self, sentence: String) -> Refusal {
         let mut refusal = Refusal::new(ErrorCode::WrongCluster, sentence);
         let cluster = self.cluster.as_ref().map(ClusterId::as_str);
