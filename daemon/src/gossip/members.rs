@@ -17,7 +17,7 @@ use super::{
     MemberState,
     claim::{self, Now},
     core::suspicion::Suspicion,
-    roster::{OfNode, Roster, Slot},
+    roster::{OfNode, Roster, Slot, push_tightly},
 };
 
 /// Accusers kept for a suspicion; enough for a sentence and for confirmations.
@@ -174,6 +174,17 @@ impl MemberList {
         self.members.get_mut(id)
     }
 
+    /// The same, with the number that leads to it for as long as it is on the list.
+    pub fn slot_mut(&mut self, id: &NodeId) -> Option<(Slot, &mut Member)> {
+        let slot = self.members.slot_of(id)?;
+        Some((slot, self.members.at_mut(slot)?))
+    }
+
+    /// Who has that number now.
+    pub fn at_mut(&mut self, slot: Slot) -> Option<&mut Member> {
+        self.members.at_mut(slot)
+    }
+
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -256,7 +267,7 @@ impl MemberList {
             MemberStatus::Left => return,
         };
         member.place = set.len() as u32;
-        set.push(slot);
+        push_tightly(set, slot);
     }
 
     /// Forgets a member for good.
