@@ -165,6 +165,12 @@ pub fn packet_bytes(packet: &Packet) -> usize {
     bytes_of(packet).saturating_add(ENVELOPE_BYTES + 2)
 }
 
+/// Size of a message of an exchange, without its envelope.
+#[cfg(test)]
+pub fn message_bytes(message: &impl Serialize) -> usize {
+    bytes_of(message)
+}
+
 /// Counted, not written.
 fn bytes_of(what: &impl Serialize) -> usize {
     postcard::serialize_with_flavor(what, Size::default()).unwrap_or(usize::MAX)

@@ -52,6 +52,7 @@ use super::{
     dissemination::{Dissemination, transmit_limit},
     members::MemberList,
     rejected::Rejections,
+    roster::Slot,
 };
 
 /// More members than this are not taken in.
@@ -213,7 +214,7 @@ pub struct Core {
     phase: Phase,
     due: Due,
     /// Members in the order they are probed; those gone are dropped when their turn comes.
-    rotation: Vec<NodeId>,
+    rotation: Vec<Slot>,
     cursor: usize,
     /// Whose turn it is before that of the rotation.
     probe_again: Option<NodeId>,
@@ -470,7 +471,7 @@ impl Core {
     /// This node's own state changed in what others go by.
     fn spread_self(&mut self) {
         self.revision += 1;
-        self.rumors.enqueue(Claim {
+        self.rumors.enqueue_own(Claim {
             state: Arc::clone(&self.local),
             from: self.local.id.clone(),
         });

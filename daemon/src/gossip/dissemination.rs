@@ -4,8 +4,13 @@
 //! Promises: a newer claim replaces the older one about the same member (so the queue is never
 //! longer than the member list), a claim that does not fit a packet does not block smaller ones,
 //! and taking a packet's worth does not walk the whole queue.
+//!
+//! Thousands of members that are all news at once (a large cluster starts, or heals) would take
+//! minutes to be sent so often, while exchanges of lists tell them in seconds. So beyond
+//! [`COMMON_MAX`] entries, those that say of another that it is alive give way, the most sent
+//! first. Bad news and this node's own never do.
 
-use ringmaster_shared::{api::membership::Rumor, id::NodeId};
+use ringmaster_shared::{api::membership::Rumor, id::NodeId, member::MemberStatus};
 
 use super::{
     MemberState,
@@ -16,6 +21,9 @@ use super::{
 
 /// Claims looked at for one packet; beyond it the packet goes as it is.
 const LOOKED_AT_MAX: usize = 128;
+
+/// Entries from which on good news of others gives way.
+pub const COMMON_MAX: usize = 1024;
 
 /// `mult * ceil(log10(n + 1))`: how often a claim is sent in a cluster of `n`.
 pub fn transmit_limit(mult: u32, n: usize) -> u32 {
@@ -41,6 +49,8 @@ struct Entry {
     stamp: u32,
     transmissions: u32,
     bytes: u32,
+    /// Stays, however many there are.
+    vital: bool,
 }
 
 impl OfNode for Entry {
@@ -58,6 +68,19 @@ struct Turn {
 impl Dissemination {
     /// Starts to spread `claim`; whatever was being spread about that member is dropped.
     pub fn enqueue(&mut self, claim: Claim) {
+        let vital = claim.state.status != MemberStatus::Alive;
+        self.put(claim, vital);
+        if self.entries.len() > COMMON_MAX {
+            self.give_way();
+        }
+    }
+
+    /// The same for what this node says of itself.
+    pub fn enqueue_own(&mut self, claim: Claim) {
+        self.put(claim, true);
+    }
+
+    fn put(&mut self, claim: Claim, vital: bool) {
         self.remove(&claim.state.id.clone());
         let bytes = u32::try_from(codec::claim_bytes(&claim)).unwrap_or(u32::MAX);
         let stamp = self.new_stamp();
@@ -66,9 +89,34 @@ impl Dissemination {
             stamp,
             transmissions: 0,
             bytes,
+            vital,
         });
         self.line_up(0, Turn { slot, stamp });
         self.sweep();
+    }
+
+    /// Drops one that is not vital: of the most sent, the oldest.
+    fn give_way(&mut self) {
+        let mut looked_at = 0;
+        for level in self.levels.iter_mut().rev() {
+            let mut at = 0;
+            while at < level.len() && looked_at < LOOKED_AT_MAX {
+                looked_at += 1;
+                let Some(entry) = current(&self.entries, level[at]) else {
+                    level.remove(at);
+                    self.stale = self.stale.saturating_sub(1);
+                    continue;
+                };
+                if entry.vital {
+                    at += 1;
+                    continue;
+                }
+                let id = entry.claim.state.id.clone();
+                level.remove(at);
+                self.entries.remove(&id);
+                return;
+            }
+        }
     }
 
     pub fn remove(&mut self, id: &NodeId) {
@@ -277,6 +325,38 @@ mod tests {
             "what is skipped is not counted"
         );
         assert_eq!(queue.rumors(4, 10)[0].transmissions, 0);
+    }
+
+    #[test]
+    fn of_too_many_the_most_sent_of_the_living_give_way() {
+        let mut queue = Dissemination::default();
+        queue.enqueue_own(claim("me"));
+        let mut dead = claim("dead");
+        Arc::make_mut(&mut dead.state).status = MemberStatus::Dead;
+        queue.enqueue(dead);
+        let named = |n: usize| claim(&format!("n{n}"));
+        for n in 0..COMMON_MAX - 2 {
+            queue.enqueue(named(n));
+        }
+        assert_eq!(queue.len(), COMMON_MAX, "nobody had to go");
+        let sent = queue.take(1_000, 9, |s| s.id.as_str() != "n7");
+        assert!(sent.is_empty(), "it is looked for no further than allowed");
+        let sent = queue.take(10_000, 9, |_| false);
+        let (first, sent) = (sent[0].state.id.clone(), sent.len());
+        for n in 0..sent {
+            queue.enqueue(named(COMMON_MAX + n));
+        }
+        assert_eq!(queue.len(), COMMON_MAX);
+        assert!(!queue.contains(&first) && queue.contains(&id("n0")));
+        queue.enqueue(named(9_000));
+        assert!(!queue.contains(&id("n0")), "then the oldest unsent");
+        for n in 10_000..13_000 {
+            queue.enqueue(named(n));
+        }
+        assert_eq!(queue.len(), COMMON_MAX);
+        assert!(queue.contains(&id("me")) && queue.contains(&id("dead")));
+        let turns: usize = queue.levels.iter().map(Vec::len).sum();
+        assert!(turns <= 2 * COMMON_MAX + LOOKED_AT_MAX + 1);
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use super::{
     MemberState,
     claim::{self, Now},
     core::suspicion::{CONFIRMATIONS_MAX, Suspicion},
-    roster::{OfNode, Roster, Slot},
+    roster::{OfNode, Roster, Slot, push_tightly},
 };
 
 /// Accusers kept for a suspicion; enough for a sentence and for confirmations.
@@ -190,6 +190,17 @@ impl MemberList {
         self.members.get_mut(id)
     }
 
+    /// The same, with the number that leads to it for as long as it is on the list.
+    pub fn slot_mut(&mut self, id: &NodeId) -> Option<(Slot, &mut Member)> {
+        let slot = self.members.slot_of(id)?;
+        Some((slot, self.members.at_mut(slot)?))
+    }
+
+    /// Who has that number now.
+    pub fn at_mut(&mut self, slot: Slot) -> Option<&mut Member> {
+        self.members.at_mut(slot)
+    }
+
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -274,7 +285,7 @@ impl MemberList {
         };
         if let Some(set) = set {
             member.place = set.len() as u32;
-            set.push(slot);
+            push_tightly(set, slot);
         }
         if status != MemberStatus::Alive {
             self.end_vain_waits();

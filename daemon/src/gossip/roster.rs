@@ -26,6 +26,15 @@ pub struct Roster<T> {
     hashes: RandomState,
 }
 
+/// Grows a list by an eighth where others would double it: half empty lists of thousands of
+/// members are most of what a node takes.
+pub fn push_tightly<T>(list: &mut Vec<T>, thing: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact((list.len() / 8).max(8));
+    }
+    list.push(thing);
+}
+
 impl<T> Default for Roster<T> {
     fn default() -> Self {
         Self {
@@ -79,7 +88,7 @@ impl<T: OfNode> Roster<T> {
         let slot = self.free.pop().unwrap_or(self.slots.len() as Slot);
         match self.slots.get_mut(slot as usize) {
             Some(place) => *place = Some(thing),
-            None => self.slots.push(Some(thing)),
+            None => push_tightly(&mut self.slots, Some(thing)),
         }
         let (slots, hashes) = (&self.slots, &self.hashes);
         self.table.insert_unique(hash, slot, |slot| {

@@ -7,8 +7,9 @@
 //! in other engines; `figures.rs` measures.
 //!
 //! `world.rs` runs it all on the clock of `agenda.rs`; `nodes.rs` makes the nodes, `holds.rs`
-//! makes them stand still, `posting.rs` and `connections.rs` carry what they send over the
-//! network of `network.rs`, `judging.rs` looks at what each step did.
+//! makes them stand still, `posting.rs`, `connections.rs` and `exchanges.rs` carry what they send
+//! over the network of `network.rs`, as bytes and under the keys of `wiring.rs` and `keys.rs`;
+//! `judging.rs` looks at what each step did.
 
 mod agenda;
 mod biting;
@@ -16,14 +17,17 @@ mod chaos;
 mod checks;
 mod connections;
 mod counters;
+mod exchanges;
 mod faults;
 mod figures;
 mod holds;
 mod judging;
+mod keys;
 mod names;
 mod network;
 mod nodes;
 mod posting;
 mod regressions;
 mod truth;
+mod wiring;
 mod world;

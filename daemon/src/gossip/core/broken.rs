@@ -1,7 +1,13 @@
 //! Rules that a test can have a core break on purpose, to see the simulator's checkers bite.
 //! Outside of tests nothing is ever broken.
 
+use std::sync::Arc;
+
+#[cfg(test)]
+use ringmaster_shared::member::MemberStatus;
+
 use super::Core;
+use crate::gossip::MemberState;
 
 /// What a broken core does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,10 @@ pub enum Broken {
     OverfillsPackets,
     /// Never tries again who is gone, nor any address it was given.
     ForgetsTheGone,
+    /// Leaves the status out of what it compares in an exchange.
+    ComparesWithoutStatus,
+    /// Forgets one of the ranges that differ when it answers in an exchange.
+    DropsARange,
 }
 
 impl Core {
@@ -40,6 +50,23 @@ impl Core {
     #[cfg(test)]
     pub(super) fn breaks(&self, broken: Broken) -> bool {
         self.broken == Some(broken)
+    }
+
+    /// The list as a core that leaves the status out compares it.
+    #[cfg(test)]
+    pub(super) fn compared(&self) -> Vec<Arc<MemberState>> {
+        let mut list = self.states();
+        if self.breaks(Broken::ComparesWithoutStatus) {
+            for state in &mut list {
+                Arc::make_mut(state).status = MemberStatus::Alive;
+            }
+        }
+        list
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn compared(&self) -> Vec<Arc<MemberState>> {
+        self.states()
     }
 
     #[cfg(not(test))]

@@ -20,6 +20,7 @@ use super::{
 use crate::gossip::{
     claim::{self, Now},
     codec::Body,
+    roster::push_tightly,
 };
 
 impl Core {
@@ -60,11 +61,11 @@ impl Core {
 
     /// A new member takes a random place, so that nodes do not all probe it at once.
     pub(super) fn put_into_rotation(&mut self, id: &NodeId) {
-        let Some(member) = self.members.get_mut(id) else {
+        let Some((slot, member)) = self.members.slot_mut(id) else {
             return;
         };
         if !std::mem::replace(&mut member.in_rotation, true) {
-            self.rotation.push(id.clone());
+            push_tightly(&mut self.rotation, slot);
             let last = self.rotation.len() - 1;
             let place = self.rng.random_range(0..=last);
             self.rotation.swap(place, last);
@@ -76,15 +77,15 @@ impl Core {
         while !self.rotation.is_empty() {
             if self.cursor >= self.rotation.len() {
                 self.cursor = 0;
-                // who was forgotten and came back meanwhile stands there twice
+                // whose slot was another's meanwhile stands there twice
                 self.rotation.sort_unstable();
                 self.rotation.dedup();
                 self.rotation.shuffle(&mut self.rng);
                 self.again_left = self.rotation.len() / 2;
             }
-            let id = self.rotation[self.cursor].clone();
-            match self.members.get_mut(&id) {
+            match self.members.at_mut(self.rotation[self.cursor]) {
                 Some(member) if member.state.status.is_reachable() => {
+                    let id = member.state.id.clone();
                     self.cursor += usize::from(!self.breaks(Broken::ProbesOne));
                     return Some(id);
                 }

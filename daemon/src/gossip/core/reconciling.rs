@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringmaster_shared::member::MemberStatus;
 
-use super::{Core, Phase};
+use super::{Core, Phase, broken::Broken};
 use crate::gossip::{
     claim::Now,
     codec::Brief,
@@ -21,7 +21,7 @@ impl Core {
     /// Begins an exchange; one of a node that goes only says that it goes.
     pub fn begin_exchange(&self, salt: u64) -> (Asking, Ask) {
         if self.phase == Phase::Running {
-            Asking::begin(salt, &self.states())
+            Asking::begin(salt, &self.compared())
         } else {
             Asking::telling(Arc::clone(&self.local))
         }
@@ -30,7 +30,15 @@ impl Core {
     /// The answer to a question of `from`; `None` when it makes no sense.
     pub fn answer_exchange(&mut self, now: Now, from: &Brief, ask: Ask) -> Option<Answer> {
         let answer = match ask {
-            Ask::Compare(summary) => compare(&summary, self.states())?,
+            Ask::Compare(summary) => {
+                let mut answer = compare(&summary, self.compared())?;
+                if self.breaks(Broken::DropsARange)
+                    && let Answer::Differs { buckets, .. } = &mut answer
+                {
+                    buckets.pop();
+                }
+                answer
+            }
             Ask::Take { states } => {
                 self.merge(now, &from.id, states);
                 Answer::Taken
@@ -51,7 +59,7 @@ impl Core {
         from: &Brief,
         answer: Answer,
     ) -> Next {
-        let list = self.states();
+        let list = self.compared();
         let (next, got) = asking.next(answer, &list);
         self.merge(now, &from.id, got);
         if matches!(next, Next::Done { .. }) {

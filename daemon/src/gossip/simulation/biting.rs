@@ -5,11 +5,18 @@ use ringmaster_shared::member::MemberStatus::{Alive, Dead, Left, Stopped, Suspec
 use super::{
     chaos,
     checks::{self, Change, Checks, Held, Rounds, Rule},
-    network::Link,
+    names,
+    network::{Damage, Link},
     nodes::Condition,
+    wiring::{Letter, Wiring},
     world::{Parameters, World},
 };
-use crate::gossip::core::{broken::Broken, inspected::Depths};
+use crate::gossip::{
+    MemberState,
+    codec::{Body, Brief, Packet},
+    core::{broken::Broken, inspected::Depths},
+    testing,
+};
 
 /// Node 1 said: alive up to incarnation 5 in its first life and then stopped; alive at 0 in its
 /// second. It was suspected as of each of them at 0 ms.
@@ -150,6 +157,67 @@ fn agreement_is_not_found_where_there_is_none() {
     assert!(world.disagreement().is_some());
 }
 
+#[test]
+fn what_an_exchange_left_out_is_missed() {
+    let state = |(generation, incarnation), status| MemberState {
+        generation,
+        incarnation,
+        status,
+        ..testing::member("x")
+    };
+    let said = state((2, 5), Dead);
+    assert!(!checks::is_reconciled(&said, None));
+    for (held, is) in [
+        (state((2, 4), Dead), false),
+        (state((2, 5), Alive), false),
+        (state((2, 5), Suspected), true),
+        (state((2, 6), Alive), true),
+        (state((3, 0), Alive), true),
+    ] {
+        assert_eq!(checks::is_reconciled(&said, Some(&held)), is, "{held:?}");
+    }
+    assert!(checks::is_reconciled(&state((2, 5), Left), None));
+}
+
+/// Damage that is not noticed, and sound messages that are not taken, each break the rule.
+#[test]
+fn what_the_wire_lets_through_is_judged() {
+    for wiring in [Wiring::Plain, Wiring::Sealed] {
+        let seen = |edit: fn(&mut Letter)| {
+            let mut world = World::new(Parameters {
+                wiring,
+                ..Parameters::new(1, 2)
+            });
+            world.settle(20_000);
+            world.violation_expected = true;
+            let packet = Packet {
+                cluster: testing::cluster(),
+                to: names::node_id(1),
+                from: Brief::of(world.nodes[0].core.local()),
+                intro: None,
+                ask: false,
+                body: Body::Gossip,
+                claims: Vec::new(),
+            };
+            let (_, mut letter) = world.letter(0, Box::new(packet));
+            edit(&mut letter);
+            world.open_letter(1, 0, letter.clone());
+            let refused = &world.counters;
+            let damaged = refused.refused_damaged + refused.refused_sealed;
+            (world.violation.map(|v| v.rule), damaged)
+        };
+        assert_eq!(seen(|_| ()), (None, 0));
+        assert_eq!(seen(|l| l.damage(Damage::CutShort { to: 20 })), (None, 1));
+        let unseen = seen(|l| l.marks.damaged = true);
+        assert_eq!(unseen, (Some(Rule::Wire), 0), "{wiring:?}");
+        let unread = seen(|l| {
+            l.damage(Damage::Flipped { at: 70, bit: 3 });
+            l.marks.damaged = false;
+        });
+        assert_eq!(unread, (Some(Rule::Wire), 1), "{wiring:?}");
+    }
+}
+
 /// A cluster of broken cores goes through everything that can befall it; returns the first rule
 /// that was seen broken.
 fn first_seen(broken: Broken, seed: u64, n: usize) -> Option<Rule> {
@@ -178,19 +246,25 @@ fn first_seen(broken: Broken, seed: u64, n: usize) -> Option<Rule> {
 
 #[test]
 fn broken_cores_are_seen() {
-    let cases: [(Broken, usize, &[Rule]); 8] = [
+    let cases: [(Broken, usize, &[Rule]); 10] = [
         (
             Broken::BelievesAnything,
             16,
             &[Rule::Resurrection, Rule::Monotone],
         ),
         (Broken::InventsIncarnations, 16, &[Rule::NeverSaid]),
-        (Broken::NeverRefutes, 16, &[Rule::Convergence]),
+        (
+            Broken::NeverRefutes,
+            16,
+            &[Rule::Convergence, Rule::Reconciled],
+        ),
         (Broken::BelievesItsAccusers, 16, &[Rule::OwnWord]),
         (Broken::ProbesOne, 16, &[Rule::Liveness]),
         (Broken::IsHasty, 16, &[Rule::Transition]),
         (Broken::OverfillsPackets, 60, &[Rule::Bounded]),
         (Broken::ForgetsTheGone, 16, &[Rule::Convergence]),
+        (Broken::ComparesWithoutStatus, 16, &[Rule::Reconciled]),
+        (Broken::DropsARange, 16, &[Rule::Reconciled]),
     ];
     for (broken, n, rules) in cases {
         let seen = first_seen(broken, 5, n);

@@ -10,6 +10,7 @@ use super::{
     holds::{Hold, Stretch},
     network::Link,
     nodes::Condition,
+    wiring::Wiring,
     world::{Parameters, World},
 };
 use crate::gossip::{GossipConfig, core};
@@ -34,6 +35,9 @@ impl World {
         let other_up = up.choose(&mut self.rng).copied();
         let some_down = down.choose(&mut self.rng).copied();
         let few = self.nodes.len() < GROWTH_MAX * self.parameters.nodes + 4;
+        if self.rng.random_bool(0.3) {
+            self.rotate_keys();
+        }
         let kind = self.rng.random_range(0..19);
         match (kind, some_up, some_down) {
             (0 | 1, Some(n), _) => self.crash(n),
@@ -118,6 +122,7 @@ impl World {
             duplication: self.rng.random_range(0.0..0.1),
             late: self.rng.random_range(0.0..0.2),
             late_ms: self.rng.random_range(10..2_000),
+            damage: self.rng.random_range(0.0..0.02),
         }
     }
 
@@ -238,6 +243,22 @@ fn assert_not_vacuous(c: &Counters) {
         ("udp blocks", c.udp_blocks, 1),
         ("bad links", c.bad_links, 1),
         ("slow tcp", c.slow_tcp, 10),
+        ("flipped", c.flipped, 50),
+        ("cut short", c.cut_short, 20),
+        ("refused as damaged", c.refused_damaged, 50),
+        ("refused under a seal", c.refused_sealed, 20),
+        ("refused as replays", c.refused_replays, 20),
+        ("newer version", c.newer_version, 100),
+        ("refused for their version", c.refused_version, 1),
+        ("exchanges equal", c.exchanges_equal, 100),
+        ("exchanges differing", c.exchanges_differing, 100),
+        ("exchanged lists", c.exchange_lists, 100),
+        ("exchanges cut", c.exchanges_cut, 50),
+        ("exchanges late", c.exchanges_late, 50),
+        ("exchanges refused", c.exchanges_refused, 1),
+        ("keys installed", c.keys_installed, 20),
+        ("keys used", c.keys_used, 10),
+        ("keys removed", c.keys_removed, 5),
         ("tcp probes", c.tcp_probes, 50),
         ("tcp answers", c.tcp_answers, 10),
         ("suspected", c.suspected, 50),
@@ -256,6 +277,19 @@ fn assert_not_vacuous(c: &Counters) {
     }
 }
 
+/// Every third run has keys.
+fn wired(seed: u64, n: usize) -> Parameters {
+    let wiring = if seed.is_multiple_of(3) {
+        Wiring::Sealed
+    } else {
+        Wiring::Plain
+    };
+    Parameters {
+        wiring,
+        ..Parameters::new(seed, n)
+    }
+}
+
 /// The seeds of a continuous integration run: seconds.
 #[test]
 fn after_chaos_everybody_agrees_on_the_truth() {
@@ -265,7 +299,7 @@ fn after_chaos_everybody_agrees_on_the_truth() {
     let larger = (11..=18).map(|seed| (seed, 8 + 2 * (seed as usize - 11)));
     let large = [(19, 40), (20, 60)];
     for (seed, n) in small.chain(larger).chain(large) {
-        let outcome = chaos_run(Parameters::new(seed, n), 60_000);
+        let outcome = chaos_run(wired(seed, n), 60_000);
         sum.add(&outcome.counters);
         slowest = slowest.max(outcome.used_percent);
     }
@@ -282,7 +316,7 @@ fn after_much_chaos_everybody_agrees_on_the_truth() {
     let (mut sum, mut slowest) = (Counters::default(), 0);
     for seed in first..last {
         let n = fixed.unwrap_or(2 + (seed as usize * 7) % 40);
-        let outcome = chaos_run(Parameters::new(seed, n), 60_000 + seed % 7 * 20_000);
+        let outcome = chaos_run(wired(seed, n), 60_000 + seed % 7 * 20_000);
         sum.add(&outcome.counters);
         slowest = slowest.max(outcome.used_percent);
     }
@@ -305,18 +339,22 @@ fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let run = |seed, encoded| {
+    let run = |seed, wiring| {
         let parameters = Parameters {
-            encoded,
+            wiring,
+            mixed: false,
             ..Parameters::new(seed, 8)
         };
         chaos_run(parameters, 30_000)
     };
-    let first = run(42, true);
-    let again = run(42, true);
+    let first = run(42, Wiring::Plain);
+    let again = run(42, Wiring::Plain);
     assert_eq!(first.trace, again.trace);
     assert_eq!(first.counters, again.counters);
-    assert_ne!(first.trace, run(43, true).trace);
+    assert_ne!(first.trace, run(43, Wiring::Plain).trace);
     // and the codec changes nothing
-    assert_eq!(first.trace, run(42, false).trace);
+    assert_eq!(first.trace, run(42, Wiring::Values).trace);
+    let sealed = run(42, Wiring::Sealed);
+    assert_eq!(sealed.trace, run(42, Wiring::Sealed).trace);
+    assert_ne!(sealed.trace, first.trace, "what is doubled is taken once");
 }

@@ -14,8 +14,8 @@ use ringmaster_shared::{
 };
 
 use super::names::Who;
-use crate::gossip::core::inspected::Depths;
 pub use crate::gossip::members::Held;
+use crate::gossip::{MemberState, claim, core::inspected::Depths};
 
 /// One change of what somebody holds of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,10 @@ pub enum Rule {
     Liveness,
     /// A node holds members of its own cluster alone.
     Stranger,
+    /// What arrives as it was sent is read, if the key is there, and nothing else is.
+    Wire,
+    /// After an exchange that ended well each side knows all that the other knew.
+    Reconciled,
     /// In the end all agree, and on the truth.
     Convergence,
 }
@@ -217,6 +221,22 @@ pub fn within_bounds(depths: Depths, out: usize) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// Whether who holds this knows by now what the other side of an exchange said of a member.
+pub fn is_reconciled(said: &MemberState, held: Option<&MemberState>) -> bool {
+    let Some(held) = held else {
+        // a tombstone of somebody unknown is not taken in
+        return said.status == MemberStatus::Left;
+    };
+    let told = match said.status {
+        // found out anew
+        MemberStatus::Dead => MemberStatus::Suspected,
+        // who left is no difference between two lists
+        MemberStatus::Left if held.status == MemberStatus::Left => return true,
+        told => told,
+    };
+    (claim::freshness(held), held.status) >= (claim::freshness(said), told)
 }
 
 pub fn packet_fits(bytes: usize, max: usize) -> Result<(), Violation> {

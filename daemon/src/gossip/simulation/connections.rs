@@ -1,18 +1,15 @@
-//! Calls over TCP: fallback pings and exchanges of lists, with the driver's limits.
-
-use std::sync::Arc;
+//! What goes over TCP: fallback pings, and the messages of exchanges (`exchanges.rs`). One half of
+//! a call takes its time, or finds no way.
 
 use ringmaster_shared::id::NodeId;
 
 use super::{
-    names::{self, Place, Who},
+    exchanges::{Said, Thread},
+    names::{Place, Who},
+    network::Damage,
     world::{Arrival, Doing, Event, What, World},
 };
-use crate::gossip::{MemberState, claim, codec};
-
-/// As the driver: exchanges under way, and how long one may take.
-const EXCHANGES_MAX: usize = 8;
-const EXCHANGE_TIMEOUT_MS: u64 = 10_000;
+use crate::gossip::reconcile::{Answer, Ask};
 
 /// A call over TCP, or its answer.
 pub enum Call {
@@ -27,21 +24,33 @@ pub enum Call {
         seq: u32,
         deadline_ms: u64,
     },
-    PushPull {
-        by: (Who, u32),
-        states: Vec<Arc<MemberState>>,
-        deadline_ms: u64,
+    Ask {
+        thread: Thread,
+        /// The process that the connection leads to, if one is made already.
+        to: Option<(Who, u32)>,
+        said: Said<Ask>,
+        damaged: bool,
     },
-    Pulled {
-        to: (Who, u32),
-        by: NodeId,
-        states: Vec<Arc<MemberState>>,
-        deadline_ms: u64,
+    Answer {
+        thread: Thread,
+        by: (Who, u32),
+        said: Said<Answer>,
+        damaged: bool,
+    },
+    Refused {
+        thread: Thread,
+        broken_off: bool,
     },
     Foreign {
-        to: (Who, u32),
+        thread: Thread,
         theirs: u8,
     },
+}
+
+/// What the way does to a message of an exchange, and who sends it.
+pub struct Way {
+    pub by: (Who, u32),
+    pub damage: Option<Damage>,
 }
 
 impl World {
@@ -59,37 +68,21 @@ impl World {
         true
     }
 
-    pub(super) fn exchange(&mut self, who: Who, to: Place) {
-        let node = &mut self.nodes[who];
-        if node.exchanging.len() >= EXCHANGES_MAX || !node.exchanging.insert(to) {
-            return;
-        }
-        self.counters.exchanges += 1;
-        let (life, states) = (node.life, node.core.states());
-        self.counters.exchange_bytes += Self::list_bytes(&states);
-        let deadline_ms = self.now + EXCHANGE_TIMEOUT_MS;
-        let by = (who, life);
-        self.schedule(EXCHANGE_TIMEOUT_MS, Event::ExchangeOver(who, life, to));
-        let call = Call::PushPull {
-            by,
-            states,
-            deadline_ms,
-        };
-        if !self.call(who, to, call) {
-            self.counters.exchanges_cut += 1;
-        }
+    /// TCP's own sums are weak, so what they let through is tried too.
+    pub(super) fn marks_on_the_way(&mut self, who: Who, to: Place) -> Way {
+        let from = self.nodes[who].place;
+        let damage = self.network.damage(&mut self.rng, from, to);
+        self.count_damage(damage);
+        let by = (who, self.nodes[who].life);
+        Way { by, damage }
     }
 
-    /// About what a list takes on the wire: all its states are about equally long.
-    fn list_bytes(states: &[Arc<MemberState>]) -> u64 {
-        let one = states.first().map_or(0, |state| {
-            let claim = claim::Claim {
-                state: state.clone(),
-                from: state.id.clone(),
-            };
-            codec::claim_bytes(&claim)
-        });
-        (one * states.len()) as u64
+    pub(super) fn count_damage(&mut self, damage: Option<Damage>) {
+        match damage {
+            Some(Damage::Flipped { .. }) => self.counters.flipped += 1,
+            Some(Damage::CutShort { .. }) => self.counters.cut_short += 1,
+            None => {}
+        }
     }
 
     /// A connection ends with its process, whoever has the address now.
@@ -98,7 +91,6 @@ impl World {
     }
 
     pub(super) fn take_call(&mut self, who: Who, from: Place, call: Call) {
-        let now = self.time();
         match call {
             Call::Ping {
                 by,
@@ -111,90 +103,46 @@ impl World {
                     && self.nodes[who].cluster == self.nodes[by.0].cluster;
                 if is_it {
                     let to = by;
-                    self.call(
-                        who,
-                        from,
-                        Call::Pong {
-                            to,
-                            seq,
-                            deadline_ms,
-                        },
-                    );
+                    let pong = Call::Pong {
+                        to,
+                        seq,
+                        deadline_ms,
+                    };
+                    self.call(who, from, pong);
                 }
             }
             Call::Pong {
                 to,
                 seq,
                 deadline_ms,
-            } => {
-                if now.ms > deadline_ms {
-                    self.counters.tcp_too_late += 1;
-                } else if self.is_this_process(who, to) {
-                    self.counters.tcp_answers += 1;
-                    self.nodes[who].core.tcp_answered(now, seq);
-                    self.after_step(who, Doing::Answering);
-                }
-            }
-            Call::PushPull {
-                by,
-                states,
-                deadline_ms,
-            } => self.answer_push_pull(who, from, by, states, deadline_ms),
-            Call::Pulled {
+            } => self.take_pong(who, to, seq, deadline_ms),
+            Call::Ask {
+                thread,
                 to,
+                said,
+                damaged,
+            } => self.take_ask(who, from, thread, to, (said, damaged)),
+            Call::Answer {
+                thread,
                 by,
-                states,
-                deadline_ms,
-            } => {
-                if self.is_this_process(who, to) && now.ms <= deadline_ms {
-                    let address = names::address(from);
-                    let node = &mut self.nodes[who];
-                    node.exchanging.remove(&from);
-                    node.core.contact_answered(&address, &by);
-                    node.core.merge(now, &by, states);
-                    node.core.lists_exchanged(&by);
-                    self.after_step(who, Doing::Answering);
-                }
+                said,
+                damaged,
+            } => self.take_answer(who, from, thread, by, (said, damaged)),
+            Call::Refused { thread, broken_off } => {
+                self.take_refusal(who, from, thread, broken_off);
             }
-            Call::Foreign { to, theirs } => {
-                if self.is_this_process(who, to) {
-                    self.counters.foreign_contacts += 1;
-                    let (address, theirs) = (names::address(from), names::cluster(theirs));
-                    let node = &mut self.nodes[who];
-                    node.exchanging.remove(&from);
-                    node.core.contact_is_foreign(now, &address, theirs.as_str());
-                    self.after_step(who, Doing::Answering);
-                }
-            }
+            Call::Foreign { thread, theirs } => self.is_foreign(who, from, thread, theirs),
         }
     }
 
-    pub(super) fn answer_push_pull(
-        &mut self,
-        who: Who,
-        from: Place,
-        by: (Who, u32),
-        states: Vec<Arc<MemberState>>,
-        deadline_ms: u64,
-    ) {
-        let theirs = self.nodes[who].cluster;
-        if theirs != self.nodes[by.0].cluster {
-            self.call(who, from, Call::Foreign { to: by, theirs });
-            return;
+    fn take_pong(&mut self, who: Who, to: (Who, u32), seq: u32, deadline_ms: u64) {
+        let now = self.time();
+        if now.ms > deadline_ms {
+            self.counters.tcp_too_late += 1;
+        } else if self.is_this_process(who, to) {
+            self.counters.tcp_answers += 1;
+            self.nodes[who].core.tcp_answered(now, seq);
+            self.after_step(who, Doing::Answering);
         }
-        let (now, caller) = (self.time(), self.nodes[by.0].id.clone());
-        self.nodes[who].core.merge(now, &caller, states);
-        self.nodes[who].core.lists_exchanged(&caller);
-        let states = self.nodes[who].core.states();
-        self.counters.exchange_bytes += Self::list_bytes(&states);
-        let id = self.nodes[who].id.clone();
-        self.after_step(who, Doing::Answering);
-        let pulled = Call::Pulled {
-            to: by,
-            by: id,
-            states,
-            deadline_ms,
-        };
-        self.call(who, from, pulled);
     }
 }

@@ -29,8 +29,29 @@ counters! {
     /// Did not fit the socket's buffer of a node that stood still.
     overflowed,
     sent_bytes,
+    /// In the higher of two versions of the protocol.
+    newer_version,
+    // what became of bytes on the way
+    flipped, cut_short,
+    // why messages were not taken
+    refused_damaged, refused_sealed, refused_replays, refused_version,
     // connections
-    exchanges, exchange_bytes, exchanges_cut, tcp_probes, tcp_answers, tcp_too_late, slow_tcp,
+    exchanges, exchange_bytes,
+    /// Messages of exchanges, either way.
+    exchange_messages,
+    /// Messages with states in them.
+    exchange_lists,
+    /// Ended with both lists the same, from the start or by what was given.
+    exchanges_equal, exchanges_differing,
+    /// A message of it found no way.
+    exchanges_cut,
+    /// Not over in time, or refused, or who answered was gone before the next question.
+    exchanges_late, exchanges_refused, exchanges_broken_off,
+    /// Not begun: too many under way.
+    exchanges_full,
+    // keys
+    keys_installed, keys_used, keys_removed,
+    tcp_probes, tcp_answers, tcp_too_late, slow_tcp,
     foreign_contacts,
     // faults of nodes
     crashes, stops, leaves, pauses, blocks, restarts, fast_restarts, moves, joins, burials, recycled,
@@ -39,7 +60,7 @@ counters! {
     partitions, one_way_cuts, udp_blocks, bad_links, weather,
     // what the members made of it
     suspected, dead, refuted, returned, restarted, joined, stopped, left, moved, udp_noticed,
-    foreign_met, rejected,
+    foreign_met,
 }
 
 impl Counters {

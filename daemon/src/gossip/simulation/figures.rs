@@ -17,6 +17,7 @@ use std::fmt::Write as _;
 
 use super::{
     network::Link,
+    wiring::Wiring,
     world::{Parameters, World},
 };
 use crate::gossip::GossipConfig;
@@ -24,17 +25,22 @@ use crate::gossip::GossipConfig;
 /// Sizes that stand in the tables.
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 
-/// `RINGD_FIGURES_LARGEST` leaves out what is larger: less time and memory.
-fn largest() -> usize {
-    let wanted = std::env::var("RINGD_FIGURES_LARGEST").ok();
-    wanted.and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
+/// `RINGD_FIGURES_LARGEST` leaves out what is larger, less time and memory, and
+/// `RINGD_FIGURES_SMALLEST` what is smaller.
+fn is_wanted(nodes: usize) -> bool {
+    let bound = |name: &str, other| {
+        let wanted = std::env::var(name).ok();
+        wanted.and_then(|n| n.parse().ok()).unwrap_or(other)
+    };
+    let smallest = bound("RINGD_FIGURES_SMALLEST", 0);
+    (smallest..=bound("RINGD_FIGURES_LARGEST", usize::MAX)).contains(&nodes)
 }
 
 /// As a figure wants it: a quiet network, packets handed over, nothing judged.
 fn parameters(seed: u64, nodes: usize) -> Parameters {
     Parameters {
         link: Link::LAN,
-        encoded: false,
+        wiring: Wiring::Values,
         checked: false,
         seeds: 3,
         ..Parameters::new(seed, nodes)

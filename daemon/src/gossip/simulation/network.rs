@@ -19,6 +19,8 @@ pub struct Link {
     pub late: f64,
     /// ...by up to this, so that later ones overtake them.
     pub late_ms: u64,
+    /// How many packets arrive with a flipped bit, or without their end.
+    pub damage: f64,
 }
 
 impl Link {
@@ -29,6 +31,7 @@ impl Link {
         duplication: 0.0,
         late: 0.0,
         late_ms: 0,
+        damage: 0.0,
     };
     /// Jitter, but nothing is lost.
     pub const JITTERY: Self = Self {
@@ -48,7 +51,30 @@ pub enum Fate {
         after_ms: u64,
         again_after_ms: Option<u64>,
         held_up: bool,
+        damage: Option<Damage>,
     },
+}
+
+/// What became of a message's bytes. Positions are taken modulo its length, so that the same
+/// numbers are drawn for any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    Flipped { at: usize, bit: u8 },
+    CutShort { to: usize },
+}
+
+impl Damage {
+    pub fn befalls(self, bytes: &mut Vec<u8>) {
+        let length = bytes.len().max(1);
+        match self {
+            Self::Flipped { at, bit } => {
+                if let Some(byte) = bytes.get_mut(at % length) {
+                    *byte ^= 1 << (bit % 8);
+                }
+            }
+            Self::CutShort { to } => bytes.truncate(to % length),
+        }
+    }
 }
 
 pub struct Network {
@@ -119,7 +145,23 @@ impl Network {
             after_ms,
             again_after_ms,
             held_up,
+            damage: self.damage(rng, from, to),
         }
+    }
+
+    /// What becomes of a message's bytes on the way.
+    pub fn damage(&self, rng: &mut SmallRng, from: Place, to: Place) -> Option<Damage> {
+        let often = self.link(from, to).damage;
+        if often <= 0.0 || !rng.random_bool(often) {
+            return None;
+        }
+        let at = rng.random_range(0..1 << 20);
+        Some(if rng.random_bool(0.7) {
+            let bit = rng.random_range(0..8);
+            Damage::Flipped { at, bit }
+        } else {
+            Damage::CutShort { to: at }
+        })
     }
 
     /// How long one way of a connection takes; none when the other end cannot be reached. A
@@ -186,6 +228,10 @@ mod tests {
         };
         net.links.insert((0, 1), bad);
         let arrived = delivered(&net, 0, 1);
+        let mut bytes = vec![7; 10];
+        Damage::Flipped { at: 1_003, bit: 2 }.befalls(&mut bytes);
+        Damage::CutShort { to: 2_006 }.befalls(&mut bytes);
+        assert_eq!(bytes, [7, 7, 7, 3, 7, 7]);
         assert!((600..800).contains(&arrived), "{arrived}");
         assert_eq!(delivered(&net, 1, 0), 1000);
         net.tcp_extra_ms = 500;

@@ -1,20 +1,24 @@
 //! Nodes: who they are, how they come to be and come back.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use ringmaster_shared::{id::NodeId, member::MemberStatus};
 
 use super::{
     checks::Rounds,
+    exchanges::Conversation,
     holds::Hold,
+    keys::KeysKept,
     names::{self, Place, Who},
     world::{Arrival, Doing, Parameters, World},
 };
 use crate::gossip::{
     MemberState,
     core::{Core, Output},
+    secrecy::Secrecy,
     testing,
+    wire::Wire,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +52,13 @@ pub struct Node {
     pub(super) wake_ms: u64,
     pub(super) waiting: VecDeque<Arrival>,
     pub(super) unsent: Vec<Output>,
-    pub(super) exchanging: HashSet<Place>,
+    pub(super) exchanging: HashMap<Place, Conversation>,
     pub(super) rounds: Rounds,
+    /// None where packets are handed over.
+    pub(super) wire: Option<Wire>,
+    /// The same keyring as its wire has.
+    pub(super) secrecy: Option<Secrecy>,
+    pub(super) keys: KeysKept,
 }
 
 impl World {
@@ -128,8 +137,11 @@ impl World {
             wake_ms: u64::MAX,
             waiting: VecDeque::new(),
             unsent: Vec::new(),
-            exchanging: HashSet::new(),
+            exchanging: HashMap::new(),
             rounds: Rounds::default(),
+            wire: None,
+            secrecy: None,
+            keys: self.keys_given(cluster),
         }
     }
 
@@ -148,7 +160,7 @@ impl World {
         };
         let rng = SmallRng::seed_from_u64(self.rng.random());
         let mut core = Core::new(
-            self.parameters.config.clone(),
+            self.config_of_a_core(),
             names::cluster(cluster),
             local,
             contacts.iter().cloned(),
@@ -186,6 +198,7 @@ impl World {
     pub(super) fn begin(&mut self, who: Who) {
         let now = self.now;
         self.nodes[who].rounds.stood_still(now);
+        self.wire_up(who);
         self.after_step(who, Doing::Answering);
     }
 

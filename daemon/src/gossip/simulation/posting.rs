@@ -8,7 +8,7 @@ use super::{
     world::{Arrival, Event, What, World, ms},
 };
 use crate::gossip::{
-    codec::{self, Packet},
+    codec::Packet,
     core::{Dest, Output},
 };
 
@@ -52,12 +52,7 @@ impl World {
     pub(super) fn send(&mut self, who: Who, to: Place, packet: Box<Packet>) {
         let from = self.nodes[who].place;
         let budget = self.parameters.config.packet_bytes_max;
-        let (bytes, what) = if self.parameters.encoded {
-            let bytes = codec::encode(&packet).expect("what a core sends can be encoded");
-            (bytes.len(), What::Bytes(bytes))
-        } else {
-            (codec::packet_bytes(&packet), What::Packet(packet))
-        };
+        let (bytes, mut letter) = self.letter(who, packet);
         self.counters.sent += 1;
         self.counters.sent_bytes += bytes as u64;
         let judged = checks::packet_fits(bytes, budget);
@@ -69,17 +64,21 @@ impl World {
                 after_ms,
                 again_after_ms,
                 held_up,
+                damage,
             } => {
                 self.counters.held_up += u64::from(held_up);
                 if let Some(again) = again_after_ms {
                     self.counters.duplicated += 1;
-                    let what = match &what {
-                        What::Bytes(bytes) => What::Bytes(bytes.clone()),
-                        What::Packet(packet) => What::Packet(packet.clone()),
-                        What::Tcp(_) => return,
-                    };
+                    letter.marks.doubled = true;
+                    let what = What::Udp(letter.clone());
                     self.schedule(again, Event::Arrival(Arrival { from, to, what }));
                 }
+                // of two, one arrives as it was
+                self.count_damage(damage);
+                if let Some(damage) = damage {
+                    letter.damage(damage);
+                }
+                let what = What::Udp(letter);
                 self.schedule(after_ms, Event::Arrival(Arrival { from, to, what }));
             }
         }

@@ -6,6 +6,7 @@ use ringmaster_shared::member::MemberStatus;
 use super::{
     names,
     nodes::Condition,
+    wiring::Wiring,
     world::{Parameters, World},
 };
 
@@ -207,4 +208,44 @@ fn a_one_way_link_kills_nobody() {
     world.cut_one_way(2, 5);
     world.run_for(180_000);
     assert_eq!(world.counters.dead, 0);
+}
+
+/// The process at the other end restarts between two messages of an exchange: the next one finds
+/// another process there, which must not take half of a conversation for its own.
+#[test]
+fn an_exchange_ends_with_the_process_it_began_with() {
+    let mut world = World::new(Parameters::new(21, 2));
+    world.network.tcp_extra_ms = 500;
+    // asked, answered, and what the asker has to give is under way
+    world.run_for(1_200);
+    assert_eq!(world.counters.exchange_lists, 2);
+    world.restart(0);
+    world.run_for(1_200);
+    assert_eq!(world.counters.exchanges_broken_off, 1);
+    world.settle(20_000);
+}
+
+/// Nobody can read a node that comes back with a key the others have removed, and it can read
+/// nobody; it is dead to them until it is given the new one.
+#[test]
+fn who_missed_a_change_of_keys_is_back_when_it_has_the_new_one() {
+    let mut world = World::new(Parameters {
+        wiring: Wiring::Sealed,
+        ..Parameters::new(22, 6)
+    });
+    world.settle(20_000);
+    world.crash(4);
+    world.settle(60_000);
+    for _ in 0..3 {
+        world.rotate_keys();
+        world.run_for(5_000);
+    }
+    assert_eq!(world.counters.keys_removed, 5);
+    let before = world.counters.refused_sealed;
+    world.restart(4);
+    world.settle(30_000);
+    let seen = world.counters.refused_sealed;
+    assert!(seen > before, "it spoke under the old key");
+    world.run_for(15_000);
+    assert_eq!(world.counters.keys_removed, 6);
 }

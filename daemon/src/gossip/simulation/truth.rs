@@ -7,7 +7,10 @@ use super::{
     nodes::Condition,
     world::World,
 };
-use crate::gossip::MemberState;
+use crate::gossip::{MemberState, reconcile};
+
+/// Any will do.
+const SALT: u64 = 7;
 
 impl World {
     /// Whether what is held of a node is right. A life that crashed unheard of leaves what was
@@ -35,7 +38,8 @@ impl World {
         }
     }
 
-    /// Who holds something untrue, or something other than the rest of its cluster.
+    /// Who holds something untrue, or something other than the rest of its cluster: by the digest
+    /// that people compare, and by the one that exchanges begin with.
     pub fn disagreement(&self) -> Option<String> {
         let mut agreed: [Option<String>; 8] = Default::default();
         for (n, node) in self.nodes.iter().enumerate() {
@@ -59,6 +63,8 @@ impl World {
                 }
             }
             let digest = self.digest_of(n);
+            let sum = reconcile::sum_of_list(SALT, &node.core.states());
+            let digest = format!("{digest} {sum:x}");
             let first = &mut agreed[usize::from(node.cluster)];
             if *first.get_or_insert_with(|| digest.clone()) != digest {
                 return Some(format!("the digest of {} differs from the first", node.id));

@@ -12,14 +12,15 @@ use super::{
     counters::Counters,
     holds::{Hold, Stretch},
     judging::Noted,
+    keys::Order,
     names::{self, Place, Who},
     network::{Link, Network},
     nodes::{Condition, Node},
+    wiring::{Letter, Wiring},
 };
 use crate::gossip::{
     GossipConfig,
     claim::Now,
-    codec::{self, Packet},
     core::{Output, broken::Broken},
 };
 
@@ -38,8 +39,9 @@ pub struct Parameters {
     /// Everybody is given the addresses of the first so many.
     pub seeds: usize,
     pub link: Link,
-    /// Packets go through the codec; else they are handed over, and only measured.
-    pub encoded: bool,
+    pub wiring: Wiring,
+    /// Every other life of a node speaks one version more: upgrades, and ways back.
+    pub mixed: bool,
     /// Every change of every list is judged.
     pub checked: bool,
 }
@@ -52,7 +54,8 @@ impl Parameters {
             config: GossipConfig::default(),
             seeds: 1,
             link: Link::JITTERY,
-            encoded: true,
+            wiring: Wiring::Plain,
+            mixed: true,
             checked: true,
         }
     }
@@ -65,7 +68,10 @@ pub enum Event {
     Release(Who, u32),
     /// The next stretch of a node that is blocked now and then.
     BlockAgain(Who, Stretch),
-    ExchangeOver(Who, u32, Place),
+    /// The time of an exchange is up, if it is still that one.
+    ExchangeOver(Who, Place, u64),
+    /// The operator's next order about keys reaches a node.
+    Order(Who),
 }
 
 /// What reaches an address.
@@ -76,8 +82,7 @@ pub struct Arrival {
 }
 
 pub enum What {
-    Bytes(Vec<u8>),
-    Packet(Box<Packet>),
+    Udp(Letter),
     Tcp(Box<Call>),
 }
 
@@ -108,6 +113,7 @@ pub struct World {
     /// Pairs (observer, other), both up, where the other is held alive in its present life.
     pub right_pairs: usize,
     pub(super) agenda: Agenda<Event>,
+    pub(super) orders: Vec<Order>,
     pub(super) trace: u64,
     pub(super) next_walk_ms: u64,
 }
@@ -141,6 +147,7 @@ impl World {
             noted: None,
             right_pairs: 0,
             agenda: Agenda::new(),
+            orders: Vec::new(),
             trace: 0,
             next_walk_ms: 0,
             parameters,
@@ -192,11 +199,8 @@ impl World {
                 }
             }
             Event::BlockAgain(who, stretch) => self.block_again(who, stretch),
-            Event::ExchangeOver(who, life, place) => {
-                if self.nodes[who].life == life {
-                    self.nodes[who].exchanging.remove(&place);
-                }
-            }
+            Event::ExchangeOver(who, place, number) => self.exchange_over(who, place, number),
+            Event::Order(who) => self.order_arrives(who),
         }
     }
 
@@ -244,13 +248,12 @@ impl World {
     }
 
     pub(super) fn take_in(&mut self, who: Who, arrival: Arrival) {
-        let packet = match arrival.what {
+        let letter = match arrival.what {
             What::Tcp(call) => return self.take_call(who, arrival.from, *call),
-            What::Packet(packet) => *packet,
-            What::Bytes(bytes) => match codec::decode(&bytes) {
-                Ok(packet) => packet,
-                Err(e) => panic!("a packet of ours cannot be read: {e}"),
-            },
+            What::Udp(letter) => letter,
+        };
+        let Some(packet) = self.open_letter(who, arrival.from, letter) else {
+            return;
         };
         self.counters.delivered += 1;
         let (now, source) = (self.time(), names::socket(arrival.from));

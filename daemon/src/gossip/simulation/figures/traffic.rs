@@ -1,6 +1,6 @@
 //! What a node sends, when nothing happens and while a crash is told.
 
-use super::{SIZES, formed, largest, table};
+use super::{SIZES, formed, is_wanted, table};
 use crate::gossip::{GossipConfig, core::suspicion_timeout, simulation::world::World};
 
 /// Over so long, each.
@@ -55,7 +55,7 @@ fn row(n: usize) -> Vec<String> {
 #[test]
 #[ignore = "minutes; prints a table of docs/gossip.md"]
 fn bytes_per_second() {
-    let sizes = SIZES.into_iter().filter(|n| *n <= largest());
+    let sizes = SIZES.into_iter().filter(|n| is_wanted(*n));
     let rows: Vec<_> = sizes.map(row).collect();
     let head = [
         "N",
