@@ -155,14 +155,25 @@ impl IdentityStore {
     /// Makes this the data of one cluster. Giving up a cluster for another also drops what the
     /// old one decided: its topology and what was promised about it.
     pub fn set_cluster(&self, id: ClusterId) -> anyhow::Result<()> {
+        self.update(|state| state.move_to(id))
+    }
+
+    /// What a joiner was told, with one write: which cluster this is, who is in it, and its ring
+    /// when that can be gone by at once. A ring of another cluster is left out.
+    pub fn enter_cluster(
+        &self,
+        id: ClusterId,
+        mut members: Vec<RememberedMember>,
+        ring: Option<Topology>,
+    ) -> anyhow::Result<()> {
+        members.truncate(REMEMBERED_MAX);
+        let ring = ring.filter(|t| t.cluster_id == id && t.is_well_formed());
         self.update(|state| {
-            if state.cluster_id.as_ref() != Some(&id) {
-                state.topology = None;
-                state.acceptor = None;
-                state.filled_epoch = 0;
-                state.was_member = false;
-                state.was_leaving = false;
-                state.cluster_id = Some(id);
+            state.remembered = members;
+            state.move_to(id);
+            if let Some(ring) = ring {
+                state.note_membership(&ring);
+                state.topology = Some(ring);
             }
         })
     }

@@ -86,6 +86,17 @@ impl Persisted {
     }
 
     /// Remembers what this ring says of this node's membership; says nothing where it is none.
+    pub(super) fn move_to(&mut self, id: ClusterId) {
+        if self.cluster_id.as_ref() != Some(&id) {
+            self.topology = None;
+            self.acceptor = None;
+            self.filled_epoch = 0;
+            self.was_member = false;
+            self.was_leaving = false;
+            self.cluster_id = Some(id);
+        }
+    }
+
     pub(super) fn note_membership(&mut self, ring: &Topology) {
         let id = &self.node_id;
         if ring.contains(id) && !ring.is_joining(id) {

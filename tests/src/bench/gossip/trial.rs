@@ -25,6 +25,8 @@ pub struct Plan {
     pub kind: Kind,
     pub binary: PathBuf,
     pub members: usize,
+    /// How often all are started at once, each time from nothing; at least one.
+    pub starts: usize,
     pub kills: usize,
     pub idle: Duration,
     pub busy: Duration,
@@ -38,8 +40,13 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Figures> {
         .status()
         .await;
     let mut figures = Figures::default();
-    let mut fleet = Fleet::new(plan.kind, &plan.binary, plan.members)?;
-    figures.agreed_s = start(&mut fleet).await?;
+    for _ in 1..plan.starts {
+        // ends with this turn, and its folder with it
+        let (_fleet, agreed_s) = start(plan).await?;
+        figures.agreed_s.push(agreed_s);
+    }
+    let (mut fleet, agreed_s) = start(plan).await?;
+    figures.agreed_s.push(agreed_s);
     fleet.until_settled().await?;
     idle(plan, &mut fleet, &mut figures).await?;
     for kill in 0..plan.kills {
@@ -60,7 +67,8 @@ fn all_alive(count: usize) -> impl Fn(&View) -> bool {
 }
 
 /// Starts all, one right after the other; seconds from the last start until all agree.
-async fn start(fleet: &mut Fleet) -> anyhow::Result<f64> {
+async fn start(plan: &Plan) -> anyhow::Result<(Fleet, f64)> {
+    let mut fleet = Fleet::new(plan.kind, &plan.binary, plan.members)?;
     fleet.spawn(0)?;
     fleet.until("it answers", [0], all_alive(1)).await?;
     let count = fleet.len();
@@ -69,7 +77,7 @@ async fn start(fleet: &mut Fleet) -> anyhow::Result<f64> {
     }
     let began = Instant::now();
     fleet.until("all agree", 0..count, all_alive(count)).await?;
-    Ok(began.elapsed().as_secs_f64())
+    Ok((fleet, began.elapsed().as_secs_f64()))
 }
 
 async fn idle(plan: &Plan, fleet: &mut Fleet, figures: &mut Figures) -> anyhow::Result<()> {
