@@ -172,8 +172,7 @@ impl IdentityStore {
             state.remembered = members;
             state.move_to(id);
             if let Some(ring) = ring {
-                state.note_membership(&ring);
-                state.topology = Some(ring);
+                state.go_by(&ring);
             }
         })
     }
@@ -196,18 +195,7 @@ impl IdentityStore {
                 });
                 return;
             }
-            // the one before as well: a file of an earlier version has no note of it
-            if let Some(before) = state.topology.replace(topology.clone()) {
-                state.note_membership(&before);
-            }
-            state.note_membership(topology);
-            if state
-                .acceptor
-                .as_ref()
-                .is_some_and(|a| a.base_epoch < topology.epoch)
-            {
-                state.acceptor = None;
-            }
+            state.go_by(topology);
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
     }

@@ -52,14 +52,14 @@ pub struct Settings {
           value_parser = clap::value_parser!(u16).range(2..=500))]
     gossip_members: Vec<u16>,
     /// Starts of all members at once in each trial; the median is shown.
-    #[arg(long, default_value_t = 7, requires = "gossip",
+    #[arg(long, default_value_t = 5, requires = "gossip",
           value_parser = clap::value_parser!(u16).range(1..=100))]
     gossip_starts: u16,
     /// Kills (and restarts) of each trial; the median is shown.
     #[arg(long, default_value_t = 3, requires = "gossip")]
     gossip_kills: usize,
-    /// Seconds over which idle cost is counted: about the longest of what recurs.
-    #[arg(long, default_value_t = 60, requires = "gossip")]
+    /// Seconds over which idle cost is counted, by when all start-up connections are closed.
+    #[arg(long, default_value_t = 50, requires = "gossip")]
     gossip_idle: u64,
     /// Seconds with two busy loops on every core.
     #[arg(long, default_value_t = 20, requires = "gossip")]
