@@ -187,6 +187,23 @@ impl Fleet {
         }
     }
 
+    /// Waits until the first lets others in. An agent of Serf does when it answers; `ringd` answers
+    /// from the start on, also while it opens its store.
+    pub async fn until_open(&mut self) -> anyhow::Result<()> {
+        self.until("it answers", [0], |view| view.len() == 1)
+            .await?;
+        let began = Instant::now();
+        while self.kind == Kind::Ringd {
+            let status: Option<StatusResponse> = self.json(&self.agents[0], "/api/v1/status").await;
+            if status.is_some_and(|s| s.node.lifecycle == Lifecycle::Serving) {
+                break;
+            }
+            anyhow::ensure!(began.elapsed() < DEADLINE, "the first does not serve");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Waits for what only `ringd` has: that every node serves and knows the same ring.
     pub async fn until_settled(&self) -> anyhow::Result<()> {
         let began = Instant::now();

@@ -71,7 +71,7 @@ fn all_alive(count: usize) -> impl Fn(&View) -> bool {
 async fn start(plan: &Plan) -> anyhow::Result<(Fleet, f64)> {
     let mut fleet = Fleet::new(plan.kind, &plan.binary, plan.members)?;
     fleet.spawn(0)?;
-    fleet.until("it answers", [0], all_alive(1)).await?;
+    fleet.until_open().await?;
     let count = fleet.len();
     for i in 1..count {
         fleet.spawn(i)?;
