@@ -193,15 +193,17 @@ impl Fleet {
         self.until("it answers", [0], |view| view.len() == 1)
             .await?;
         let began = Instant::now();
-        while self.kind == Kind::Ringd {
-            let status: Option<StatusResponse> = self.json(&self.agents[0], "/api/v1/status").await;
+        loop {
+            let status: Option<StatusResponse> = match self.kind {
+                Kind::Serf => return Ok(()),
+                Kind::Ringd => self.json(&self.agents[0], "/api/v1/status").await,
+            };
             if status.is_some_and(|s| s.node.lifecycle == Lifecycle::Serving) {
-                break;
+                return Ok(());
             }
             anyhow::ensure!(began.elapsed() < DEADLINE, "the first does not serve");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(())
     }
 
     /// Waits for what only `ringd` has: that every node serves and knows the same ring.
