@@ -155,14 +155,24 @@ impl IdentityStore {
     /// Makes this the data of one cluster. Giving up a cluster for another also drops what the
     /// old one decided: its topology and what was promised about it.
     pub fn set_cluster(&self, id: ClusterId) -> anyhow::Result<()> {
+        self.update(|state| state.move_to(id))
+    }
+
+    /// What a joiner was told, with one write: which cluster this is, who is in it, and its ring
+    /// when that can be gone by at once. A ring of another cluster is left out.
+    pub fn enter_cluster(
+        &self,
+        id: ClusterId,
+        mut members: Vec<RememberedMember>,
+        ring: Option<Topology>,
+    ) -> anyhow::Result<()> {
+        members.truncate(REMEMBERED_MAX);
+        let ring = ring.filter(|t| t.cluster_id == id && t.is_well_formed());
         self.update(|state| {
-            if state.cluster_id.as_ref() != Some(&id) {
-                state.topology = None;
-                state.acceptor = None;
-                state.filled_epoch = 0;
-                state.was_member = false;
-                state.was_leaving = false;
-                state.cluster_id = Some(id);
+            state.remembered = members;
+            state.move_to(id);
+            if let Some(ring) = ring {
+                state.go_by(&ring);
             }
         })
     }
@@ -185,18 +195,7 @@ impl IdentityStore {
                 });
                 return;
             }
-            // the one before as well: a file of an earlier version has no note of it
-            if let Some(before) = state.topology.replace(topology.clone()) {
-                state.note_membership(&before);
-            }
-            state.note_membership(topology);
-            if state
-                .acceptor
-                .as_ref()
-                .is_some_and(|a| a.base_epoch < topology.epoch)
-            {
-                state.acceptor = None;
-            }
+            state.go_by(topology);
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
     }

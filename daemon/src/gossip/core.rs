@@ -42,8 +42,8 @@ use ringmaster_shared::{
 };
 
 use self::{
-    awareness::Awareness, contacts::Contacts, probe::Probe, probe_log::ProbeLog, relays::Relays,
-    seeds::Seeds, suspicion::Suspicion, udp::Udp,
+    awareness::Awareness, contacts::Contacts, exchanging::Greeting, probe::Probe,
+    probe_log::ProbeLog, relays::Relays, seeds::Seeds, suspicion::Suspicion, udp::Udp,
 };
 use super::{
     GossipConfig, MemberState, Strain,
@@ -232,6 +232,7 @@ pub struct Core {
     seeds: Seeds,
     udp: Udp,
     introduced: bool,
+    greeting: Greeting,
     /// The gap to the next exchange while this node is new; doubles up to the interval.
     exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
@@ -317,6 +318,7 @@ impl Core {
             seeds,
             udp: Udp::default(),
             introduced: false,
+            greeting: Greeting::Waits,
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
             rejected: Rejections::default(),
@@ -344,6 +346,7 @@ impl Core {
                 let ends = self.members.next_suspicion_end_ms().unwrap_or(u64::MAX);
                 // with news and no round begun, one begins at once
                 let news = self.due.gossip.is_none() && !self.rumors.is_empty();
+                let news = news || self.is_to_greet();
                 let news = if news { self.last_ms } else { u64::MAX };
                 let catch_up = if self.is_to_catch_up() {
                     self.due.catch_up
@@ -376,6 +379,9 @@ impl Core {
             Phase::Running => {}
         }
         self.last_ms = now.ms;
+        if self.is_to_greet() {
+            self.greet();
+        }
         if self.due.gossip.is_none() && !self.rumors.is_empty() {
             self.due.gossip = Some(now.ms);
         }

@@ -86,6 +86,31 @@ impl Persisted {
     }
 
     /// Remembers what this ring says of this node's membership; says nothing where it is none.
+    /// Takes a decided ring; promises about earlier epochs can decide nothing any more.
+    pub(super) fn go_by(&mut self, ring: &Topology) {
+        // the one before as well: a file of an earlier version has no note of it
+        if let Some(before) = self.topology.replace(ring.clone()) {
+            self.note_membership(&before);
+        }
+        self.note_membership(ring);
+        let outdated = |a: &AcceptorState| a.base_epoch < ring.epoch;
+        if self.acceptor.as_ref().is_some_and(outdated) {
+            self.acceptor = None;
+        }
+    }
+
+    /// Giving up a cluster for another also drops what the old one decided.
+    pub(super) fn move_to(&mut self, id: ClusterId) {
+        if self.cluster_id.as_ref() != Some(&id) {
+            self.topology = None;
+            self.acceptor = None;
+            self.filled_epoch = 0;
+            self.was_member = false;
+            self.was_leaving = false;
+            self.cluster_id = Some(id);
+        }
+    }
+
     pub(super) fn note_membership(&mut self, ring: &Topology) {
         let id = &self.node_id;
         if ring.contains(id) && !ring.is_joining(id) {

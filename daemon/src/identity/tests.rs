@@ -145,6 +145,32 @@ fn another_cluster_starts_without_the_old_decisions() {
 }
 
 #[test]
+fn a_joiner_writes_down_all_it_was_told_at_once() {
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    let members = vec![RememberedMember {
+        id: id("node-2"),
+        address: "a:1".into(),
+    }];
+    let enter = |cluster_id, ring| store.enter_cluster(cluster_id, members.clone(), ring);
+    enter(cluster('2'), Some(topology(1))).expect("writes");
+    assert_eq!(store.topology(), None, "the ring of another cluster");
+    enter(cluster('1'), Some(topology(4))).expect("writes");
+    let file = dir.path().join("identity.json");
+    fs::remove_file(&file).expect("there");
+    store.save_topology(&topology(4)).expect("needs no write");
+    store.remember(members.clone()).expect("needs no write");
+    store.set_cluster(cluster('1')).expect("needs no write");
+    assert!(!file.exists());
+    assert_eq!(store.topology(), Some(topology(4)));
+    enter(cluster('2'), None).expect("writes");
+    assert_eq!(
+        (store.topology(), store.cluster_id()),
+        (None, Some(cluster('2')))
+    );
+}
+
+#[test]
 fn dots_never_repeat() {
     let dir = TempDir::new().expect("temp dir");
     let mut given = BTreeSet::new();

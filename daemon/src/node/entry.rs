@@ -75,7 +75,7 @@ pub fn seeds_to_use(node: &SharedNode, ordered: Option<Vec<String>>) -> Vec<Stri
     ordered
 }
 
-/// `remembered` is written before the cluster id of a joiner, so a node with an id, no topology
+/// `remembered` is written with the cluster id of a joiner, so a node with an id, no topology
 /// and nobody remembered can only be a founder that was interrupted.
 pub fn way(
     has_topology: bool,
@@ -156,9 +156,10 @@ pub async fn join(
         remembered.extend(ring_members(&topology, node));
     }
     let id = cluster_id.clone();
+    // with the same write, when nothing has to be made ready before this node goes by it
+    let ring = (!topology.contains(&node.facts.id)).then(|| topology.clone());
     on_disk(node, move |identity| {
-        identity.remember(remembered)?;
-        identity.set_cluster(id)
+        identity.enter_cluster(id, remembered, ring)
     })
     .await?;
     peers.set_cluster(cluster_id.clone());

@@ -22,7 +22,8 @@ use crate::{
 
 /// How long a seed has to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Short: nodes that are started together with their seed find it opening its store.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The same wait is told again after so long.
 const TELL_AGAIN: Duration = Duration::from_secs(60);

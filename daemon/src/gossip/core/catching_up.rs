@@ -62,6 +62,7 @@ impl Core {
     /// `with` holds what this node held when the exchange of lists began, and the other way round.
     pub fn lists_exchanged(&mut self, with: &NodeId) {
         self.udp.exchanged(with, self.revision);
+        self.knows_whom_to_greet();
     }
 
     /// A probe was answered by TCP alone.

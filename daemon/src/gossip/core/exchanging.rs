@@ -5,11 +5,13 @@
 //! a member that is held dead (`hashicorp/memberlist#222`, `hashicorp/consul#7750`). Whose turn it
 //! is then is in `contacts.rs`, what blocked UDP calls for in `catching_up.rs`.
 
+use std::sync::Arc;
+
 use rand::Rng;
 use ringmaster_shared::id::NodeId;
 
-use super::{Core, Output, ms};
-use crate::gossip::{claim::Now, rejected::Rejected};
+use super::{Core, Dest, Output, ms};
+use crate::gossip::{claim::Now, codec::Body, rejected::Rejected};
 
 /// Exchanges at the start, and attempts of a node that reaches nobody.
 const FEW: usize = 3;
@@ -19,6 +21,17 @@ const MANY: usize = 8;
 const MANY_FROM: usize = 64;
 /// Up to this many members the interval is as configured (`memberlist`'s push/pull scale).
 const SCALE_FROM: usize = 32;
+/// Members a node tells by itself that it is there.
+const GREETED_MAX: usize = 64;
+
+/// Whether a node has told those it knows that it is there; once in a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// It knows nobody yet.
+    Waits,
+    Due,
+    Done,
+}
 
 impl Core {
     /// Addresses of members known from earlier lives, to be tried as seeds are.
@@ -65,9 +78,44 @@ impl Core {
         self.rng.random_range(interval * 4 / 5..=interval * 6 / 5)
     }
 
+    /// A node that was let in asks who let it in first of all: all who came meanwhile came that
+    /// way as well.
     fn introduce(&mut self) {
-        let met = self.exchange_with_members(FEW);
+        let welcomed = self.members.reachable_count() > 0;
+        let seed = self.seeds.first().filter(|_| welcomed).map(str::to_owned);
+        let asked = usize::from(seed.is_some());
+        self.out
+            .extend(seed.map(|address| Output::Exchange { address }));
+        let met = asked + self.exchange_with_members(FEW - asked);
         self.try_contacts(FEW.saturating_sub(met));
+    }
+
+    /// Whether those this node knows by now are still to be told that it is there.
+    pub(super) fn is_to_greet(&self) -> bool {
+        self.greeting == Greeting::Due && self.members.reachable_count() > 0
+    }
+
+    /// This node came to know its cluster, or much of it.
+    pub(super) fn knows_whom_to_greet(&mut self) {
+        if self.greeting == Greeting::Waits {
+            self.greeting = Greeting::Due;
+        }
+    }
+
+    /// Tells many at once, and nobody a second time, that this node is there: it is the one that
+    /// nobody has heard of, and those who let it in cannot know who else came since. News of it
+    /// spread beside that as all news do; these packets do not count for them.
+    pub(super) fn greet(&mut self) {
+        self.greeting = Greeting::Done;
+        let greeted = self
+            .members
+            .pick_reachable(&mut self.rng, GREETED_MAX, |m| !m.udp_blocked());
+        let greeted: Vec<_> = greeted.iter().map(|m| Arc::clone(&m.state)).collect();
+        for member in greeted {
+            let mut packet = self.answer_packet(member.id.clone(), Body::Gossip, None);
+            packet.intro = Some(Arc::clone(&self.local));
+            self.send(Dest::Address(member.address.clone()), packet);
+        }
     }
 
     /// Exchanges with up to `few` reachable members; how many they are.

@@ -73,6 +73,9 @@ impl Core {
             let from = state.id.clone();
             self.apply(now, Claim { state, from }, Via::Exchange);
         }
+        if self.members.reachable_count() > 0 {
+            self.knows_whom_to_greet();
+        }
     }
 
     /// Merges the full list of `from`, got in an exchange.

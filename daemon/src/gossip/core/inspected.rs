@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 use ringmaster_shared::id::NodeId;
 
-use super::Core;
+use super::{Core, Greeting};
 use crate::gossip::{MemberState, claim::Now, dissemination::Dissemination};
 
 /// Lengths of everything that could grow.
@@ -55,6 +55,7 @@ impl Core {
         }
         self.rumors = Dissemination::default();
         self.introduced = true;
+        self.greeting = Greeting::Done;
         self.exchange_gap_ms = u64::MAX / 8;
         let interval = self.exchange_interval_ms();
         self.due.exchange = now.ms + self.rng.random_range(0..interval);

@@ -50,6 +50,11 @@ impl Seeds {
         Self(seeds)
     }
 
+    /// The one that is asked first, by whoever wants to be let in.
+    pub fn first(&self) -> Option<&str> {
+        self.0.first().map(|s| s.address.as_str())
+    }
+
     fn at(&mut self, address: &str) -> Option<&mut Seed> {
         self.0.iter_mut().find(|s| s.address == address)
     }

@@ -187,6 +187,25 @@ impl Fleet {
         }
     }
 
+    /// Waits until the first lets others in. An agent of Serf does when it answers; `ringd` answers
+    /// from the start on, also while it opens its store.
+    pub async fn until_open(&mut self) -> anyhow::Result<()> {
+        self.until("it answers", [0], |view| view.len() == 1)
+            .await?;
+        let began = Instant::now();
+        loop {
+            let status: Option<StatusResponse> = match self.kind {
+                Kind::Serf => return Ok(()),
+                Kind::Ringd => self.json(&self.agents[0], "/api/v1/status").await,
+            };
+            if status.is_some_and(|s| s.node.lifecycle == Lifecycle::Serving) {
+                return Ok(());
+            }
+            anyhow::ensure!(began.elapsed() < DEADLINE, "the first does not serve");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits for what only `ringd` has: that every node serves and knows the same ring.
     pub async fn until_settled(&self) -> anyhow::Result<()> {
         let began = Instant::now();

@@ -62,3 +62,56 @@ fn a_contact_that_is_an_alive_member_is_left_alone() {
         .filter(|o| matches!(o, Output::Exchange { .. }));
     assert_eq!(exchanges.count(), 0);
 }
+
+/// Whom each packet of a greeting, or of any other news of the sender itself, goes to.
+fn told_of(outputs: &[(u64, Output)], name: &str) -> Vec<(u64, String)> {
+    let told = outputs.iter().filter_map(|(ms, output)| match output {
+        Output::Send {
+            to: Dest::Address(to),
+            packet,
+        } if packet.intro.as_ref().is_some_and(|i| i.id == id(name)) => Some((*ms, to.clone())),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_node_that_was_let_in_tells_everybody_at_once_and_asks_who_let_it_in() {
+    let mut core = core_with(GossipConfig::default(), "new", &["seed:1"]);
+    let known = (0..20).map(|n| member(&format!("n{n}")).into()).collect();
+    core.welcome(at(0), known);
+    core.tick(at(core.next_wake()));
+    let outputs: Vec<_> = core.take_outputs().into_iter().map(|o| (0, o)).collect();
+    let told: std::collections::BTreeSet<_> = told_of(&outputs, "new").into_iter().collect();
+    assert_eq!(told.len(), 20, "{told:?}");
+    let asked = outputs.iter().filter_map(|(_, o)| match o {
+        Output::Exchange { address } => Some(address.as_str()),
+        _ => None,
+    });
+    let asked: Vec<&str> = asked.collect();
+    assert_eq!((asked.len(), asked[0]), (3, "seed:1"), "{asked:?}");
+}
+
+#[test]
+fn a_node_that_comes_back_greets_when_it_knows_whom_and_once() {
+    let mut core = core_with(GossipConfig::default(), "back", &["seed:1"]);
+    let early = run_until(&mut core, 1_000);
+    assert_eq!(told_of(&early, "back"), [], "it knows nobody");
+    let known = (0..200).map(|n| member(&format!("n{n}")).into()).collect();
+    core.merge(at(1_000), &id("n0"), known);
+    core.lists_exchanged(&id("n0"));
+    core.tick(at(1_000));
+    let outputs = core.take_outputs().into_iter().map(|o| (1_000, o));
+    let told = told_of(&outputs.collect::<Vec<_>>(), "back");
+    let gossip = GossipConfig::default().gossip_fanout;
+    assert!(
+        (64..=64 + gossip + 1).contains(&told.len()),
+        "{}",
+        told.len()
+    );
+    let later = told_of(&run_until(&mut core, 1_190), "back");
+    assert!(
+        later.len() <= gossip + 2,
+        "only what is sent anyway: {later:?}"
+    );
+}
