@@ -45,7 +45,7 @@ fn a_dead_member_comes_with_the_command_that_starts_it() {
     assert_eq!(
         found[0].fix[1],
         "$ ringd --node-id=node-3 --port=8083 --data-dir=<its data dir> \
-         --seed-node=localhost:8081"
+         --zone=c --seed-node=localhost:8081"
     );
 }
 
@@ -448,7 +448,7 @@ fn a_node_is_started_again_as_it_was_set_up() {
         start(&app),
         "$ ringd --node-id=node-3 --port=8083 '--data-dir=/srv/my data/3' \
          --gossip-keyring-file=/etc/ringd/three --gossip-verify-incoming=false \
-         --seed-node=localhost:8081"
+         --zone=c --seed-node=localhost:8081"
     );
 }
 
