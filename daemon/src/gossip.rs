@@ -9,7 +9,7 @@
 //! this node is silent.
 
 mod addresses;
-mod claim;
+pub mod claim;
 mod codec;
 mod core;
 mod dissemination;

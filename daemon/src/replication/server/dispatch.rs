@@ -11,8 +11,9 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
+    config::seeds,
     gossip::{
-        MemberState, MemberView, Served,
+        MemberState, MemberView, Served, claim,
         secrecy::joining,
         sight::{self, Marks},
     },
@@ -90,6 +91,10 @@ impl Handler for Dispatch {
 
 impl PeerServer {
     async fn join(&self, member: MemberState, proof: &[u8]) -> Response {
+        // first of all: what is not within its bounds is not kept, told or repeated
+        if let Some(reason) = misfit(&member, unix_ms()) {
+            return refused(RefusalCode::BadRequest, reason);
+        }
         let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
             Ok(bond) => bond,
             Err(reason) => return self.refuse_stranger(&member, reason),
@@ -267,6 +272,17 @@ fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> O
         );
         refused(RefusalCode::BadRequest, reason)
     })
+}
+
+/// Why nobody may be let in that says this of itself, without repeating what is wrong.
+fn misfit(member: &MemberState, unix_ms: u64) -> Option<String> {
+    let id = &member.id;
+    if seeds::check_address(&member.address).is_err() || !claim::is_acceptable(member, unix_ms) {
+        return Some(format!(
+            "what {id} says of itself is not within the bounds: its address is HOST:PORT, the texts are short"
+        ));
+    }
+    None
 }
 
 fn not_ready() -> Response {
