@@ -25,6 +25,8 @@ use crate::{
     time::unix_ms,
 };
 
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// A [`PeerServer`] with what it needs to serve replica requests.
 pub struct Dispatch {
     node: Arc<PeerServer>,
@@ -277,6 +279,12 @@ fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> O
 /// Why nobody may be let in that says this of itself, without repeating what is wrong.
 fn misfit(member: &MemberState, unix_ms: u64) -> Option<String> {
     let id = &member.id;
+    if claim::is_too_far_ahead(member.generation, unix_ms) {
+        let days = member.generation.saturating_sub(unix_ms) / DAY_MS;
+        return Some(format!(
+            "{id} counts its starts from a clock {days} days ahead of this node's, and no member believes one so far ahead: set the clocks right; if {id} was started once with a wrong one, start it with an empty --data-dir"
+        ));
+    }
     if seeds::check_address(&member.address).is_err() || !claim::is_acceptable(member, unix_ms) {
         return Some(format!(
             "what {id} says of itself is not within the bounds: its address is HOST:PORT, the texts are short"

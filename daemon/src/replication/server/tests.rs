@@ -16,6 +16,8 @@ use crate::{
     time::unix_ms,
 };
 
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// A server, and its folder, which is removed with it.
 struct Door {
     dispatch: Dispatch,
@@ -126,4 +128,20 @@ async fn what_a_stranger_calls_itself_is_judged_before_it_is_repeated() {
         assert!(reason.contains("new at localhost:1 has no key"), "{reason}");
     }
     assert_eq!(door.events.newest(10).len(), 1);
+}
+
+#[tokio::test]
+async fn who_started_far_in_the_future_is_told_about_its_clock() {
+    let door = Door::with_keys(&[]);
+    let ahead = |days: u64| MemberState {
+        generation: unix_ms() + days * DAY_MS,
+        ..joiner("localhost:1")
+    };
+    let (code, reason) = door.turns_away(ahead(730)).await;
+    assert_eq!(code, RefusalCode::BadRequest);
+    for part in ["new", "clock", "730 days", "--data-dir"] {
+        assert!(reason.contains(part), "{part} is missing: {reason}");
+    }
+    let passed = door.join(ahead(300)).await;
+    assert!(matches!(passed, Response::NotReady { .. }), "{passed:?}");
 }
