@@ -229,15 +229,22 @@ async fn tell(
         session: theirs.session,
         change: change.clone(),
     };
-    let Ok(plain) = postcard::to_stdvec(&order).map(Zeroizing::new) else {
+    let about = bound_to(cluster.as_str(), &node.facts.id, id);
+    let Some(sealed) = sealed(secrecy, &about, *common, &order) else {
         return (
             KeyOutcome::Refused,
             Some("the order cannot be written".into()),
         );
     };
-    let about = bound_to(cluster.as_str(), &node.facts.id, id);
-    let sealed = secrecy.seal_with(Purpose::Order, &about, Some(*common), &plain);
     send(peers, id, sealed).await
+}
+
+/// The order under that key. It may hold a key, so it is written where it is wiped, at once and
+/// without growing.
+fn sealed(secrecy: &Secrecy, about: &[&[u8]], with: Fingerprint, order: &Order) -> Option<Vec<u8>> {
+    let mut buffer = Zeroizing::new([0; ORDER_BYTES_MAX]);
+    let plain = postcard::to_slice(order, buffer.as_mut_slice()).ok()?;
+    Some(secrecy.seal_with(Purpose::Order, about, Some(with), plain))
 }
 
 /// What an order is sealed about. Of the sender too: numbers are counted for each sender, and the
@@ -288,8 +295,7 @@ pub async fn obey(
         Ok(opened) => opened,
         Err(error) => return keys(format!("the order is {error}")),
     };
-    let plain = Zeroizing::new(opened.plain.clone());
-    let Ok(order) = postcard::from_bytes::<Order>(&plain) else {
+    let Ok(order) = postcard::from_bytes::<Order>(&opened.plain) else {
         return keys("the order makes no sense".into());
     };
     if order.session != secrecy.session() || !secrecy.admit(Purpose::Order, from, &opened) {
@@ -383,8 +389,7 @@ mod tests {
                 session,
                 change: Change::Install(new.clone()),
             };
-            let plain = postcard::to_stdvec(&order).expect("encodes");
-            by.seal(Purpose::Order, &[b"c", b"a", to], None, &plain)
+            sealed(by, &[b"c", b"a", to], by.fingerprints()[0], &order).expect("encodes")
         };
         let give_as = async |from: &str, sealed: Vec<u8>| match obey(
             Some(&b),
