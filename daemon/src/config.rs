@@ -141,10 +141,7 @@ impl Config {
             gossip: gossip(layers)?,
             secrecy: SecrecyConfig {
                 keyring_file: layers.optional("gossip.keyring_file", path)?,
-                verify: Verify {
-                    incoming: layers.required("gossip.verify_incoming", truth)?,
-                    outgoing: layers.required("gossip.verify_outgoing", truth)?,
-                },
+                verify: verify(layers)?,
             },
             limits: limits(layers)?,
             storage: StorageConfig {
@@ -235,6 +232,21 @@ fn gossip(layers: &Layers) -> Result<GossipConfig, Failure> {
             as usize,
         lifeguard: Lifeguard::default(),
     })
+}
+
+/// Who asks in plain has nothing that a sealed answer could be bound to, so an old one would do:
+/// insisting on seals without sealing is no step on any way to keys or from them.
+fn verify(layers: &Layers) -> Result<Verify, Failure> {
+    let verify = Verify {
+        incoming: layers.required("gossip.verify_incoming", truth)?,
+        outgoing: layers.required("gossip.verify_outgoing", truth)?,
+    };
+    if verify.incoming && !verify.outgoing {
+        return Err(Failure::Usage(
+            "--gossip-verify-outgoing=false needs --gossip-verify-incoming=false as well: a node that takes only sealed gossip has to seal its own (docs/operations.md, \"Encrypting gossip\")".into(),
+        ));
+    }
+    Ok(verify)
 }
 
 fn limits(layers: &Layers) -> Result<Limits, Failure> {
@@ -376,7 +388,7 @@ mod tests {
 
     #[test]
     fn misuse_is_one_sentence_that_names_the_flag() {
-        let cases: [(&[(&str, &str)], &str); 10] = [
+        let cases: [(&[(&str, &str)], &str); 11] = [
             (&[], "--node-id is missing"),
             (&[("node_id", "a b")], "--node-id"),
             (&[("node_id", "a"), ("port", "0")], "--port"),
@@ -395,6 +407,15 @@ mod tests {
             (
                 &[("node_id", "a"), ("gossip.interval", "fast")],
                 "--gossip-interval",
+            ),
+            // answers to plain questions could be replayed
+            (
+                &[
+                    ("node_id", "a"),
+                    ("port", "1"),
+                    ("gossip.verify_outgoing", "false"),
+                ],
+                "--gossip-verify-outgoing",
             ),
         ];
         for (pairs, names) in cases {

@@ -10,7 +10,7 @@
 //! this node is silent.
 
 mod addresses;
-mod claim;
+pub mod claim;
 mod codec;
 mod config;
 mod core;

@@ -25,7 +25,7 @@ use rand::RngCore;
 use ringmaster_shared::id::{Generation, NodeId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use self::{
     complaints::Complaints,
@@ -83,7 +83,8 @@ pub struct Unsealed {
     stamp: Stamp,
     pub key: Fingerprint,
     pub nonce: Nonce,
-    pub plain: Vec<u8>,
+    /// Wiped unless it is taken out: it may hold a key.
+    pub plain: Zeroizing<Vec<u8>>,
 }
 
 impl Unsealed {
@@ -269,7 +270,7 @@ impl Secrecy {
         } = ring.open(&associated(purpose, about), bytes)?;
         let (stamp, content) =
             postcard::take_from_bytes::<Stamp>(&plain).map_err(|_| OpenError::Forged(key))?;
-        let content = content.to_vec();
+        let content = Zeroizing::new(content.to_vec());
         plain.zeroize();
         Ok(Unsealed {
             stamp,
@@ -373,6 +374,9 @@ mod tests {
         outgoing: true,
     };
 
+    /// Compiles for what wipes itself.
+    fn assert_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+
     #[test]
     fn a_message_is_taken_once_and_for_its_purpose() {
         let (a, b) = (
@@ -388,7 +392,8 @@ mod tests {
         let opened = b
             .open(Purpose::Packet, &[b"c", b"h"], &sealed)
             .expect("opens");
-        assert_eq!(opened.plain, b"news");
+        assert_eq!(*opened.plain, b"news");
+        assert_wiped(&opened.plain);
         assert!(b.admit(Purpose::Packet, &id("a"), &opened));
         assert!(!b.admit(Purpose::Packet, &id("a"), &opened), "a replay");
         let others: [(Purpose, &[&[u8]]); 4] = [

@@ -301,7 +301,7 @@ impl Wire {
                 let mut opened = secrecy
                     .open(purpose, &about, envelope.content)
                     .map_err(|error| Refusal::new(Rejected::Unopened, error.to_string()))?;
-                let content = std::mem::take(&mut opened.plain);
+                let content = std::mem::take(&mut *opened.plain);
                 Ok((content, Some(opened)))
             }
         }

@@ -229,15 +229,32 @@ async fn tell(
         session: theirs.session,
         change: change.clone(),
     };
-    let Ok(plain) = postcard::to_stdvec(&order).map(Zeroizing::new) else {
+    let about = bound_to(cluster.as_str(), &node.facts.id, id);
+    let Some(sealed) = sealed(secrecy, &about, *common, &order) else {
         return (
             KeyOutcome::Refused,
             Some("the order cannot be written".into()),
         );
     };
-    let about = [cluster.as_str().as_bytes(), id.as_str().as_bytes()];
-    let sealed = secrecy.seal_with(Purpose::Order, &about, Some(*common), &plain);
     send(peers, id, sealed).await
+}
+
+/// The order under that key. It may hold a key, so it is written where it is wiped, at once and
+/// without growing.
+fn sealed(secrecy: &Secrecy, about: &[&[u8]], with: Fingerprint, order: &Order) -> Option<Vec<u8>> {
+    let mut buffer = Zeroizing::new([0; ORDER_BYTES_MAX]);
+    let plain = postcard::to_slice(order, buffer.as_mut_slice()).ok()?;
+    Some(secrecy.seal_with(Purpose::Order, about, Some(with), plain))
+}
+
+/// What an order is sealed about. Of the sender too: numbers are counted for each sender, and the
+/// connection only says who that is, so the same bytes under another name would pass again.
+fn bound_to<'a>(cluster: &'a str, from: &'a NodeId, to: &'a NodeId) -> [&'a [u8]; 3] {
+    [
+        cluster.as_bytes(),
+        from.as_str().as_bytes(),
+        to.as_str().as_bytes(),
+    ]
 }
 
 async fn send(peers: &Peers, id: &NodeId, sealed: Vec<u8>) -> (KeyOutcome, Option<String>) {
@@ -273,13 +290,12 @@ pub async fn obey(
     if sealed.len() > ORDER_BYTES_MAX {
         return keys("the order is too long to be one".into());
     }
-    let about = [cluster.as_bytes(), me.as_str().as_bytes()];
+    let about = bound_to(cluster, from, me);
     let opened = match secrecy.open(Purpose::Order, &about, sealed) {
         Ok(opened) => opened,
         Err(error) => return keys(format!("the order is {error}")),
     };
-    let plain = Zeroizing::new(opened.plain.clone());
-    let Ok(order) = postcard::from_bytes::<Order>(&plain) else {
+    let Ok(order) = postcard::from_bytes::<Order>(&opened.plain) else {
         return keys("the order makes no sense".into());
     };
     if order.session != secrecy.session() || !secrecy.admit(Purpose::Order, from, &opened) {
@@ -373,14 +389,13 @@ mod tests {
                 session,
                 change: Change::Install(new.clone()),
             };
-            let plain = postcard::to_stdvec(&order).expect("encodes");
-            by.seal(Purpose::Order, &[b"c", to], None, &plain)
+            sealed(by, &[b"c", b"a", to], by.fingerprints()[0], &order).expect("encodes")
         };
-        let give = async |sealed: Vec<u8>| match obey(
+        let give_as = async |from: &str, sealed: Vec<u8>| match obey(
             Some(&b),
             &events,
             ("c", &id("b")),
-            &id("a"),
+            &id(from),
             &sealed,
         )
         .await
@@ -389,6 +404,7 @@ mod tests {
             Response::Refused { reason, .. } => Err(reason),
             other => panic!("{other:?}"),
         };
+        let give = async |sealed| give_as("a", sealed).await;
         assert!(
             give(sealed(&other, b.session(), b"b")).await.is_err(),
             "another key"
@@ -403,7 +419,11 @@ mod tests {
         );
         let good = sealed(&a, b.session(), b"b");
         assert_eq!(give(good.clone()).await, Ok(true));
-        assert!(give(good).await.is_err(), "a replay");
+        assert!(give(good.clone()).await.is_err(), "a replay");
+        assert!(
+            give_as("zz", good).await.is_err(),
+            "a replay under another name"
+        );
         assert_eq!(give(sealed(&a, b.session(), b"b")).await, Ok(false));
         assert_eq!(b.fingerprints()[1], new.fingerprint());
         let told = events.newest(10);

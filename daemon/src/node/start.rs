@@ -2,7 +2,11 @@
 
 use std::{net::UdpSocket, sync::Arc};
 
-use ringmaster_shared::{event::EventCode, id::ClusterId, key::PARTITION_COUNT_DEFAULT};
+use ringmaster_shared::{
+    event::EventCode,
+    id::{ClusterId, Generation},
+    key::PARTITION_COUNT_DEFAULT,
+};
 
 use super::{
     SharedNode,
@@ -14,7 +18,7 @@ use super::{
 };
 use crate::{
     cli::Failure,
-    gossip::{GossipHandle, GossipParts, MemberState},
+    gossip::{GossipHandle, GossipParts, MemberState, claim},
     identity::{Adopting, IdentityStore},
     lifecycle::facts::Phase,
     replication::{
@@ -33,6 +37,8 @@ use crate::{
 /// Folder of the engine inside the data dir.
 pub const STORE_DIR: &str = "store";
 
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
 /// How a start ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
@@ -49,6 +55,10 @@ pub async fn start(
     seeds: Vec<String>,
 ) -> Result<Started, Failure> {
     node.control.update(|facts| facts.phase = Phase::Starting);
+    if let Some(message) = clock_warning(node.facts.generation, unix_ms()) {
+        node.events
+            .warn(EventCode::ClockSkew, Some(&node.facts.id), message);
+    }
     let mut course = adopt::begin(node, seeds).await?;
     departure::refuse(&node.identity)?;
     let starting = "the store to open".to_owned();
@@ -298,4 +308,43 @@ fn run_parts(
     node.events
         .info(EventCode::NodeStarted, Some(&node.facts.id), message);
     Ok(())
+}
+
+/// What to say at the start when an earlier one was made with a clock far ahead: generations never
+/// fall, so this one is ahead of the clock as well.
+fn clock_warning(generation: Generation, unix_ms: u64) -> Option<String> {
+    let days = generation.saturating_sub(unix_ms) / DAY_MS;
+    (days > 0).then(|| {
+        let consequence = if claim::is_too_far_ahead(generation, unix_ms) {
+            "no member believes one so far ahead, so it stays alone: set its clock right, then start it with an empty --data-dir"
+        } else {
+            "set its clock right; more than a year ahead no member would believe it"
+        };
+        format!(
+            "this node was started before with a clock {days} days ahead of now, and its generation is ahead since: {consequence}"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_start_with_a_clock_far_ahead_is_told() {
+        let now = 1_780_000_000_000;
+        for (ahead_days, says) in [
+            (0, None),
+            (2, Some("2 days")),
+            (400, Some("empty --data-dir")),
+        ] {
+            let warning = clock_warning(now + ahead_days * DAY_MS, now);
+            match (&warning, says) {
+                (None, None) => {}
+                (Some(text), Some(part)) => assert!(text.contains(part), "{text}"),
+                _ => panic!("{ahead_days} days ahead: {warning:?}"),
+            }
+        }
+        assert_eq!(clock_warning(now - DAY_MS, now), None);
+    }
 }

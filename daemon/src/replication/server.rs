@@ -7,6 +7,8 @@
 mod dispatch;
 pub mod gate;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

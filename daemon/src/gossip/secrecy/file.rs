@@ -24,6 +24,9 @@ use super::{
 /// The kept keyring's name in the data dir.
 const KEPT_NAME: &str = "keyring";
 const KEPT_TEMP_NAME: &str = "keyring.tmp";
+/// The last kept one that a changed file of the operator replaced: it may hold the only copy of
+/// the keys the others use. Never read.
+const ASIDE_NAME: &str = "keyring.set-aside";
 /// A keyring of sixteen keys and many comments is far below.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 const OWNER_ONLY: u32 = 0o600;
@@ -73,7 +76,7 @@ pub fn load(
         Err(KeyringFileError::Read { why, .. }) if why.kind() == io::ErrorKind::NotFound => None,
         kept => Some(kept?),
     };
-    let keeping = Keeping {
+    let mut keeping = Keeping {
         dir: data_dir.to_owned(),
         given: given
             .as_ref()
@@ -82,16 +85,25 @@ pub fn load(
     };
     let ring = match (given, kept) {
         (None, None) => return Ok(None),
-        (None, Some(kept)) => kept.ring,
+        (None, Some(kept)) => {
+            // the operator's file was not given this time, that is all that is known of it
+            keeping.given = kept.grew_out_of;
+            kept.ring
+        }
         (Some(given), None) => given,
         (Some(_), Some(kept)) if kept.grew_out_of == keeping.given => kept.ring,
         (Some(given), Some(_)) => {
+            let aside = data_dir.join(ASIDE_NAME);
             tracing::info!(
-                "the keyring file was changed since the keys were last rotated; it counts, and {} is removed",
-                path.display()
+                "the keyring file was changed since the keys were last rotated; it counts, and {} is set aside as {}",
+                path.display(),
+                aside.display()
             );
-            let failed = |why| KeyringFileError::Write { file: path, why };
-            fs::remove_file(data_dir.join(KEPT_NAME)).map_err(failed)?;
+            let failed = |why| KeyringFileError::Write {
+                file: path.clone(),
+                why,
+            };
+            fs::rename(&path, &aside).map_err(failed)?;
             given
         }
     };
@@ -288,6 +300,8 @@ mod tests {
 
         write(&path, &lines(&[3]), 0o600);
         assert_eq!(started().0.keys(), [key(3)]);
+        let aside = read(&dir.path().join(ASIDE_NAME)).expect("not lost");
+        assert_eq!(aside.ring, ring);
         write(&path, &lines(&[1]), 0o600);
         assert_eq!(
             started().0.keys(),
@@ -295,6 +309,27 @@ mod tests {
             "the kept one is gone for good"
         );
         assert!(load(None, dir.path()).expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_start_without_the_operators_file_does_not_forget_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("mine");
+        write(&path, &lines(&[1]), 0o600);
+        let rotate = |given: Option<&Path>, to: u8| {
+            let (mut ring, keeping) = load(given, dir.path()).expect("readable").expect("there");
+            let before = ring.primary().fingerprint();
+            ring.install(key(to)).expect("room");
+            ring.make_primary(key(to).fingerprint()).expect("held");
+            ring.remove(before).expect("held");
+            keeping.keep(&ring).expect("written");
+        };
+        rotate(Some(&path), 2);
+        rotate(None, 3);
+        let (ring, _) = load(Some(&path), dir.path())
+            .expect("readable")
+            .expect("there");
+        assert_eq!(ring.keys(), [key(3)], "the flag is as it was");
     }
 
     #[test]

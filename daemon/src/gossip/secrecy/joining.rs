@@ -36,8 +36,8 @@ impl Proof {
             return Err("its welcome is sealed, and this node asked without a key".into());
         };
         let opened = secrecy.open(Purpose::Welcome, &[nonce], welcome);
-        let opened = opened.map_err(|error| format!("its welcome is {error}"))?;
-        Ok(opened.plain)
+        let mut opened = opened.map_err(|error| format!("its welcome is {error}"))?;
+        Ok(std::mem::take(&mut *opened.plain))
     }
 }
 
@@ -76,7 +76,7 @@ pub fn judge(
         Err(error) if secrecy.verify().incoming => return refused(&error.to_string()),
         Err(_) => return Ok(None),
     };
-    let honest = opened.plain == content(member) && opened.generation() == member.generation;
+    let honest = *opened.plain == content(member) && opened.generation() == member.generation;
     if !honest {
         return refused("another node's");
     }

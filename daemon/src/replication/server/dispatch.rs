@@ -11,8 +11,9 @@ use ringmaster_shared::{
 
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
+    config::seeds,
     gossip::{
-        MemberState, MemberView, Served,
+        MemberState, MemberView, Served, claim,
         secrecy::joining,
         sight::{self, Marks},
     },
@@ -23,6 +24,8 @@ use crate::{
     },
     time::unix_ms,
 };
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
 pub struct Dispatch {
@@ -90,6 +93,10 @@ impl Handler for Dispatch {
 
 impl PeerServer {
     async fn join(&self, member: MemberState, proof: &[u8]) -> Response {
+        // first of all: what is not within its bounds is not kept, told or repeated
+        if let Some(reason) = misfit(&member, unix_ms()) {
+            return refused(RefusalCode::BadRequest, reason);
+        }
         let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
             Ok(bond) => bond,
             Err(reason) => return self.refuse_stranger(&member, reason),
@@ -267,6 +274,23 @@ fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> O
         );
         refused(RefusalCode::BadRequest, reason)
     })
+}
+
+/// Why nobody may be let in that says this of itself, without repeating what is wrong.
+fn misfit(member: &MemberState, unix_ms: u64) -> Option<String> {
+    let id = &member.id;
+    if claim::is_too_far_ahead(member.generation, unix_ms) {
+        let days = member.generation.saturating_sub(unix_ms) / DAY_MS;
+        return Some(format!(
+            "{id} counts its starts from a clock {days} days ahead of this node's, and no member believes one so far ahead: set the clocks right; if {id} was started once with a wrong one, start it with an empty --data-dir"
+        ));
+    }
+    if seeds::check_address(&member.address).is_err() || !claim::is_acceptable(member, unix_ms) {
+        return Some(format!(
+            "what {id} says of itself is not within the bounds: its address is HOST:PORT, the texts are short"
+        ));
+    }
+    None
 }
 
 fn not_ready() -> Response {
