@@ -45,6 +45,8 @@ pub const COMMANDS_MAX: usize = 256;
 const JOBS_MAX: usize = 64;
 /// Packets taken in before the loop looks at anything else.
 const PACKETS_AT_ONCE: usize = 64;
+/// The loop turns at least this often.
+const TIMER_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Unreadable packets are logged at most this often.
 const LOG_GAP_MS: u64 = 60_000;
 
@@ -155,8 +157,8 @@ impl Clock {
     }
 
     fn instant(self, ms: u64) -> Instant {
-        // far enough for a timer that is not wanted
-        self.0 + Duration::from_millis(ms.min(u64::from(u32::MAX)))
+        let latest = self.now().ms.saturating_add(TIMER_MS_MAX);
+        self.0 + Duration::from_millis(ms.min(latest))
     }
 }
 
@@ -452,4 +454,25 @@ fn look_up<E: Exchange>(turn: &mut Turn<E>, address: String) {
         let found = addresses::look_up(address.clone()).await;
         Done::LookedUp { address, found }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 49.7 days are as many milliseconds as 32 bits hold.
+    #[test]
+    fn a_timer_is_as_far_away_as_it_was_set_however_long_the_engine_runs() {
+        for days in [0, 49, 50, 3000] {
+            let uptime = Duration::from_secs(days * 24 * 3600);
+            let start = Instant::now().checked_sub(uptime).expect("there is time");
+            let clock = Clock(start);
+            for ahead in [0, 1, 5_000, 3_600_000] {
+                let at = clock.now().ms + ahead;
+                let exactly = start + Duration::from_millis(at);
+                assert_eq!(clock.instant(at), exactly, "{days} days, {ahead} ms");
+            }
+            assert!(clock.instant(u64::MAX) > Instant::now() + Duration::from_secs(3600));
+        }
+    }
 }
