@@ -99,7 +99,9 @@ impl Core {
 
     /// Takes a claim in, if it wins.
     pub(super) fn apply(&mut self, now: Now, mut claim: Claim, mut via: Via) {
-        if !claim::is_acceptable(&claim.state, now.unix_ms) {
+        // what this node finds out itself is about a state that was judged when it came in; a wall
+        // clock that was set back since must not keep it from being told
+        if via != Via::Own && !claim::is_acceptable(&claim.state, now.unix_ms) {
             return self.count_rejected(Rejected::Unacceptable);
         }
         if claim.state.id == self.local.id {
@@ -326,7 +328,10 @@ impl Core {
 
     /// Suspected members whose time is up are dead.
     pub(super) fn end_suspicions(&mut self, now: Now) {
-        while let Some(member) = self.members.overdue_suspicion(now) {
+        for _ in 0..MEMBERS_MAX {
+            let Some(member) = self.members.overdue_suspicion(now) else {
+                return;
+            };
             let state = MemberState {
                 status: MemberStatus::Dead,
                 ..(*member.state).clone()
