@@ -156,6 +156,7 @@ impl Clock {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// `ms` after the start; no later than a day from now, for a timer that is not wanted.
     fn instant(self, ms: u64) -> Instant {
         let latest = self.now().ms.saturating_add(TIMER_MS_MAX);
         self.0 + Duration::from_millis(ms.min(latest))
@@ -202,6 +203,7 @@ impl<E: Exchange> Driver<E> {
         let mut buffer = vec![0; self.wire.datagram_bytes_max() + 1];
         loop {
             let wake = self.wake_ms(&turn);
+            let mut ready = Ok(());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -220,8 +222,14 @@ impl<E: Exchange> Driver<E> {
                         self.finish(&mut turn, done);
                     }
                 }
-                ready = self.socket.readable() => self.receive(&mut turn, &mut buffer, ready).await,
+                socket = self.socket.readable() => ready = socket,
                 () = tokio::time::sleep_until(self.clock.instant(wake)) => {}
+            }
+            // whatever woke the loop: however many commands there are, packets and what ended
+            // aside have their turn
+            self.receive(&mut turn, &mut buffer, ready).await;
+            if let Some(Ok(done)) = turn.jobs.try_join_next() {
+                self.finish(&mut turn, done);
             }
             turn.dirty = true;
             let now = self.clock.now();
@@ -363,13 +371,13 @@ impl<E: Exchange> Driver<E> {
                 reply,
             } => {
                 let served = self.serve(turn, &from, &message);
-                self.publish(turn, true);
+                self.publish_change(turn);
                 let _ = reply.send(served);
             }
             Command::Admit { member, reply } => {
                 let from = member.id.clone();
                 self.core.merge(now, &from, vec![Arc::new(member)]);
-                self.publish(turn, true);
+                self.publish_change(turn);
                 let _ = reply.send(self.states());
             }
             Command::Contact { address, reply } => {
@@ -413,6 +421,14 @@ impl<E: Exchange> Driver<E> {
         });
         let report = self.report(turn, now);
         self.published.report.send_replace(Arc::new(report));
+    }
+
+    /// At once, if there is any: who asked finds it when the answer is there. A question that
+    /// changed nothing costs no copies of the whole list.
+    fn publish_change(&mut self, turn: &mut Turn<E>) {
+        if self.core.revision() != turn.seen_revision {
+            self.publish(turn, true);
+        }
     }
 
     fn report(&self, turn: &Turn<E>, now: Now) -> Report {
