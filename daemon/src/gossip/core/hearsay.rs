@@ -24,6 +24,9 @@ struct Before {
     silent_ms: u64,
 }
 
+/// A node takes a later generation to refute what nothing else is above at most this often.
+const NEXT_LIFE_GAP_MS: u64 = 1000;
+
 impl Core {
     /// A member's own word about itself: in a packet, or as who exchanged lists.
     pub(super) fn take_own_word(&mut self, now: Now, state: Arc<MemberState>) {
@@ -261,7 +264,8 @@ impl Core {
         }
     }
 
-    /// What others say of this node. Bad news in this life is refuted by a higher incarnation;
+    /// What others say of this node. Bad news in this life is refuted by a higher incarnation, or
+    /// a later generation where there is none (the process goes on, and nobody is locked out);
     /// news of an earlier life is outdated, and the present one is told again; news of a later
     /// life means that another process has taken this node's name.
     fn apply_to_self(&mut self, now: Now, claim: &Claim) {
@@ -285,7 +289,12 @@ impl Core {
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
-            Arc::make_mut(&mut self.local).incarnation = theirs.incarnation + 1;
+            let next = claim::next_above(claim::freshness(theirs));
+            if !self.may_live_as(now, next.0) {
+                return;
+            }
+            let local = Arc::make_mut(&mut self.local);
+            (local.generation, local.incarnation) = next;
             self.spread_self();
             if accused {
                 if matches!(theirs.status, MemberStatus::Suspected | MemberStatus::Dead) {
@@ -298,6 +307,17 @@ impl Core {
                 });
             }
         }
+    }
+
+    /// Whether this node may refute as of that generation: no matter how often in the present one,
+    /// but later ones have to stay behind the clock, by which the next start of the process takes
+    /// its own. Who is not heard now is told again what is held of it.
+    fn may_live_as(&mut self, now: Now, generation: Generation) -> bool {
+        let may = generation == self.local.generation || now.ms >= self.next_life_ms;
+        if may && generation != self.local.generation {
+            self.next_life_ms = now.ms + NEXT_LIFE_GAP_MS;
+        }
+        may
     }
 
     pub(super) fn superseded(&mut self, address: &str, generation: Generation) {
