@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use ringmaster_shared::{
-    id::NodeId,
+    id::{Generation, NodeId},
     member::{Freshness, MemberStatus},
 };
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,12 @@ pub fn status_from_exchange(claim: &MemberState, held: Option<&MemberState>) -> 
     }
 }
 
+/// Whether a life said to have begun then began, by this node's clock, further in the future than
+/// clocks may differ: nobody takes in what is said of it.
+pub fn is_too_far_ahead(generation: Generation, unix_ms: u64) -> bool {
+    generation > unix_ms.saturating_add(GENERATION_AHEAD_MS_MAX)
+}
+
 /// Whether the fields are within the bounds every node keeps to.
 pub fn is_acceptable(state: &MemberState, unix_ms: u64) -> bool {
     !state.address.is_empty()
@@ -94,7 +100,7 @@ pub fn is_acceptable(state: &MemberState, unix_ms: u64) -> bool {
         && state.zone.len() <= TEXT_BYTES_MAX
         && state.version.len() <= TEXT_BYTES_MAX
         && state.incarnation <= INCARNATION_MAX
-        && state.generation <= unix_ms.saturating_add(GENERATION_AHEAD_MS_MAX)
+        && !is_too_far_ahead(state.generation, unix_ms)
 }
 
 /// Cuts the texts of this node's own state to the bounds, lest all others refuse it.

@@ -224,3 +224,24 @@ fn a_cluster_gets_over_a_member_accused_at_the_highest_incarnation() {
     });
     assert!(healed, "{:?}", world.happened);
 }
+
+/// A generation that no claim may have ends nobody either.
+#[test]
+fn a_namesake_of_the_far_future_is_not_believed() {
+    let year_ms = 365 * 24 * 3600 * 1000;
+    for (ahead, believed) in [(year_ms, true), (year_ms + 1, false), (2 * year_ms, false)] {
+        for told in [true, false] {
+            let mut core = core_of("a");
+            let later = state("a", YEAR_2026 + ahead, 0, MemberStatus::Alive);
+            let mut forged = packet(later, "a", Body::Gossip, vec![]);
+            forged.intro = forged.intro.filter(|_| told);
+            core.handle(at(0), source(), forged);
+            let happened = happenings(&mut core);
+            let ends = happened
+                .iter()
+                .any(|h| matches!(h, Happening::Superseded { .. }));
+            assert_eq!(ends, believed, "{ahead} ms ahead: {happened:?}");
+            assert_eq!(core.rejected.sum(), 1, "counted");
+        }
+    }
+}
