@@ -22,8 +22,9 @@ pub const TEXT_BYTES_MAX: usize = 64;
 /// Generations are Unix milliseconds; one further ahead than this comes from a broken clock, and
 /// taking it in would lock the node's true later lives out.
 const GENERATION_AHEAD_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
-/// Leaves room to refute above anything that is accepted.
-const INCARNATION_MAX: u64 = 1 << 48;
+/// Far more than a member ever needs; one that is accused so far up goes on with the next
+/// generation, see [`next_above`].
+pub const INCARNATION_MAX: u64 = 1 << 48;
 
 /// The time, as the driver hands it in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,15 @@ pub enum Via {
 
 pub fn freshness(state: &MemberState) -> Freshness {
     (state.generation, state.incarnation)
+}
+
+/// The least that is above this and that everybody accepts: what a member takes to refute it.
+pub fn next_above((generation, incarnation): Freshness) -> Freshness {
+    if incarnation < INCARNATION_MAX {
+        (generation, incarnation + 1)
+    } else {
+        (generation.saturating_add(1), 0)
+    }
 }
 
 /// Whether `claim` replaces `held`.

@@ -237,6 +237,8 @@ pub struct Core {
     exchange_gap_ms: u64,
     superseded_by: Option<Generation>,
     rejected: Rejections,
+    /// When this node may take a later generation to refute what nothing else is above.
+    next_life_ms: u64,
     next_foreign_report_ms: u64,
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
@@ -322,6 +324,7 @@ impl Core {
             exchange_gap_ms: FIRST_EXCHANGE_GAP_MS,
             superseded_by: None,
             rejected: Rejections::default(),
+            next_life_ms: 0,
             next_foreign_report_ms: 0,
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
@@ -469,7 +472,7 @@ impl Core {
         if self.phase == Phase::Running && news {
             local.lifecycle = lifecycle;
             local.ring = ring;
-            local.incarnation += 1;
+            (local.generation, local.incarnation) = claim::next_above(claim::freshness(local));
             self.spread_self();
         }
     }

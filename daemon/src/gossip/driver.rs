@@ -45,6 +45,8 @@ pub const COMMANDS_MAX: usize = 256;
 const JOBS_MAX: usize = 64;
 /// Packets taken in before the loop looks at anything else.
 const PACKETS_AT_ONCE: usize = 64;
+/// The loop turns at least this often.
+const TIMER_MS_MAX: u64 = 24 * 3600 * 1000;
 /// Unreadable packets are logged at most this often.
 const LOG_GAP_MS: u64 = 60_000;
 
@@ -159,9 +161,10 @@ impl Clock {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// `ms` after the start; no later than a day from now, for a timer that is not wanted.
     fn instant(self, ms: u64) -> Instant {
-        // far enough for a timer that is not wanted
-        self.0 + Duration::from_millis(ms.min(u64::from(u32::MAX)))
+        let latest = self.now().ms.saturating_add(TIMER_MS_MAX);
+        self.0 + Duration::from_millis(ms.min(latest))
     }
 }
 
@@ -205,6 +208,7 @@ impl<E: Exchange> Driver<E> {
         let mut buffer = vec![0; self.wire.datagram_bytes_max() + 1];
         loop {
             let wake = self.wake_ms(&turn);
+            let mut ready = Ok(());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -223,8 +227,14 @@ impl<E: Exchange> Driver<E> {
                         self.finish(&mut turn, done);
                     }
                 }
-                ready = self.socket.readable() => self.receive(&mut turn, &mut buffer, ready).await,
+                socket = self.socket.readable() => ready = socket,
                 () = tokio::time::sleep_until(self.clock.instant(wake)) => {}
+            }
+            // whatever woke the loop: however many commands there are, packets and what ended
+            // aside have their turn
+            self.receive(&mut turn, &mut buffer, ready).await;
+            if let Some(Ok(done)) = turn.jobs.try_join_next() {
+                self.finish(&mut turn, done);
             }
             turn.dirty = true;
             let now = self.clock.now();
@@ -366,13 +376,13 @@ impl<E: Exchange> Driver<E> {
                 reply,
             } => {
                 let served = self.serve(turn, &from, &message);
-                self.publish(turn, true);
+                self.publish_change(turn);
                 let _ = reply.send(served);
             }
             Command::Admit { member, reply } => {
                 let from = member.id.clone();
                 self.core.merge(now, &from, vec![Arc::new(member)]);
-                self.publish(turn, true);
+                self.publish_change(turn);
                 let _ = reply.send(self.states());
             }
             Command::Contact { address, reply } => {
@@ -421,6 +431,14 @@ impl<E: Exchange> Driver<E> {
         self.published.report.send_replace(Arc::new(report));
     }
 
+    /// At once, if there is any: who asked finds it when the answer is there. A question that
+    /// changed nothing costs no copies of the whole list.
+    fn publish_change(&mut self, turn: &mut Turn<E>) {
+        if self.core.revision() != turn.seen_revision {
+            self.publish(turn, true);
+        }
+    }
+
     fn report(&self, turn: &Turn<E>, now: Now) -> Report {
         let queues = GossipQueues {
             waiting_for_names: turn.addresses.waiting(),
@@ -460,4 +478,25 @@ fn look_up<E: Exchange>(turn: &mut Turn<E>, address: String) {
         let found = addresses::look_up(address.clone()).await;
         Done::LookedUp { address, found }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 49.7 days are as many milliseconds as 32 bits hold.
+    #[test]
+    fn a_timer_is_as_far_away_as_it_was_set_however_long_the_engine_runs() {
+        for days in [0, 49, 50, 3000] {
+            let uptime = Duration::from_secs(days * 24 * 3600);
+            let start = Instant::now().checked_sub(uptime).expect("there is time");
+            let clock = Clock(start);
+            for ahead in [0, 1, 5_000, 3_600_000] {
+                let at = clock.now().ms + ahead;
+                let exactly = start + Duration::from_millis(at);
+                assert_eq!(clock.instant(at), exactly, "{days} days, {ahead} ms");
+            }
+            assert!(clock.instant(u64::MAX) > Instant::now() + Duration::from_secs(3600));
+        }
+    }
 }

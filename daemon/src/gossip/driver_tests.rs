@@ -126,6 +126,24 @@ fn engine_with(
     contacts: &[String],
     change: impl FnOnce(&mut EngineParts<Wire>),
 ) -> Engine {
+    engine_knowing(
+        wire,
+        socket,
+        (host, name, generation),
+        contacts,
+        vec![],
+        change,
+    )
+}
+
+fn engine_knowing(
+    wire: &Wire,
+    socket: UdpSocket,
+    (host, name, generation): (&str, &str, u64),
+    contacts: &[String],
+    known: Vec<MemberState>,
+    change: impl FnOnce(&mut EngineParts<Wire>),
+) -> Engine {
     let port = socket.local_addr().expect("bound").port();
     let address = format!("{host}:{port}");
     let events = Events::new(id(name));
@@ -152,7 +170,7 @@ fn engine_with(
         stop: stop.clone(),
     };
     change(&mut parts);
-    let handle = GossipHandle::start_engine(parts, vec![]);
+    let handle = GossipHandle::start_engine(parts, known);
     wire.register(&address, id(name), handle.clone());
     Engine {
         handle,

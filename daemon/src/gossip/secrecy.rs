@@ -133,7 +133,6 @@ pub struct Secrecy {
 
 struct Shared {
     verify: Verify,
-    generation: Generation,
     /// Drawn at the start; an order for another process of this node is refused.
     session: [u8; 16],
     /// `None`: nothing is kept (tests).
@@ -146,6 +145,7 @@ struct Shared {
 
 struct State {
     ring: Arc<Keyring>,
+    generation: Generation,
     next_number: u64,
     /// Packets and calls come over different ways and overtake each other.
     packets: Replays,
@@ -176,6 +176,7 @@ impl Secrecy {
         rand::rng().fill_bytes(&mut session);
         let state = State {
             ring: Arc::new(ring),
+            generation,
             next_number: 1,
             packets: Replays::default(),
             calls: Replays::default(),
@@ -183,7 +184,6 @@ impl Secrecy {
         };
         let shared = Shared {
             verify,
-            generation,
             session,
             keeping,
             changing: Mutex::new(()),
@@ -215,6 +215,12 @@ impl Secrecy {
         self.ring().fingerprints()
     }
 
+    /// The process goes on as a later life of its node: whatever it seals from now on is of that.
+    pub fn live_on_as(&self, generation: Generation) {
+        let mut state = self.state();
+        state.generation = state.generation.max(generation);
+    }
+
     /// Seals for one receiver: with the key it is known to use, else with the primary.
     pub fn seal(
         &self,
@@ -235,15 +241,14 @@ impl Secrecy {
         with: Option<Fingerprint>,
         plain: &[u8],
     ) -> Vec<u8> {
-        let (ring, number) = {
+        let (ring, stamp) = {
             let mut state = self.state();
-            let number = state.next_number;
+            let stamp = Stamp {
+                generation: state.generation,
+                number: state.next_number,
+            };
             state.next_number += 1;
-            (Arc::clone(&state.ring), number)
-        };
-        let stamp = Stamp {
-            generation: self.shared.generation,
-            number,
+            (Arc::clone(&state.ring), stamp)
         };
         let mut nonce = [0; NONCE_BYTES];
         rand::rng().fill_bytes(&mut nonce);

@@ -116,6 +116,7 @@ impl Wire {
     pub fn packet(&self, packet: &Packet) -> Option<Vec<u8>> {
         let content = codec::content(packet).ok()?;
         let version = self.versions.towards(&packet.to);
+        self.live_on_as(packet.from.generation);
         let (bytes, _) = self.seal(Purpose::Packet, version, Some(&packet.to), None, &content);
         Some(bytes)
     }
@@ -183,6 +184,7 @@ impl Wire {
     pub fn ask(&self, to: Option<&NodeId>, ask: &Message<Ask>) -> Option<(Vec<u8>, Bond)> {
         let content = postcard::to_stdvec(ask).ok()?;
         let version = to.map_or(self.versions.ours.lowest, |to| self.versions.towards(to));
+        self.live_on_as(ask.from.generation);
         let (bytes, nonce) = self.seal(Purpose::Ask, version, to, None, &content);
         let bond = Bond {
             version,
@@ -254,6 +256,13 @@ impl Wire {
     }
 
     // ---- seals ------------------------------------------------------------------------------
+
+    /// A seal is of the life that its content speaks of.
+    fn live_on_as(&self, generation: Generation) {
+        if let Some(secrecy) = &self.secrecy {
+            secrecy.live_on_as(generation);
+        }
+    }
 
     /// Whole bytes of a message, and the nonce when it was sealed. `bound` is what an answer is
     /// bound to.

@@ -148,10 +148,22 @@ impl Contacts {
             }
         }
         let mut round = self.candidates(KINDS[kind], me, members);
+        self.doubt_own_answers(kind, me);
         round.shuffle(rng);
         self.rounds[kind] = round;
         let turn = self.rounds[kind].pop()?;
         self.still_to_be_tried(&turn, me, members)
+    }
+
+    /// Where this node itself answered, another may the next time: a name can stand for many. That
+    /// it was tried counts for one round only.
+    fn doubt_own_answers(&mut self, kind: usize, me: &NodeId) {
+        for contact in &mut self.all {
+            let of_kind = contact.seed == (KINDS[kind] == Kind::Seed);
+            if of_kind && contact.answered_by.as_ref() == Some(me) {
+                contact.answered_by = None;
+            }
+        }
     }
 
     fn candidates(&self, kind: Kind, me: &NodeId, members: &MemberList) -> Vec<Turn> {
@@ -193,7 +205,7 @@ impl Contacts {
 }
 
 impl Contact {
-    /// Who answered there is this node itself, or a member that is reachable.
+    /// Who answered there is a member that is reachable, or (for one round) this node itself.
     fn is_settled_by_name(&self, me: &NodeId, members: &MemberList) -> bool {
         self.answered_by.as_ref().is_some_and(|id| {
             let member = members.get(id);
@@ -290,6 +302,22 @@ mod tests {
             contacts.postpone(address);
         }
         assert_eq!(contacts.postponed.len(), POSTPONED_MAX);
+    }
+
+    /// A name of many addresses leads to another of them the next time.
+    #[test]
+    fn a_seed_at_which_this_node_itself_answered_is_tried_again() {
+        let (mut contacts, members) = (Contacts::default(), list(0));
+        contacts.add(["svc:1".to_owned()], true, "me:1");
+        let mut rng = SmallRng::seed_from_u64(1);
+        let tried = (0..12).filter(|_| {
+            let chosen = contacts.next(3, &id("me"), &members, &mut rng);
+            for address in &chosen {
+                contacts.answered(address, &id("me"));
+            }
+            chosen == ["svc:1"]
+        });
+        assert_eq!(tried.count(), 6, "every second round");
     }
 
     proptest! {

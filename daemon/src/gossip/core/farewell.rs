@@ -12,7 +12,7 @@ use ringmaster_shared::{
 use super::{Core, Dest, Output, Phase};
 use crate::gossip::{
     MemberState,
-    claim::{Claim, Now, Via},
+    claim::{self, Claim, Now, Via},
     codec::Body,
 };
 
@@ -33,7 +33,7 @@ impl Core {
         let local = Arc::make_mut(&mut self.local);
         local.status = last;
         local.lifecycle = Lifecycle::Stopped;
-        local.incarnation += 1;
+        (local.generation, local.incarnation) = claim::next_above(claim::freshness(local));
         self.revision += 1;
         let witnesses: Vec<String> = self
             .members

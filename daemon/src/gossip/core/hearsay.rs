@@ -34,6 +34,9 @@ struct Before {
     silent_ms: u64,
 }
 
+/// A node takes a later generation to refute what nothing else is above at most this often.
+const NEXT_LIFE_GAP_MS: u64 = 1000;
+
 impl Core {
     /// A member's own word about itself: in a packet, or as who exchanged lists.
     pub(super) fn take_own_word(&mut self, now: Now, state: Arc<MemberState>) {
@@ -112,7 +115,9 @@ impl Core {
 
     /// Takes a claim in, if it wins.
     pub(super) fn apply(&mut self, now: Now, mut claim: Claim, mut via: Via) {
-        if !claim::is_acceptable(&claim.state, now.unix_ms) {
+        // what this node finds out itself is about a state that was judged when it came in; a wall
+        // clock that was set back since must not keep it from being told
+        if via != Via::Own && !claim::is_acceptable(&claim.state, now.unix_ms) {
             return self.count_rejected(Rejected::Unacceptable);
         }
         if claim.state.id == self.local.id {
@@ -284,7 +289,8 @@ impl Core {
         }
     }
 
-    /// What others say of this node. Bad news in this life is refuted by a higher incarnation;
+    /// What others say of this node. Bad news in this life is refuted by a higher incarnation, or
+    /// a later generation where there is none (the process goes on, and nobody is locked out);
     /// news of an earlier life is outdated, and the present one is told again; news of a later
     /// life means that another process has taken this node's name.
     fn apply_to_self(&mut self, now: Now, claim: &Claim) {
@@ -308,7 +314,12 @@ impl Core {
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
-            Arc::make_mut(&mut self.local).incarnation = theirs.incarnation + 1;
+            let next = claim::next_above(claim::freshness(theirs));
+            if !self.may_live_as(now, next.0) {
+                return;
+            }
+            let local = Arc::make_mut(&mut self.local);
+            (local.generation, local.incarnation) = next;
             self.spread_self();
             if accused {
                 if matches!(theirs.status, MemberStatus::Suspected | MemberStatus::Dead) {
@@ -321,6 +332,17 @@ impl Core {
                 });
             }
         }
+    }
+
+    /// Whether this node may refute as of that generation: no matter how often in the present one,
+    /// but later ones have to stay behind the clock, by which the next start of the process takes
+    /// its own. Who is not heard now is told again what is held of it.
+    fn may_live_as(&mut self, now: Now, generation: Generation) -> bool {
+        let may = generation == self.local.generation || now.ms >= self.next_life_ms;
+        if may && generation != self.local.generation {
+            self.next_life_ms = now.ms + NEXT_LIFE_GAP_MS;
+        }
+        may
     }
 
     pub(super) fn superseded(&mut self, address: &str, generation: Generation) {
@@ -351,7 +373,10 @@ impl Core {
 
     /// Suspected members whose time is up are dead.
     pub(super) fn end_suspicions(&mut self, now: Now) {
-        while let Some(member) = self.members.overdue_suspicion(now) {
+        for _ in 0..MEMBERS_MAX {
+            let Some(member) = self.members.overdue_suspicion(now) else {
+                return;
+            };
             let state = MemberState {
                 status: MemberStatus::Dead,
                 ..(*member.state).clone()

@@ -123,7 +123,8 @@ impl Core {
         packet
     }
 
-    /// A packet of a process that goes by this node's own id.
+    /// A packet of a process that goes by this node's own id; judged as anybody's is, or one with
+    /// a generation that no other node takes in would end this one.
     pub(super) fn meet_namesake(
         &mut self,
         now: Now,
@@ -131,6 +132,11 @@ impl Core {
         other: &Brief,
         intro: Option<&MemberState>,
     ) {
+        let honest =
+            intro.is_none_or(|i| is_honest(i, other) && claim::is_acceptable(i, now.unix_ms));
+        if !honest || claim::is_too_far_ahead(other.generation, now.unix_ms) {
+            return self.count_rejected(Rejected::Unacceptable);
+        }
         self.count_rejected(Rejected::Namesake);
         if other.generation > self.local.generation {
             let address = intro.map_or_else(|| source.to_string(), |i| i.address.clone());

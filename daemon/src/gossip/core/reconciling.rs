@@ -29,6 +29,7 @@ impl Core {
 
     /// The answer to a question of `from`; `None` when it makes no sense.
     pub fn answer_exchange(&mut self, now: Now, from: &Brief, ask: Ask) -> Option<Answer> {
+        let begins = matches!(&ask, Ask::Compare(summary) if summary.from == 0);
         let answer = match ask {
             Ask::Compare(summary) => {
                 let mut answer = compare(&summary, self.compared())?;
@@ -44,6 +45,14 @@ impl Core {
                 Answer::Taken
             }
         };
+        match answer {
+            // what comes in until the exchange ends is not in it
+            Answer::Differs { .. } if begins => {
+                self.udp.is_answered(&from.id, Some(self.revision));
+            }
+            Answer::Equal => self.udp.is_answered(&from.id, None),
+            _ => {}
+        }
         if matches!(answer, Answer::Equal | Answer::Taken) {
             self.lists_exchanged(&from.id);
         }

@@ -59,10 +59,10 @@ impl Seeds {
         self.0.iter_mut().find(|s| s.address == address)
     }
 
-    pub fn answered(&mut self, address: &str, by: &NodeId) {
+    pub fn answered(&mut self, address: &str, by: &NodeId, me: &NodeId) {
         if let Some(seed) = self.at(address) {
             seed.answered_by = Some(by.clone());
-            seed.error = None;
+            seed.error = (by == me).then(|| "only this node itself answers there".to_owned());
         }
     }
 
@@ -97,12 +97,13 @@ impl Core {
         self.seeds.0.iter().map(info).collect()
     }
 
-    /// Who answered there last is a reachable member or this node itself, or a reachable member
-    /// says that it is there.
+    /// Who answered there last is a reachable member, or a reachable member says that it is there.
+    /// This node itself will do while it is among others: alone, it has not reached its cluster.
     fn is_reachable(&self, seed: &Seed) -> bool {
         let by_name = seed.answered_by.as_ref().is_some_and(|id| {
             let member = || self.members.get(id);
-            *id == self.local.id || member().is_some_and(|m| m.state.status.is_reachable())
+            let own = *id == self.local.id && self.members.reachable_count() > 0;
+            own || member().is_some_and(|m| m.state.status.is_reachable())
         });
         let mut reachable = self.members.reachable();
         by_name || reachable.any(|m| m.state.address == seed.address)

@@ -45,6 +45,8 @@ struct Signs {
     caught_up: Option<u64>,
     /// That of an exchange under way.
     exchanging: Option<u64>,
+    /// That of the latest exchange which the member began.
+    answered: Option<u64>,
 }
 
 impl Signs {
@@ -85,6 +87,7 @@ impl Udp {
             said: false,
             caught_up: None,
             exchanging: None,
+            answered: None,
         });
         signs.probes = signs.probes.saturating_add(1);
         signs.lost = signs.lost.saturating_add(lost);
@@ -202,10 +205,19 @@ impl Udp {
         }
     }
 
-    /// Lists were exchanged with it: this node's of when it began that, or else of now.
+    /// The member began an exchange itself, and what differs was answered from this node's list
+    /// as of then; nothing did, if there is none.
+    pub fn is_answered(&mut self, id: &NodeId, revision: Option<u64>) {
+        if let Some(signs) = self.members.get_mut(id) {
+            signs.answered = revision;
+        }
+    }
+
+    /// Lists were exchanged with it: this node's of when either of them began that, or else of now.
     pub fn exchanged(&mut self, id: &NodeId, revision: u64) {
         if let Some(signs) = self.members.get_mut(id) {
-            signs.caught_up = Some(signs.exchanging.take().unwrap_or(revision));
+            let began = signs.exchanging.take().or(signs.answered);
+            signs.caught_up = Some(began.unwrap_or(revision));
         }
     }
 

@@ -167,6 +167,71 @@ async fn a_flood_does_not_hold_up_the_probes() {
     a.until("b, still", |m| all_alive(m, 2)).await;
 }
 
+/// Answers of `to` to pings of a member of its, one after the other.
+fn ping_until(over: &CancellationToken, to: SocketAddr, pings: u32) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let wait = Duration::from_millis(200);
+    socket.set_read_timeout(Some(wait)).expect("set");
+    let mut buffer = [0; 2000];
+    for seq in 0..pings {
+        let ping = Packet {
+            cluster: cluster(),
+            to: id("a"),
+            from: codec::Brief::of(&member("b")),
+            intro: None,
+            ask: false,
+            body: Body::Ping { seq },
+            claims: vec![],
+        };
+        let bytes = codec::encode(&ping).expect("encodes");
+        let mut answered = false;
+        while !answered && !over.is_cancelled() {
+            socket.send_to(&bytes, to).expect("sent");
+            let got = socket.recv(&mut buffer).unwrap_or(0);
+            let packet = codec::decode(&buffer[..got]);
+            answered = packet.is_ok_and(|p| p.body == Body::Ack { seq });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_questions_over_tcp_does_not_hold_up_the_packets() {
+    let wire = Wire::default();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let known = (0..2000).map(|n| MemberState {
+        address: "127.0.0.1:9".into(),
+        ..member(&format!("n{n}"))
+    });
+    let known = known.chain([member("b")]).collect();
+    let a = engine_knowing(&wire, socket, ("localhost", "a", 1), &[], known, |parts| {
+        parts.config = GossipConfig::default();
+    });
+    let over = CancellationToken::new();
+    let flood: Vec<_> = (0..32)
+        .map(|_| {
+            let (handle, over) = (a.handle.clone(), over.clone());
+            tokio::spawn(async move {
+                while !over.is_cancelled() {
+                    handle.exchange(&id("z"), b"junk".to_vec()).await;
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    a.until("the junk comes in", |_| {
+        a.handle.status().rejected_messages > 100
+    })
+    .await;
+    let (to, ended) = (port(&a), over.clone());
+    let pings = tokio::task::spawn_blocking(move || ping_until(&ended, to, 100));
+    let answered = tokio::time::timeout(GENEROUS, pings).await;
+    over.cancel();
+    for task in flood {
+        task.await.expect("joined");
+    }
+    answered.expect("packets have their turn").expect("joined");
+}
+
 #[tokio::test]
 async fn agreeing_nodes_exchange_little_and_count_it() {
     let wire = Wire::default();

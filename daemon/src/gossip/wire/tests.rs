@@ -118,7 +118,7 @@ fn a_sealed_packet_is_taken_once_by_who_it_was_made_for() {
     assert_eq!(why(b.read_ask(&bytes)), Some(Rejected::Unopened));
     // who has the key and speaks for another life
     let mut lies = ping("a", "b");
-    lies.from.generation = 9;
+    lies.from.generation = 0;
     let bytes = a.packet(&lies).expect("encodes");
     assert_eq!(why(b.read(&bytes)), Some(Rejected::Unacceptable));
     // the same keys in another cluster
@@ -255,4 +255,28 @@ proptest! {
         let (_, bond) = b.ask(None, &ask("b")).expect("encodes");
         let _ = b.read_answer(&bond, &framed);
     }
+}
+
+/// A node that refutes by a later generation keeps its process, and with it its numbers.
+#[test]
+fn a_later_life_of_the_same_process_is_heard() {
+    let secrecy = Secrecy::for_tests(&[1], ON, 1);
+    let a = wire("a", Speaks::OURS, Some(secrecy.clone()));
+    let mut b = wire("b", Speaks::OURS, keys(&[1], ON));
+    let mut earlier = ping("a", "b");
+    let first = a.packet(&earlier).expect("encodes");
+    assert_eq!(why(b.read(&first)), None);
+    earlier.from.generation = 2;
+    let later = a.packet(&earlier).expect("encodes");
+    assert_eq!(why(b.read(&later)), None);
+    let mut question = ask("a");
+    question.from.generation = 2;
+    let (question, _) = a.ask(None, &question).expect("encodes");
+    assert_eq!(why(b.read_ask(&question)), None);
+    // and whatever else the process seals
+    let order = secrecy.seal(Purpose::Order, &[], None, b"order");
+    let theirs = b.secrecy.as_ref().expect("keys");
+    let opened = theirs.open(Purpose::Order, &[], &order).expect("opens");
+    assert!(theirs.admit(Purpose::Order, &id("a"), &opened));
+    assert_eq!(why(b.read(&first)), Some(Rejected::Replayed));
 }

@@ -2,7 +2,8 @@
 //! answered.
 //!
 //! Every address of a name is tried in turn, through the whole handshake, because `localhost` may
-//! mean this node on one address family and another program on the other.
+//! mean this node on one address family and another program on the other. A name may also stand
+//! for all nodes of a cluster: the asking node itself is who answered only if nobody else does.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -50,6 +51,13 @@ pub struct Hello {
     pub target: Option<NodeId>,
 }
 
+impl Hello {
+    /// Whether the node that asked answers itself, and anybody was meant.
+    fn is_to_itself(&self, peer: &RemotePeer) -> bool {
+        self.target.is_none() && peer.node_id == self.local.node_id
+    }
+}
+
 /// Connects to whichever address of `host:port` completes the handshake first, in turn.
 /// `each` bounds one address, the caller bounds the whole.
 pub async fn connect(
@@ -66,10 +74,29 @@ pub async fn connect(
         Ok(Err(error)) => return Err(unreachable(format!("the name cannot be resolved: {error}"))),
         Err(_) => return Err(unreachable("the name server does not answer".into())),
     };
+    connect_any(address, resolved, hello, each).await
+}
+
+/// The first of `resolved` that completes the handshake; this node itself if no other does.
+pub(super) async fn connect_any(
+    address: &str,
+    resolved: Vec<SocketAddr>,
+    hello: &Hello,
+    each: Duration,
+) -> Result<(Stream, RemotePeer), PeerError> {
+    let unreachable = |why: String| PeerError::Unreachable {
+        address: address.to_owned(),
+        why,
+    };
     let mut failure = unreachable("the name has no address".into());
+    let mut oneself = None;
     for socket_address in resolved {
         let attempt = connect_one(address, socket_address, hello);
         let error = match timeout(each, attempt).await {
+            Ok(Ok(connected)) if hello.is_to_itself(&connected.1) => {
+                oneself = oneself.or(Some(connected));
+                continue;
+            }
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => error,
             Err(_) => unreachable(format!("no answer within {} ms", each.as_millis())),
@@ -79,7 +106,7 @@ pub async fn connect(
             failure = error;
         }
     }
-    Err(failure)
+    oneself.ok_or(failure)
 }
 
 async fn connect_one(

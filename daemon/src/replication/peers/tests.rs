@@ -515,3 +515,34 @@ async fn bounds_hold() {
 fn codec_limit() -> usize {
     crate::replication::frames::FRAME_BYTES_MAX
 }
+
+/// A name may stand for all nodes of a cluster, the asking one included.
+#[tokio::test]
+async fn of_a_name_with_many_addresses_another_node_is_rather_met_than_oneself() {
+    let own = start("me", Some(OURS), "127.0.0.1:0").await;
+    let other = start("b", Some(OURS), "127.0.0.1:0").await;
+    let gone = start("c", Some(OURS), "127.0.0.1:0").await;
+    let nobody = gone.address;
+    drop(gone);
+    let cases = [
+        (vec![own.address, other.address], "b"),
+        (vec![other.address, own.address], "b"),
+        (vec![own.address, nobody, other.address], "b"),
+        (vec![own.address], "me"),
+        (vec![nobody, own.address, nobody], "me"),
+    ];
+    for (resolved, met) in cases {
+        let hello = Hello {
+            local: LocalPeer {
+                node_id: id("me"),
+                generation: 1,
+            },
+            cluster: Some(cluster(OURS)),
+            target: None,
+        };
+        let text = format!("{resolved:?}");
+        let connecting = handshake::connect_any("svc:1", resolved, &hello, GENEROUS);
+        let (_, peer) = connecting.await.expect("somebody is there");
+        assert_eq!(peer.node_id, id(met), "{text}");
+    }
+}

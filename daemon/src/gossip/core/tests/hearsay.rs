@@ -339,3 +339,24 @@ fn a_full_list_takes_the_living_for_the_longest_gone() {
     assert_eq!(status_of(&core, "more"), Some(Alive));
     assert_eq!((status_of(&core, "n0"), core.others()), (None, MEMBERS_MAX));
 }
+
+/// A wall clock set back by years: what is held was judged when it came in, and is held still.
+#[test]
+fn a_clock_set_back_keeps_no_finding_of_this_nodes_own_from_being_taken_in() {
+    let mut core = core_of("a");
+    gossip(&mut core, 0, "x", vec![]);
+    for name in ["b", "c"] {
+        let listed = state(name, YEAR_2026, 0, MemberStatus::Alive);
+        core.merge(at(0), &id("x"), vec![listed.into()]);
+    }
+    let accused = state("b", YEAR_2026, 0, MemberStatus::Suspected);
+    gossip(&mut core, 10, "x", vec![accused]);
+    let before_epoch = |ms| Now { ms, unix_ms: 0 };
+    core.suspect(before_epoch(20), &id("c"));
+    while core.next_wake() < 60_000 {
+        core.tick(before_epoch(core.next_wake()));
+    }
+    for name in ["b", "c"] {
+        assert_eq!(status_of(&core, name), Some(MemberStatus::Dead), "{name}");
+    }
+}

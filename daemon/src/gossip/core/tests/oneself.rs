@@ -151,3 +151,97 @@ fn a_list_that_holds_this_node_dead_is_refuted_to_whom_it_belongs() {
     };
     assert_eq!(happenings(&mut core), [expected]);
 }
+
+/// Nobody can be raised above the highest incarnation there is, so a later life answers it: that
+/// of the same process, which goes on.
+#[test]
+fn an_accusation_that_leaves_no_incarnation_above_it_is_refuted() {
+    use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+    for claimed in [Alive, Suspected, Dead, Stopped, Left] {
+        for incarnation in [claim::INCARNATION_MAX - 1, claim::INCARNATION_MAX] {
+            let accusation = state("a", 1, incarnation, claimed);
+            let (mut core, mut other) = (core_of("a"), core_of("b"));
+            other.merge(at(0), &id("a"), vec![core.local.clone()]);
+            gossip(&mut other, 0, "x", vec![accusation.clone()]);
+            gossip(&mut core, 0, "x", vec![accusation.clone()]);
+            let own = core.local.clone();
+            assert!(claim::beats(&own, &accusation), "{accusation:?}: {own:?}");
+            other.handle(
+                at(1),
+                source(),
+                packet(own.clone(), "b", Body::Gossip, vec![]),
+            );
+            assert_eq!(freshness_of(&other, "a"), claim::freshness(&own));
+            assert_eq!(status_of(&other, "a"), Some(Alive), "{accusation:?}");
+            let told = happenings(&mut core);
+            let ends = told
+                .iter()
+                .any(|h| matches!(h, Happening::Superseded { .. }));
+            assert!(!ends && core.superseded_by.is_none(), "{told:?}");
+        }
+    }
+}
+
+/// Lives are counted in milliseconds; forged accusations must not make them outrun the clock, or
+/// the next start of the process would pass for an earlier one.
+#[test]
+fn later_lives_of_one_process_are_few() {
+    let mut core = core_of("a");
+    for now in 0..10_000 {
+        let generation = core.local.generation;
+        let accusation = state("a", generation, claim::INCARNATION_MAX, MemberStatus::Dead);
+        gossip(&mut core, now, "x", vec![accusation]);
+    }
+    assert_eq!(claim::freshness(&core.local), (11, 0));
+}
+
+#[test]
+fn news_of_a_node_at_the_highest_incarnation_are_acceptable() {
+    let mut core = core_of("a");
+    Arc::make_mut(&mut core.local).incarnation = claim::INCARNATION_MAX;
+    let before = core.local.clone();
+    core.set_local(Lifecycle::Draining, RingStamp::default(), Load::default());
+    assert!(claim::is_acceptable(&core.local, YEAR_2026) && claim::beats(&core.local, &before));
+    Arc::make_mut(&mut core.local).incarnation = claim::INCARNATION_MAX;
+    let before = core.local.clone();
+    core.stop(at(0), MemberStatus::Stopped);
+    assert!(claim::is_acceptable(&core.local, YEAR_2026) && claim::beats(&core.local, &before));
+}
+
+#[test]
+fn a_cluster_gets_over_a_member_accused_at_the_highest_incarnation() {
+    let mut world = world::World::of(5, &GossipConfig::default());
+    for who in [0, 1, 2] {
+        let forged = state("n4", 1, claim::INCARNATION_MAX, MemberStatus::Dead);
+        let by = packet(member("n3"), &format!("n{who}"), Body::Gossip, vec![forged]);
+        let now = at(world.now);
+        world.cores[who].handle(now, source(), by);
+    }
+    let healed = world.comes(60_000, |w| {
+        let others = w.cores[..4].iter();
+        let mut held = others.map(|c| (freshness_of(c, "n4"), status_of(c, "n4")));
+        held.all(|held| held == ((2, 0), Some(MemberStatus::Alive)))
+    });
+    assert!(healed, "{:?}", world.happened);
+}
+
+/// A generation that no claim may have ends nobody either.
+#[test]
+fn a_namesake_of_the_far_future_is_not_believed() {
+    let year_ms = 365 * 24 * 3600 * 1000;
+    for (ahead, believed) in [(year_ms, true), (year_ms + 1, false), (2 * year_ms, false)] {
+        for told in [true, false] {
+            let mut core = core_of("a");
+            let later = state("a", YEAR_2026 + ahead, 0, MemberStatus::Alive);
+            let mut forged = packet(later, "a", Body::Gossip, vec![]);
+            forged.intro = forged.intro.filter(|_| told);
+            core.handle(at(0), source(), forged);
+            let happened = happenings(&mut core);
+            let ends = happened
+                .iter()
+                .any(|h| matches!(h, Happening::Superseded { .. }));
+            assert_eq!(ends, believed, "{ahead} ms ahead: {happened:?}");
+            assert_eq!(core.rejected.sum(), 1, "counted");
+        }
+    }
+}

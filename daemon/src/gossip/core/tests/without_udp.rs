@@ -198,3 +198,35 @@ fn nothing_is_held_against_a_later_life() {
     );
     assert_eq!(core.udp.blocked().count(), 0);
 }
+
+/// What comes in between the answer to a comparison and the end of that exchange was in none of
+/// its lists.
+#[test]
+fn news_that_came_while_another_asked_is_still_to_be_told() {
+    let (mut asker, mut core) = (core_of("a"), core_of("b"));
+    let known = |names: [&str; 3]| names.map(|name| member(name).into()).to_vec();
+    core.welcome(at(0), known(["a", "c", "d"]));
+    asker.welcome(at(0), known(["b", "d", "e"]));
+    for n in 0..3 {
+        core.found_only_tcp(&id("a"), n, 4);
+    }
+    let (mut asking, ask) = asker.begin_exchange(1);
+    let answer = core.answer_exchange(at(1), &asker.brief(), ask);
+    let died = state("c", 1, 0, MemberStatus::Dead);
+    gossip(&mut core, 2, "d", vec![died]);
+    let (dead, answer) = (core.revision(), answer.expect("it makes sense"));
+    let next = asker.take_answer(at(3), &mut asking, &core.brief(), answer);
+    let crate::gossip::reconcile::Next::Ask(ask) = next else {
+        panic!("{next:?}");
+    };
+    core.answer_exchange(at(4), &asker.brief(), ask);
+    assert!(status_of(&core, "e").is_some(), "it had something to give");
+    assert_eq!(status_of(&asker, "c"), Some(MemberStatus::Alive));
+    assert!(core.udp.lacks(&id("a"), dead));
+    // and the next one tells it
+    let (mut asking, ask) = asker.begin_exchange(2);
+    let answer = core.answer_exchange(at(5), &asker.brief(), ask);
+    let answer = answer.expect("it makes sense");
+    asker.take_answer(at(5), &mut asking, &core.brief(), answer);
+    assert_ne!(status_of(&asker, "c"), Some(MemberStatus::Alive));
+}
