@@ -13,5 +13,6 @@ pub mod observer;
 pub mod proxy;
 pub mod pty;
 pub mod raw;
+pub mod skip;
 pub mod trace;
 pub mod wait;

@@ -246,7 +246,60 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringmaster_shared::error::ErrorCode;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    /// What the client makes of one answer, byte by byte.
+    async fn refused_by(status: &str, body: &str) -> ClientError {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let endpoint = listener.local_addr().expect("bound").to_string();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("asked");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut some = [0; 512];
+                let n = stream.read(&mut some).await.expect("readable");
+                assert!(n > 0, "the whole question");
+                asked.extend_from_slice(&some[..n]);
+            }
+            stream.write_all(answer.as_bytes()).await.expect("taken");
+        });
+        let client = Client::new().expect("client");
+        let answer = client.get::<serde_json::Value>(&endpoint, "/").await;
+        server.await.expect("answered");
+        answer.expect_err("refused")
+    }
+
+    #[tokio::test]
+    async fn refusals_are_read_from_the_one_error_body() {
+        let body = r#"{"error":"2 of 3 replicas are away.","code":"QUORUM_NOT_MET","details":{"missing":2}}"#;
+        let error = refused_by("503 Service Unavailable", body).await;
+        assert!(error.is(ErrorCode::QuorumNotMet), "{error:?}");
+        assert!(!error.is_unreachable() && !error.is_refused_connection());
+        assert_eq!(error.why(), "2 of 3 replicas are away.");
+        let ClientError::Refused { status, body, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((status, &body.details["missing"]), (503, &2.into()));
+    }
+
+    #[tokio::test]
+    async fn an_error_page_of_somebody_between_is_not_taken_for_a_node() {
+        let error = refused_by("502 Bad Gateway", "<html>no upstream</html>").await;
+        let ClientError::Protocol { status, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!((status, error.why()), (502, "answered HTTP 502"));
+    }
 
     #[test]
     fn keys_are_encoded_for_the_path() {

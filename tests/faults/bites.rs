@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::support::{
     checks::{Check, Report, ended::End},
@@ -52,8 +52,8 @@ fn nodes(cluster: &Cluster) -> Vec<(String, Api)> {
 const WRITERS: usize = 24;
 /// Acknowledged writes before the others are stopped.
 const WRITES: u32 = 150;
-/// For what the first node has under way.
-const FINISH: Duration = Duration::from_millis(200);
+/// Acknowledgements after that which were not under way before.
+const EARLY: u32 = 2 * WRITERS as u32;
 
 /// Writes through one node; the others stop in the middle of it, all are killed, and the one
 /// that took the writes loses its store. What a quorum had is still there.
@@ -84,7 +84,22 @@ async fn one_copy_is_lost(cluster: &mut Cluster, attempt: usize) -> (Arc<Recorde
     enough.expect("never closed").forget();
     cluster.nodes[1].pause();
     cluster.nodes[2].pause();
-    sleep(FINISH).await;
+    acknowledged.forget_permits(Semaphore::MAX_PERMITS);
+    let refused = async {
+        while let Some(ended) = writers.join_next().await {
+            ended.expect("a writer ends well");
+        }
+    };
+    // either each writer hears that there is no quorum, or there is no need of one
+    let settled_down = async {
+        tokio::select! {
+            () = refused => {}
+            early = acknowledged.acquire_many(EARLY) => early.expect("never closed").forget(),
+        }
+    };
+    timeout(GENEROUS, settled_down)
+        .await
+        .expect("writers are answered");
     for node in &mut cluster.nodes {
         node.kill9();
     }

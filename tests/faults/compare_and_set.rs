@@ -12,7 +12,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::Method;
 use ringmaster_shared::api::data::ReadResponse;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch::{self, Receiver, Sender},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use crate::support::{client::Api, cluster::Cluster, wait::GENEROUS};
 
@@ -20,6 +24,11 @@ const COUNTER: &str = "/api/v1/data/counter";
 const CLIENTS: usize = 6;
 /// Increments each client wants acknowledged.
 const ROUNDS: usize = 12;
+/// How often the third node is killed.
+const KILLS: usize = 2;
+/// Increments before, during and after each of its absences: more than can be under way.
+const STEP: usize = CLIENTS + 1;
+const _: () = assert!((2 * KILLS + 1) * STEP < CLIENTS * ROUNDS);
 /// Attempts one client may need for all of them.
 const ATTEMPTS_MAX: usize = 3000;
 
@@ -51,7 +60,7 @@ fn union(read: &ReadResponse) -> Vec<String> {
     marks
 }
 
-async fn client(n: usize, api: Api, ledger: Arc<Mutex<Ledger>>) {
+async fn client(n: usize, api: Api, ledger: Arc<Mutex<Ledger>>, acknowledged: Sender<usize>) {
     let mut random = StdRng::seed_from_u64(n as u64);
     let note = |change: &mut dyn FnMut(&mut Ledger)| {
         change(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner));
@@ -82,6 +91,7 @@ async fn client(n: usize, api: Api, ledger: Arc<Mutex<Ledger>>) {
                         .or_default()
                         .push(mark.clone());
                 });
+                acknowledged.send_modify(|count| *count += 1);
             }
             412 => note(&mut |l| l.refused += 1),
             0 | 409 | 429 | 503 | 504 => note(&mut |l| l.open += 1),
@@ -95,22 +105,33 @@ async fn client(n: usize, api: Api, ledger: Arc<Mutex<Ledger>>) {
     panic!("client {n} had {done} of {ROUNDS} increments after {ATTEMPTS_MAX} attempts");
 }
 
+/// Until more were acknowledged than were under way.
+async fn more(counted: &mut Receiver<usize>, when: &str) {
+    let enough = *counted.borrow_and_update() + STEP;
+    let came = timeout(GENEROUS, counted.wait_for(|count| *count >= enough)).await;
+    let came = came.unwrap_or_else(|_| panic!("no increments {when}"));
+    came.expect("a sender is left");
+}
+
 async fn increments(cluster: &mut Cluster, kill: bool) -> (Ledger, Vec<String>) {
     cluster.write(0, "counter", &json!([]), GENEROUS).await;
     let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let (acknowledged, mut counted) = watch::channel(0);
     let mut clients = JoinSet::new();
     for n in 0..CLIENTS {
         let through = if kill { n % 2 } else { n % 3 };
-        clients.spawn(client(n, cluster.api(through), ledger.clone()));
+        let api = cluster.api(through);
+        clients.spawn(client(n, api, ledger.clone(), acknowledged.clone()));
     }
     if kill {
         let third = cluster.seed(0);
-        for _ in 0..2 {
-            sleep(Duration::from_millis(600)).await;
+        for _ in 0..KILLS {
+            more(&mut counted, "before a kill").await;
             cluster.nodes[2].kill9();
-            sleep(Duration::from_millis(600)).await;
+            more(&mut counted, "while it is away").await;
             cluster.nodes[2].start(&third);
         }
+        more(&mut counted, "after the last start").await;
     }
     while let Some(ended) = clients.join_next().await {
         ended.expect("the client ends well");

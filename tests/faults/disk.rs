@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::support::{
     client::Api,
     cluster::Cluster,
+    skip::skipped,
     wait::{GENEROUS, eventually, same},
 };
 
@@ -37,7 +38,7 @@ impl SmallDisk {
         if done.is_ok_and(|o| o.status.success()) {
             return Some(Self { path });
         }
-        eprintln!("skipped: mounting a file system is not permitted here");
+        skipped("mounting a file system is not permitted here");
         None
     }
 

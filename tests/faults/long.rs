@@ -115,7 +115,8 @@ impl Campaign {
         let keys = recorder.keys();
         let end = settled(&nodes, &keys, QUIET).await;
         eprintln!("{} round {}: {}", self.name, self.rounds, self.nemesis.done);
-        recorder.must_hold(&end, &CHECKS);
+        let judged = recorder.must_hold(&end, &CHECKS);
+        assert!(judged > 0, "no key was judged as a register");
         let killed = recorder.judge(&end).examined(Check::Durability);
         self.all_killed += killed;
         self.keep(&end).await;
@@ -174,7 +175,7 @@ async fn kill_cycles() {
     loop {
         let done = campaign.nemesis.done.faults.len();
         // a short run may draw its one kill of all before there was anything to lose
-        let shows_nothing = campaign.all_killed == 0 && done < 10 * cycles;
+        let shows_nothing = campaign.all_killed == 0 && done < 3 * cycles;
         if done >= cycles && !shows_nothing {
             break;
         }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     cluster::Cluster,
+    skip::skipped,
     trace::{self, Call},
     wait::{GENEROUS, eventually},
 };
@@ -177,7 +178,7 @@ async fn traced(count: usize, environment: &[(&str, &str)]) -> (Vec<Vec<Call>>, 
 #[tokio::test]
 async fn a_sync_on_a_quorum_comes_before_each_acknowledgement() {
     if let Some(why) = trace::impossible() {
-        eprintln!("skipped, no process can be traced here: {why}");
+        skipped(&format!("no process can be traced here: {why}"));
         return;
     }
     let (traces, markers) = traced(3, &[]).await;

@@ -137,14 +137,14 @@ impl Recorder {
     }
 
     /// Every key by itself must behave as one register, and no write may leave standing beside
-    /// it what it superseded.
-    pub fn verify(&self) -> Result<(), Violation> {
+    /// it what it superseded. How many operations were judged as those of registers.
+    pub fn verify(&self) -> Result<usize, Violation> {
         let history = self.history();
-        linearizable(&history)?;
+        let judged = linearizable(&history)?;
         let verdict = siblings::check(&Cover::of(&history), &End::default());
         match verdict.stories.into_iter().next() {
             Some(story) => Err(Violation { story }),
-            None => Ok(()),
+            None => Ok(judged),
         }
     }
 
@@ -154,21 +154,23 @@ impl Recorder {
     }
 
     /// Every key a register, and all the checks green, each of `needed` having examined
-    /// something; prints the figures.
-    pub fn must_hold(&self, end: &End, needed: &[Check]) {
+    /// something; prints the figures. How many operations were judged as those of registers.
+    pub fn must_hold(&self, end: &End, needed: &[Check]) -> usize {
         let counts = self.counts();
         let report = self.judge(end);
-        eprintln!("{counts:?}\n{report}");
-        if let Err(violation) = self.verify() {
-            panic!("{}", violation.story);
-        }
+        let judged = match self.verify() {
+            Ok(judged) => judged,
+            Err(violation) => panic!("{}\n{counts:?}\n{report}", violation.story),
+        };
+        eprintln!("{counts:?}, {judged} of them of registers\n{report}");
         report.must_hold(needed);
+        judged
     }
 }
 
 /// Judges the keys that nobody deleted: a delete writes no value of its own, by which a register
-/// is told from another.
-fn linearizable(history: &History) -> Result<(), Violation> {
+/// is told from another. How many operations those were.
+fn linearizable(history: &History) -> Result<usize, Violation> {
     let mut by_key: BTreeMap<&str, Vec<Operation>> = BTreeMap::new();
     let mut deleted: HashSet<&str> = HashSet::new();
     for op in &history.ops {
@@ -179,12 +181,14 @@ fn linearizable(history: &History) -> Result<(), Violation> {
             by_key.entry(&op.key).or_default().push(operation);
         }
     }
+    let mut judged = 0;
     for (key, operations) in by_key.iter().filter(|(key, _)| !deleted.contains(*key)) {
+        judged += operations.len();
         check(operations).map_err(|violation| Violation {
             story: format!("key {key}: {}", violation.story),
         })?;
     }
-    Ok(())
+    Ok(judged)
 }
 
 /// What it did to its register; `None` when it was refused and did nothing.
@@ -220,6 +224,23 @@ mod tests {
             recorder.add(read(&[2, 1], &[("a", 1), ("b", 1)], 10, 11));
             assert_eq!(recorder.verify().is_ok(), fine, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_somebody_deleted_is_not_counted_as_judged() {
+        let recorder = Recorder::new();
+        let of_key = |key: &str, deletes: bool| {
+            let mut op = put(recorder.keys().len() as u64 + 1, 0, 5, "a", 1, &[]);
+            key.clone_into(&mut op.key);
+            if let Did::Write(write) = &mut op.did {
+                write.deletes = deletes;
+            }
+            op
+        };
+        recorder.add(of_key("deleted", true));
+        assert_eq!(linearizable(&recorder.history()).ok(), Some(0));
+        recorder.add(of_key("kept", false));
+        assert_eq!(linearizable(&recorder.history()).ok(), Some(1));
     }
 
     #[test]

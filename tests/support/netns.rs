@@ -24,6 +24,7 @@ use super::{
     client::{Api, http},
     cluster::agreement,
     node::Node,
+    skip::skipped,
     wait::{GENEROUS, eventually, same},
 };
 
@@ -73,7 +74,7 @@ impl Network {
         match POSSIBLE.get_or_init(rehearse) {
             Ok(()) => Some(Self::on_a_free_subnet(turn)),
             Err(why) => {
-                eprintln!("skipped, no network namespaces here: {why}");
+                skipped(&format!("no network namespaces here: {why}"));
                 None
             }
         }

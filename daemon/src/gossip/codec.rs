@@ -262,8 +262,12 @@ mod tests {
     proptest! {
         #[test]
         fn random_content_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            // a random body may by chance be a packet
-            let _ = read(&bytes);
+            prop_assert!(decode(&bytes).is_err(), "it has no envelope");
+            // a random body may by chance be a packet, and then is one that can be sent on
+            if let Ok(packet) = read(&bytes) {
+                let again = content(&packet).expect("encodes");
+                prop_assert_eq!(read(&again), Ok(packet));
+            }
         }
 
         #[test]

@@ -227,6 +227,42 @@ mod tests {
         assert!(frames.next().await.expect("an answer").is_err());
     }
 
+    #[tokio::test]
+    async fn a_batch_arrives_in_order_however_it_is_cut() {
+        let mut batch = Vec::new();
+        for id in 0..100 {
+            let topology = topology();
+            let frame = match id % 3 {
+                0 => request(id, Request::PushTopology { topology }),
+                _ => request(id, Request::Ping),
+            };
+            encode_into(&frame, &mut batch).expect("small");
+        }
+        let (mut here, there) = tokio::io::duplex(64);
+        let writing = tokio::spawn(async move {
+            let mut rest = batch.as_slice();
+            for size in (1..=13).cycle() {
+                let (piece, after) = rest.split_at(size.min(rest.len()));
+                here.write_all(piece).await.expect("read on the other side");
+                tokio::task::yield_now().await;
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        });
+        let mut frames = reader(there);
+        let mut ids = Vec::new();
+        while let Some(body) = frames.next().await {
+            let frame: RequestFrame = decode(&body.expect("whole")).expect("a frame");
+            let pushes = matches!(frame.request, Request::PushTopology { .. });
+            assert_eq!(pushes, frame.id % 3 == 0, "{frame:?}");
+            ids.push(frame.id);
+        }
+        writing.await.expect("all was written");
+        assert_eq!(ids, (0..100).collect::<Vec<u64>>());
+    }
+
     proptest! {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

@@ -212,11 +212,13 @@ mod tests {
             for (key, (first, last)) in &entries {
                 winding.change(0, *key, Some(*first), Some(*last));
             }
+            prop_assert!(straight.all() == winding.all(), "each leaf by itself");
             prop_assert_eq!(straight.branches(0), winding.branches(0));
             prop_assert_eq!(straight.root(0), winding.root(0));
             for (key, (_, last)) in &entries {
                 winding.change(0, *key, Some(*last), None);
             }
+            prop_assert!(winding.all().iter().all(|leaf| *leaf == 0));
             prop_assert_eq!(winding.root(0), 0);
         }
     }

@@ -12,7 +12,7 @@ mod read_only;
 
 use std::{fs, path::Path};
 
-use super::{RecoveryReport, Store, StoreConfig, commit_log::frame, testing::key};
+use super::{BRANCHES, RecoveryReport, Store, StoreConfig, commit_log::frame, testing::key};
 
 pub(super) const PARTITIONS: u16 = 8;
 
@@ -33,6 +33,14 @@ pub(super) fn open(dir: &Path) -> (Store, RecoveryReport) {
 }
 
 /// Opens, and insists that nothing was lost or set aside.
+/// Every leaf of a partition: what repair compares in the end.
+pub(super) fn all_leaves(store: &Store, partition: u16) -> Vec<u64> {
+    let branches = 0..u16::try_from(BRANCHES).expect("few");
+    branches
+        .flat_map(|branch| store.digest_leaves(partition, branch))
+        .collect()
+}
+
 pub(super) fn reopen(dir: &Path) -> (Store, RecoveryReport) {
     let (store, report) = open(dir);
     assert!(

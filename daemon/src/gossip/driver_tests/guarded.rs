@@ -165,6 +165,13 @@ async fn a_flood_does_not_hold_up_the_probes() {
     over.store(true, Ordering::Relaxed);
     flood.await.expect("joined");
     a.until("b, still", |m| all_alive(m, 2)).await;
+    for e in [&a, &b] {
+        let events = e.events.newest(1000);
+        assert!(events.len() < 1000, "none was pushed out");
+        let doubts = [EventCode::MemberSuspected, EventCode::MemberDead];
+        let doubt = events.iter().find(|e| doubts.contains(&e.code));
+        assert_eq!(doubt, None, "nobody was doubted meanwhile");
+    }
 }
 
 /// Answers of `to` to pings of a member of its, one after the other.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        claim::Claim,
         codec::{Body, Brief},
         reconcile::Summary,
         secrecy::Verify,
@@ -229,7 +230,15 @@ proptest! {
         let secrecy = || sealed.then(|| keys(&[1], ON)).flatten();
         let a = wire("a", Speaks::OURS, secrecy());
         let mut b = wire("b", Speaks::OURS, secrecy());
-        let bytes = a.packet(&ping("a", "b")).expect("encodes");
+        let mut packet = ping("a", "b");
+        packet.intro = Some(member("a").into());
+        packet.claims = ["c", "d", "e"]
+            .map(|about| Claim {
+                from: id("a"),
+                state: member(about).into(),
+            })
+            .into();
+        let bytes = a.packet(&packet).expect("encodes");
         let at = at.index(bytes.len());
         let fits = |why: Option<Rejected>| {
             use Rejected::{Damaged, Unopened, Unsealed, Version};
@@ -244,7 +253,7 @@ proptest! {
 
     #[test]
     fn noise_never_panics(
-        bytes in prop::collection::vec(any::<u8>(), 0..400),
+        bytes in prop::collection::vec(any::<u8>(), 0..2000),
         sealed in any::<bool>(),
     ) {
         let mut b = wire("b", Speaks::OURS, sealed.then(|| keys(&[1], ON)).flatten());

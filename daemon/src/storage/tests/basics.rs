@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs};
 
 use ringmaster_shared::version::Record;
 
-use super::{PARTITIONS, config, key_in, open, reopen};
+use super::{PARTITIONS, all_leaves, config, key_in, open, reopen};
 use crate::storage::{
     BRANCHES, StorageError, Store,
     testing::{key, node, record, tombstone},
@@ -339,6 +339,7 @@ async fn equal_partitions_have_equal_digests() {
         b.merge(k, r).await.expect("stored");
     }
     for p in 0..PARTITIONS {
+        assert_eq!(all_leaves(&a, p), all_leaves(&b, p));
         assert_eq!(a.digest_branches(p), b.digest_branches(p));
         assert_ne!(a.digest_root(p), 0);
     }

@@ -29,6 +29,10 @@ use crate::storage::{RecoveryReport, Store, StoreConfig};
 const CHILD_DIR: &str = "RINGD_TEST_KILL_DIR";
 const CHILD_BASE: &str = "RINGD_TEST_KILL_BASE";
 const ROUNDS: u64 = 12;
+/// A run of any length goes on until it met at least this, but not for ever.
+const ACKS_MIN: u64 = 500;
+const CHECKS_MIN: u64 = 6;
+const ROUNDS_MAX: u64 = 60;
 
 /// Small segments: a checkpoint comes every few large values.
 fn tight(dir: &Path) -> StoreConfig {
@@ -121,6 +125,14 @@ struct Met {
     replayed: u64,
     uncounted: u64,
     acks: u64,
+    /// Stores opened after a kill and compared.
+    checks: u64,
+}
+
+impl Met {
+    fn enough(&self) -> bool {
+        self.acks >= ACKS_MIN && self.checks >= CHECKS_MIN && self.killed_before_open > 0
+    }
 }
 
 /// One life of a child, to its end by kill.
@@ -186,19 +198,20 @@ fn a_store_survives_kills_at_any_moment() {
     let dir = tempfile::tempdir().expect("temp dir");
     let (mut model, mut met) = (Model::default(), Met::default());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let mut checks = 0;
-    for round in 1..=rounds {
+    let mut round = 0;
+    while round < rounds || (!met.enough() && round < ROUNDS_MAX) {
+        round += 1;
         let moment = Moment::pick(&mut random);
         let base = lives_of(2 * round);
         live_and_die(dir.path(), base, moment, &mut model, &mut met);
         // some children start from what several kills left
-        if round < rounds && random.random_bool(0.3) {
+        if round != rounds && random.random_bool(0.3) {
             continue;
         }
         let (store, report) = open_tight(dir.path());
         met.replayed += report.replayed;
         model.check(&store, round);
-        checks += 1;
+        met.checks += 1;
         // the figures as they are kept while things change, against those of a recount
         let base = lives_of(2 * round + 1);
         model.begins(base);
@@ -223,7 +236,8 @@ fn a_store_survives_kills_at_any_moment() {
             path.extension().is_some_and(|e| e == "log").then_some(stem)
         })
         .min();
-    println!("{checks} checks, {GROUPS} groups, the log begins at {first:?}: {met:?}");
+    println!("{round} rounds, {GROUPS} groups, the log begins at {first:?}: {met:?}");
+    assert!(met.enough(), "{round} rounds were too little: {met:?}");
     assert!(met.replayed > 0, "the kills left something to replay");
     assert!(first > Some(1), "checkpoints let go of the log");
     if rounds >= 100 {

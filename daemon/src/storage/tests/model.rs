@@ -8,9 +8,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 use proptest::prelude::*;
 use ringmaster_shared::{key::Key, version::Record};
 
-use super::{PARTITIONS, config, copy_dir};
+use super::{PARTITIONS, all_leaves, config, copy_dir};
 use crate::storage::{
-    RecoveryReport, Store, StoreConfig,
+    BRANCHES, RecoveryReport, Store, StoreConfig,
     testing::{key, node, record, tombstone},
 };
 
@@ -124,6 +124,8 @@ fn check_digests(store: &Store, records: &BTreeMap<Key, Record>) {
         fresh.change(p, key.hash(), None, Some(record.fingerprint()));
     }
     for p in 0..PARTITIONS {
+        let leaves = (0..BRANCHES).flat_map(|branch| fresh.leaves(p, branch));
+        assert!(all_leaves(store, p).into_iter().eq(leaves), "leaves of {p}");
         assert_eq!(store.digest_branches(p), fresh.branches(p));
         assert_eq!(store.digest_root(p), fresh.root(p));
     }
