@@ -18,7 +18,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{client::http, cluster::Cluster, raw::PATIENCE, wait::GENEROUS};
+use crate::support::{
+    client::http, cluster::Cluster, raw::PATIENCE, skip::skipped, wait::GENEROUS,
+};
 
 const MIB: usize = 1024 * 1024;
 /// Refused clients come back sooner than they are asked to.
@@ -154,16 +156,22 @@ async fn resident(cluster: &Cluster, node: usize) -> (u64, u64) {
 
 fn orderly(what: &str, tally: &Tally) {
     assert!(tally.other.is_empty(), "{what}: {:?}", tally.other.first());
+    if let Some(complaint) = left_waiting(tally) {
+        panic!("{what}: {complaint}");
+    }
+}
+
+/// Who is let in is answered; who cannot be is refused.
+fn left_waiting(tally: &Tally) -> Option<String> {
     let all = tally.took.len() + tally.refused + tally.timed_out;
-    assert!(
-        tally.timed_out * 50 <= all,
-        "{what}: {} of {all} were let in and then not answered in time",
-        tally.timed_out
-    );
+    let left = tally.timed_out;
+    (left * 50 > all).then(|| format!("{left} of {all} were let in and then not answered in time"))
 }
 
 /// What small requests went through beside large ones.
 struct Beside {
+    /// Small and large ones from the first moment of a flood, when the limits are not known yet.
+    learning: Vec<Tally>,
     alone: Tally,
     small: Tally,
     large: Tally,
@@ -175,14 +183,18 @@ struct Beside {
 }
 
 /// Six clients with small values, then three with large ones: alone, then beside 64 with large ones, in
-/// turns.
-async fn small_beside_large(cluster: &Cluster) -> Beside {
+/// turns. A single round is for rules that are broken: what it compares with comes before any flood.
+async fn small_beside_large(cluster: &Cluster, rounds: usize) -> Beside {
     let (mut quiet, mut small, mut large) = (Tally::default(), Tally::default(), Tally::default());
     let (mut half, mut most, mut half_of_large) = (Vec::new(), Vec::new(), Vec::new());
     // what the limits are is learned first
     let learning = [(6, 100), (64, MIB)];
-    load(cluster, &learning, Duration::from_secs(3)).await;
-    for round in 0..ROUNDS {
+    let learned = if rounds > 1 {
+        load(cluster, &learning, Duration::from_secs(3)).await
+    } else {
+        Vec::new()
+    };
+    for round in 0..rounds {
         let mut alone = load(cluster, &[(6, 100)], Duration::from_secs(2)).await;
         let mut alone = alone.remove(0);
         orderly("small alone", &alone);
@@ -218,11 +230,28 @@ async fn small_beside_large(cluster: &Cluster) -> Beside {
         slower.0, slower.1
     );
     Beside {
+        learning: learned,
         alone: quiet,
         small,
         large,
         slower,
         large_slower,
+    }
+}
+
+impl Beside {
+    /// What speaks against how small requests were served.
+    fn about_small(&self) -> Option<String> {
+        let slow = self.slower.0 >= SLOWER_MAX || self.slower.1 >= SLOWER_MAX;
+        let slower = format!("{:?} times as long beside large ones", self.slower);
+        left_waiting(&self.small).or_else(|| slow.then_some(slower))
+    }
+
+    /// What speaks against how large ones were.
+    fn about_large(&self) -> Option<String> {
+        let slow = self.large_slower >= LARGE_SLOWER_MAX;
+        let slower = format!("{:.1} times as long as one at a time", self.large_slower);
+        left_waiting(&self.large).or_else(|| slow.then_some(slower))
     }
 }
 
@@ -234,13 +263,30 @@ fn median(mut all: Vec<f64>) -> f64 {
 #[tokio::test]
 async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
     let cluster = Cluster::start(3).await;
+    let beside = small_beside_large(&cluster, ROUNDS).await;
+    assert_eq!(beside.about_small(), None);
+    assert_eq!(beside.about_large(), None);
     let Beside {
+        learning,
         mut alone,
         mut small,
-        large,
-        slower,
-        large_slower,
-    } = small_beside_large(&cluster).await;
+        mut large,
+        ..
+    } = beside;
+    // a flood must be borne from its first moment on
+    for (mut tally, what) in learning
+        .into_iter()
+        .zip(["learning small", "learning large"])
+    {
+        eprintln!("{what}: {}", tally.line());
+        orderly(what, &tally);
+        let into = if what == "learning small" {
+            &mut small
+        } else {
+            &mut large
+        };
+        into.join(tally);
+    }
     orderly("small", &small);
     orderly("large", &large);
     assert!(large.refused > large.took.len(), "this was no overload");
@@ -255,14 +301,6 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
         );
         assert!(highest < RESIDENT_MAX, "node {node} took {highest} bytes");
     }
-    assert!(
-        slower.0 < SLOWER_MAX && slower.1 < SLOWER_MAX,
-        "small requests took {slower:?} times as long beside large ones"
-    );
-    assert!(
-        large_slower < LARGE_SLOWER_MAX,
-        "large values that were let in took {large_slower:.1} times as long as one at a time"
-    );
     let (quiet, loaded) = (alone.percentile(99), small.percentile(99));
     let bound = quiet.max(Duration::from_millis(20)) * 60;
     eprintln!("p99 {quiet:?} alone, {loaded:?} beside large values, bound {bound:?}");
@@ -287,10 +325,12 @@ async fn many_large_values_are_refused_early_and_small_ones_stay_quick() {
 async fn small_requests_in_line_with_all_the_large_ones_are_noticed_to_be_slow() {
     let broken = [("RINGD_BREAK", "admission,overtaking")];
     let cluster = Cluster::start_with(3, &broken).await;
-    let beside = small_beside_large(&cluster).await;
+    let beside = small_beside_large(&cluster, 1).await;
     assert_eq!(beside.large.refused, 0, "nobody is refused");
+    let about = beside.about_small();
+    eprintln!("small ones: {about:?}");
     assert!(
-        beside.slower.0 >= SLOWER_MAX && beside.slower.1 >= SLOWER_MAX,
+        about.is_some(),
         "{:?} times as long goes unnoticed",
         beside.slower
     );
@@ -300,10 +340,12 @@ async fn small_requests_in_line_with_all_the_large_ones_are_noticed_to_be_slow()
 #[tokio::test]
 async fn large_values_that_are_all_let_in_are_noticed_to_be_slow() {
     let cluster = Cluster::start_with(3, &[("RINGD_BREAK", "admission")]).await;
-    let beside = small_beside_large(&cluster).await;
+    let beside = small_beside_large(&cluster, 1).await;
     assert_eq!(beside.large.refused, 0, "nobody is refused");
+    let about = beside.about_large();
+    eprintln!("large ones: {about:?}");
     assert!(
-        beside.large_slower >= LARGE_SLOWER_MAX,
+        about.is_some(),
         "{:.1} times as long goes unnoticed",
         beside.large_slower
     );
@@ -339,6 +381,11 @@ async fn ten_thousand_idle_connections_are_harmless() {
     let (before, _) = resident(&cluster, 0).await;
     let port = cluster.nodes[0].port;
     let wanted = room_for_connections().min(10_000);
+    eprintln!("there is room for {wanted} connections");
+    if wanted < CONNECTIONS_MIN {
+        skipped("this process may not have many connections");
+        return;
+    }
     let mut idle = Vec::with_capacity(wanted);
     for n in 0..wanted {
         // some have never said anything, some wait after an answer
@@ -367,6 +414,9 @@ async fn ten_thousand_idle_connections_are_harmless() {
     drop(idle);
     cluster.reads(0, "k", &json!(1)).await;
 }
+
+/// Fewer idle connections than this show nothing.
+const CONNECTIONS_MIN: usize = 1000;
 
 /// How many this process may open beside what it has open.
 fn room_for_connections() -> usize {
