@@ -256,7 +256,7 @@ mod tests {
         while let Some(body) = frames.next().await {
             let frame: RequestFrame = decode(&body.expect("whole")).expect("a frame");
             let pushes = matches!(frame.request, Request::PushTopology { .. });
-            assert_eq!(pushes, frame.id % 3 == 0, "{frame:?}");
+            assert_eq!(pushes, frame.id.is_multiple_of(3), "{frame:?}");
             ids.push(frame.id);
         }
         writing.await.expect("all was written");
