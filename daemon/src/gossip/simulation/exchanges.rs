@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use ringmaster_shared::member::MemberStatus;
+
 use super::{
     checks::{self, Rule, Violation},
     connections::Call,
@@ -353,6 +355,7 @@ impl World {
         self.counters.exchange_messages += 1;
         self.counters.exchange_lists += u64::from(lists);
         self.counters.exchange_bytes += bytes as u64;
+        self.mix(&[who as u64, u64::from(lists)]);
         let judged = checks::packet_fits(bytes, MESSAGE_BYTES_MAX);
         self.judged(who, judged);
     }
@@ -371,7 +374,8 @@ impl World {
         if !up(who) || !up(other) || self.nodes[other].life != life {
             return;
         }
-        for (list, holder) in [(conversation.ours.as_slice(), other), (theirs, who)] {
+        let ours = conversation.ours.as_slice();
+        for (list, holder, knew) in [(ours, other, theirs), (theirs, who, ours)] {
             let core = &self.nodes[holder].core;
             let missed = list.iter().find(|state| {
                 let is_itself = state.id == self.nodes[holder].id;
@@ -380,11 +384,18 @@ impl World {
                 } else {
                     core.held(&state.id)
                 };
-                !checks::is_reconciled(state, held)
+                // two lists are equal where one has who left and the other nobody; who heard of
+                // it elsewhere before the exchange was over holds what it heard
+                let is_news = state.status == MemberStatus::Left
+                    && !knew.iter().any(|known| known.id == state.id);
+                !is_news && !checks::is_reconciled(state, held)
             });
             if let Some(missed) = missed {
                 let id = &self.nodes[holder].id;
-                let what = format!("after an exchange {id} does not know of {missed:?}");
+                let held = core.held(&missed.id);
+                let what = format!(
+                    "after an exchange {id} does not know of {missed:?}, but holds {held:?}"
+                );
                 let rule = Rule::Reconciled;
                 return self.judged(who, Err(Violation { rule, what }));
             }
