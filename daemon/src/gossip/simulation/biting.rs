@@ -229,9 +229,9 @@ fn who_is_taken_for_a_member_or_a_namesake_is_judged() {
 #[test]
 fn what_an_exchange_left_out_is_missed() {
     let state = |(generation, incarnation), status| MemberState {
+        status,
         generation,
         incarnation,
-        status,
         ..testing::member("x")
     };
     let said = state((2, 5), Dead);

@@ -75,7 +75,11 @@ impl World {
         let (asking, ask) = node.core.begin_exchange(salt);
         // who goes only tells that it goes
         let judged = self.parameters.checked && node.condition == Condition::Up;
-        let ours = judged.then(|| node.core.states()).unwrap_or_default();
+        let ours = if judged {
+            node.core.states()
+        } else {
+            Vec::new()
+        };
         let conversation = Conversation {
             number,
             asking,
@@ -99,7 +103,7 @@ impl World {
             conversation.bond = Some(bond);
             (bytes.len(), Said::Bytes(bytes))
         } else {
-            (measure(&message), Said::Value(message))
+            (measure(&message), Said::Value(Box::new(message)))
         };
         self.count_message(who, bytes, lists);
         let marks = self.marks_on_the_way(who, to);
@@ -157,7 +161,7 @@ impl World {
             let bytes = bytes.expect("an answer can be encoded");
             (bytes.len(), Said::Bytes(bytes))
         } else {
-            (measure(&message), Said::Value(message))
+            (measure(&message), Said::Value(Box::new(message)))
         };
         self.count_message(who, bytes, lists);
         self.after_step(who, Doing::Answering);
@@ -375,7 +379,9 @@ impl World {
             return;
         }
         let ours = conversation.ours.as_slice();
-        for (list, holder, knew) in [(ours, other, theirs), (theirs, who, ours)] {
+        for (list, teller, holder, knew) in [(ours, who, other, theirs), (theirs, other, who, ours)]
+        {
+            let teller = &self.nodes[teller].core;
             let core = &self.nodes[holder].core;
             let missed = list.iter().find(|state| {
                 let is_itself = state.id == self.nodes[holder].id;
@@ -388,7 +394,12 @@ impl World {
                 // it elsewhere before the exchange was over holds what it heard
                 let is_news = state.status == MemberStatus::Left
                     && !knew.iter().any(|known| known.id == state.id);
-                !is_news && !checks::is_reconciled(state, held)
+                // and who left or was taken off the list meanwhile is not told to who never knew it
+                let has_left = held.is_none()
+                    && teller
+                        .held(&state.id)
+                        .is_some_and(|s| s.status == MemberStatus::Left);
+                !is_news && !has_left && !checks::is_reconciled(state, held)
             });
             if let Some(missed) = missed {
                 let id = &self.nodes[holder].id;
@@ -403,13 +414,13 @@ impl World {
     }
 }
 
-fn message<T>(cluster: u8, from: Brief, what: T) -> Box<Message<T>> {
+fn message<T>(cluster: u8, from: Brief, what: T) -> Message<T> {
     let cluster = names::cluster(cluster);
-    Box::new(Message {
+    Message {
         cluster,
         from,
         what,
-    })
+    }
 }
 
 /// As long as the bytes would be.
