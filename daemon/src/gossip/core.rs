@@ -58,7 +58,7 @@ use super::{
 /// More members than this are not taken in.
 const MEMBERS_MAX: usize = 16_384;
 /// How long a member that left is remembered, so that old claims do not bring it back.
-const LEFT_KEPT_MS: u64 = 24 * 3600 * 1000;
+pub(super) const LEFT_KEPT_MS: u64 = 24 * 3600 * 1000;
 const REAP_INTERVAL_MS: u64 = 60_000;
 /// A wall clock that is off by so much was set; less is drift between the two clocks.
 const WALL_JUMP_MS: u64 = 1000;
@@ -432,8 +432,10 @@ impl Core {
             .members
             .iter()
             .filter(|m| {
-                m.state.status == MemberStatus::Left
-                    && now.ms.saturating_sub(m.status_since_ms) > LEFT_KEPT_MS
+                let status = m.state.status;
+                let long = now.ms.saturating_sub(m.status_since_ms) > LEFT_KEPT_MS;
+                status == MemberStatus::Left && long
+                    || status == MemberStatus::Dead && self.breaks(broken::Broken::ReapsTheDead)
             })
             .map(|m| m.state.id.clone())
             .collect();

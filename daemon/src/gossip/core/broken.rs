@@ -29,6 +29,8 @@ pub enum Broken {
     OverfillsPackets,
     /// Never tries again who is gone, nor any address it was given.
     ForgetsTheGone,
+    /// Takes the dead off its list, as if they had left long ago.
+    ReapsTheDead,
     /// Leaves the status out of what it compares in an exchange.
     ComparesWithoutStatus,
     /// Forgets one of the ranges that differ when it answers in an exchange.

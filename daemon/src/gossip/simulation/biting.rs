@@ -9,10 +9,11 @@ use super::{
     network::{Damage, Link},
     nodes::Condition,
     wiring::{Letter, Wiring},
-    world::{Parameters, World},
+    world::{Arrival, Parameters, World},
 };
 use crate::gossip::{
     MemberState,
+    claim::Claim,
     codec::{Body, Brief, Packet},
     core::{broken::Broken, inspected::Depths},
     testing,
@@ -157,12 +158,80 @@ fn agreement_is_not_found_where_there_is_none() {
     assert!(world.disagreement().is_some());
 }
 
+/// Who forgets somebody is seen, whether it says so or begins anew as if it had never known it.
+#[test]
+fn who_forgets_is_seen() {
+    let (dead, old) = (((1, 5), Dead), ((1, 0), Alive));
+    let (us, day_ms) = ((0, 0), 24 * 3600 * 1000);
+    let step = |now_ms, held: Held, by, before, after| {
+        let mut checks = Checks::new(4_000);
+        let first = checks.held(0, us, 1, (None, Some(held)));
+        assert_eq!(first, Ok(()));
+        let judged = checks.held(now_ms, by, 1, (before, after));
+        judged.err().map(|v| v.rule)
+    };
+    let forgotten = Some(Rule::Forgotten);
+    assert_eq!(step(9, dead, us, Some(dead), Some(((1, 6), Alive))), None);
+    assert_eq!(step(9, dead, us, None, Some(old)), forgotten);
+    assert_eq!(step(9, dead, us, Some(old), Some(dead)), forgotten);
+    assert_eq!(step(9, dead, us, Some(dead), None), forgotten);
+    // another process knows nothing yet
+    assert_eq!(step(9, dead, (0, 1), None, Some(old)), None);
+    // who left may be forgotten, in time
+    let left = ((1, 5), Left);
+    assert_eq!(step(9, left, us, Some(left), None), forgotten);
+    assert_eq!(step(day_ms + 1, left, us, Some(left), None), None);
+    assert_eq!(step(day_ms + 1, dead, us, Some(dead), None), forgotten);
+}
+
+/// What a node comes to hold of a member that is not of its cluster, and what it takes for a
+/// namesake of its own.
+#[test]
+fn who_is_taken_for_a_member_or_a_namesake_is_judged() {
+    let heard = |about: &dyn Fn(&World) -> MemberState| {
+        let mut world = World::new(Parameters::new(1, 2));
+        world.settle(20_000);
+        assert_eq!(world.join(1, &[]), 2);
+        world.violation_expected = true;
+        let claim = Claim {
+            state: about(&world).into(),
+            from: names::node_id(1),
+        };
+        let packet = Packet {
+            cluster: testing::cluster(),
+            to: names::node_id(0),
+            from: Brief::of(world.nodes[1].core.local()),
+            intro: None,
+            ask: false,
+            body: Body::Gossip,
+            claims: vec![claim],
+        };
+        let (_, letter) = world.letter(1, Box::new(packet));
+        world.take_in(0, Arrival::udp(1, 0, letter));
+        world.violation.map(|v| v.rule)
+    };
+    let of_ours = |world: &World| world.nodes[1].core.local().clone();
+    assert_eq!(heard(&of_ours), None);
+    let foreign = |world: &World| world.nodes[2].core.local().clone();
+    assert_eq!(heard(&foreign), Some(Rule::Stranger));
+    let unheard_of = |world: &World| MemberState {
+        id: names::node_id(9),
+        ..world.nodes[1].core.local().clone()
+    };
+    assert_eq!(heard(&unheard_of), Some(Rule::Stranger));
+    let namesake = |world: &World| MemberState {
+        generation: 7,
+        ..world.nodes[0].core.local().clone()
+    };
+    assert_eq!(heard(&namesake), Some(Rule::OwnWord));
+}
+
 #[test]
 fn what_an_exchange_left_out_is_missed() {
     let state = |(generation, incarnation), status| MemberState {
+        status,
         generation,
         incarnation,
-        status,
         ..testing::member("x")
     };
     let said = state((2, 5), Dead);
@@ -246,7 +315,7 @@ fn first_seen(broken: Broken, seed: u64, n: usize) -> Option<Rule> {
 
 #[test]
 fn broken_cores_are_seen() {
-    let cases: [(Broken, usize, &[Rule]); 10] = [
+    let cases: [(Broken, usize, &[Rule]); 11] = [
         (
             Broken::BelievesAnything,
             16,
@@ -263,6 +332,7 @@ fn broken_cores_are_seen() {
         (Broken::IsHasty, 16, &[Rule::Transition]),
         (Broken::OverfillsPackets, 60, &[Rule::Bounded]),
         (Broken::ForgetsTheGone, 16, &[Rule::Convergence]),
+        (Broken::ReapsTheDead, 16, &[Rule::Forgotten]),
         (Broken::ComparesWithoutStatus, 16, &[Rule::Reconciled]),
         (Broken::DropsARange, 16, &[Rule::Reconciled]),
     ];

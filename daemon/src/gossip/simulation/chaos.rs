@@ -9,7 +9,6 @@ use super::{
     counters::Counters,
     holds::{Hold, Stretch},
     network::Link,
-    nodes::Condition,
     wiring::Wiring,
     world::{Parameters, World},
 };
@@ -34,7 +33,8 @@ impl World {
         let some_up = free.choose(&mut self.rng).copied().filter(|_| enough);
         let other_up = up.choose(&mut self.rng).copied();
         let some_down = down.choose(&mut self.rng).copied();
-        let few = self.nodes.len() < GROWTH_MAX * self.parameters.nodes + 4;
+        let roams = self.parameters.roams;
+        let few = roams && self.nodes.len() < GROWTH_MAX * self.parameters.nodes + 4;
         if self.rng.random_bool(0.3) {
             self.rotate_keys();
         }
@@ -51,7 +51,7 @@ impl World {
             (5, Some(n), _) => self.some_overload(n),
             // some come back before anybody noticed
             (6, Some(n), _) | (7 | 8, _, Some(n)) => self.restart(n),
-            (9, _, Some(n)) if n >= self.parameters.seeds => self.move_to_new_place(n),
+            (9, _, Some(n)) if roams && n >= self.parameters.seeds => self.move_to_new_place(n),
             (10, _, Some(n)) if n >= self.parameters.seeds && few => {
                 let cluster = self.rng.random_range(0..2);
                 let contacts = match cluster {
@@ -150,13 +150,19 @@ impl World {
         }
     }
 
-    /// The network is whole again, whoever stood still goes on, and the seeds are up: the one
-    /// address that a moved node and those it left behind have in common.
+    /// The network is whole again, and whoever stood still goes on. Where nodes came to other
+    /// places the seeds are up as well: the one address that a moved or new node and those that
+    /// were there before have in common. Where all stayed they find each other without.
     pub fn calm(&mut self) {
         self.network.calm(Link::JITTERY);
+        let c = &self.counters;
+        let came = c.moves + c.joins + c.recycled + c.recycled_by_foreigners > 0;
         for seed in 0..self.parameters.seeds {
             if self.nodes[seed].condition.is_down() {
-                self.restart(seed);
+                self.counters.seeds_down += 1;
+                if came {
+                    self.restart(seed);
+                }
             }
         }
         self.run_for(2 * HOLD_MS_MAX + 4_000);
@@ -194,88 +200,98 @@ pub fn calm_bound_ms(config: &GossipConfig, n: usize) -> u64 {
 pub struct Outcome {
     pub counters: Counters,
     pub trace: u64,
-    /// How much of the bound agreement took, in percent.
+    /// Until the first agreement, and until that after the chaos.
+    pub formed_ms: u64,
+    pub took_ms: u64,
+    /// How much of the bound that took, in percent.
     pub used_percent: u64,
 }
 
 pub fn chaos_run(parameters: Parameters, duration_ms: u64) -> Outcome {
     let mut world = World::new(parameters);
-    world.settle(30_000);
+    let formed_ms = world.settle(20_000);
     world.chaos(duration_ms);
     world.calm();
-    let up = world
-        .nodes
-        .iter()
-        .filter(|n| n.condition == Condition::Up)
-        .count();
-    let bound = calm_bound_ms(&world.parameters.config, world.nodes.len().max(up));
+    let bound = calm_bound_ms(&world.parameters.config, world.nodes.len());
     let took = world.settle(bound);
     Outcome {
         trace: world.trace(),
         counters: world.counters,
+        formed_ms,
+        took_ms: took,
         used_percent: took * 100 / bound,
     }
 }
 
-/// Every fault there is was there, and the members took notice.
+/// Every fault there is was there, and the members took notice: about two thirds of what twenty
+/// runs come to, half where it is little.
 fn assert_not_vacuous(c: &Counters) {
     let seen = [
-        ("lost", c.lost, 1000),
-        ("cut", c.cut, 1000),
-        ("duplicated", c.duplicated, 100),
-        ("held up", c.held_up, 100),
-        ("unheard", c.unheard, 100),
-        ("waited", c.waited, 100),
-        ("crashes", c.crashes, 5),
-        ("stops", c.stops, 3),
-        ("leaves", c.leaves, 3),
-        ("pauses", c.pauses, 3),
-        ("blocks", c.blocks, 3),
-        ("restarts", c.restarts, 5),
-        ("fast restarts", c.fast_restarts, 3),
-        ("moves", c.moves, 1),
-        ("joins", c.joins, 5),
-        ("burials", c.burials, 1),
-        ("recycled", c.recycled, 1),
-        ("recycled by foreigners", c.recycled_by_foreigners, 1),
-        ("partitions", c.partitions, 3),
-        ("one-way cuts", c.one_way_cuts, 1),
-        ("udp blocks", c.udp_blocks, 1),
-        ("bad links", c.bad_links, 1),
-        ("slow tcp", c.slow_tcp, 10),
-        ("flipped", c.flipped, 50),
-        ("cut short", c.cut_short, 20),
-        ("refused as damaged", c.refused_damaged, 50),
-        ("refused under a seal", c.refused_sealed, 20),
-        ("refused as replays", c.refused_replays, 20),
-        ("newer version", c.newer_version, 100),
-        ("refused for their version", c.refused_version, 1),
-        ("exchanges equal", c.exchanges_equal, 100),
-        ("exchanges differing", c.exchanges_differing, 100),
-        ("exchanged lists", c.exchange_lists, 100),
-        ("exchanges cut", c.exchanges_cut, 50),
-        ("exchanges late", c.exchanges_late, 50),
-        ("exchanges refused", c.exchanges_refused, 1),
-        ("keys installed", c.keys_installed, 20),
-        ("keys used", c.keys_used, 10),
-        ("keys removed", c.keys_removed, 5),
-        ("tcp probes", c.tcp_probes, 50),
-        ("tcp answers", c.tcp_answers, 10),
-        ("suspected", c.suspected, 50),
-        ("dead", c.dead, 50),
-        ("refuted", c.refuted, 5),
-        ("returned", c.returned, 50),
-        ("restarted", c.restarted, 20),
-        ("stopped", c.stopped, 10),
-        ("left", c.left, 10),
-        ("moved", c.moved, 10),
-        ("udp noticed", c.udp_noticed, 1),
-        ("foreign", c.foreign_met + c.foreign_contacts, 1),
+        ("lost", c.lost, 9000),
+        ("cut", c.cut, 16_000),
+        ("duplicated", c.duplicated, 2000),
+        ("held up", c.held_up, 3300),
+        ("unheard", c.unheard, 3000),
+        ("waited", c.waited, 1500),
+        ("crashes", c.crashes, 45),
+        ("stops", c.stops, 25),
+        ("leaves", c.leaves, 11),
+        ("pauses", c.pauses, 20),
+        ("blocks", c.blocks, 28),
+        ("restarts", c.restarts, 75),
+        ("fast restarts", c.fast_restarts, 18),
+        ("moves", c.moves, 15),
+        ("joins", c.joins, 25),
+        ("burials", c.burials, 6),
+        ("recycled", c.recycled, 4),
+        ("recycled by foreigners", c.recycled_by_foreigners, 3),
+        ("partitions", c.partitions, 18),
+        ("one-way cuts", c.one_way_cuts, 25),
+        ("udp blocks", c.udp_blocks, 20),
+        ("bad links", c.bad_links, 30),
+        ("weather", c.weather, 100),
+        ("seeds left down", c.seeds_down, 1),
+        ("slow tcp", c.slow_tcp, 2700),
+        ("flipped", c.flipped, 250),
+        ("cut short", c.cut_short, 100),
+        ("refused as damaged", c.refused_damaged, 250),
+        ("refused under a seal", c.refused_sealed, 120),
+        ("refused as replays", c.refused_replays, 500),
+        ("newer version", c.newer_version, 24_000),
+        ("refused for their version", c.refused_version, 40),
+        ("exchanges equal", c.exchanges_equal, 1000),
+        ("exchanges differing", c.exchanges_differing, 650),
+        ("exchanged lists", c.exchange_lists, 1300),
+        ("exchanges cut", c.exchanges_cut, 450),
+        ("exchanges late", c.exchanges_late, 1100),
+        ("exchanges refused", c.exchanges_refused, 12),
+        ("keys installed", c.keys_installed, 80),
+        ("keys used", c.keys_used, 55),
+        ("keys removed", c.keys_removed, 50),
+        ("tcp probes", c.tcp_probes, 2000),
+        ("tcp answers", c.tcp_answers, 800),
+        ("tcp too late", c.tcp_too_late, 400),
+        ("suspected", c.suspected, 6500),
+        ("dead", c.dead, 1500),
+        ("refuted", c.refuted, 300),
+        ("returned", c.returned, 6000),
+        ("restarted", c.restarted, 800),
+        ("stopped", c.stopped, 320),
+        ("left", c.left, 230),
+        ("moved", c.moved, 180),
+        ("udp noticed", c.udp_noticed, 12),
+        ("foreign", c.foreign_met + c.foreign_contacts, 100),
     ];
     for (name, count, least) in seen {
         assert!(count >= least, "{name}: {count} of at least {least}; {c:?}");
     }
 }
+
+/// What a continuous integration run may take of it: 3.9 s where this was written. A run is the
+/// same every time, so that it can only grow with the protocol.
+const AGREED_MS_MAX: u64 = 6_000;
+/// What other seeds may take of [`calm_bound_ms`]; see there what else may have to happen.
+const USED_PERCENT_MAX: u64 = 10;
 
 /// Every third run has keys.
 fn wired(seed: u64, n: usize) -> Parameters {
@@ -286,8 +302,14 @@ fn wired(seed: u64, n: usize) -> Parameters {
     };
     Parameters {
         wiring,
+        roams: !is_rooted(seed),
         ..Parameters::new(seed, n)
     }
+}
+
+/// In every fourth run nobody moves and nobody is new.
+fn is_rooted(seed: u64) -> bool {
+    seed % 4 == 2
 }
 
 /// The seeds of a continuous integration run: seconds.
@@ -301,9 +323,19 @@ fn after_chaos_everybody_agrees_on_the_truth() {
     for (seed, n) in small.chain(larger).chain(large) {
         let outcome = chaos_run(wired(seed, n), 60_000);
         sum.add(&outcome.counters);
-        slowest = slowest.max(outcome.used_percent);
+        println!(
+            "seed {seed}, {n} nodes: formed in {} ms, agreed {} ms after the calm, {} % of the bound",
+            outcome.formed_ms, outcome.took_ms, outcome.used_percent
+        );
+        slowest = slowest.max(outcome.took_ms);
+        assert!(
+            outcome.formed_ms <= 2_000,
+            "seed {seed}: {} ms",
+            outcome.formed_ms
+        );
     }
-    println!("{sum:?}\nat most {slowest} % of the bound");
+    println!("{sum:?}\nat most {slowest} ms until they agreed");
+    assert!(slowest <= AGREED_MS_MAX, "{slowest} ms until they agreed");
     assert_not_vacuous(&sum);
 }
 
@@ -319,8 +351,16 @@ fn after_much_chaos_everybody_agrees_on_the_truth() {
         let outcome = chaos_run(wired(seed, n), 60_000 + seed % 7 * 20_000);
         sum.add(&outcome.counters);
         slowest = slowest.max(outcome.used_percent);
+        assert!(
+            outcome.used_percent <= USED_PERCENT_MAX,
+            "seed {seed}, {n} nodes: {} ms until they agreed",
+            outcome.took_ms
+        );
     }
     println!("{sum:?}\nat most {slowest} % of the bound");
+    if last - first >= 20 && fixed.is_none() {
+        assert_not_vacuous(&sum);
+    }
 }
 
 /// `RINGD_SIMULATION_SEEDS`: one number, or `first..last`.

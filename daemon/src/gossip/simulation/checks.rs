@@ -15,7 +15,13 @@ use ringmaster_shared::{
 
 use super::names::Who;
 pub use crate::gossip::members::Held;
-use crate::gossip::{MemberState, claim, core::inspected::Depths};
+use crate::gossip::{
+    MemberState, claim,
+    core::{LEFT_KEPT_MS, inspected::Depths},
+};
+
+/// A node, and which of its processes.
+pub type Process = (Who, u32);
 
 /// One change of what somebody holds of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +50,8 @@ pub enum Rule {
     Liveness,
     /// A node holds members of its own cluster alone.
     Stranger,
+    /// What a node holds of a member stays until there is news of it.
+    Forgotten,
     /// What arrives as it was sent is read, if the key is there, and nothing else is.
     Wire,
     /// After an exchange that ended well each side knows all that the other knew.
@@ -84,6 +92,9 @@ pub struct Checks {
     suspicion_min_ms: u64,
     /// Said to have left by somebody else, as of this.
     buried: HashSet<(Who, Freshness)>,
+    /// What each process was last seen to hold of each member. Kept apart from the list that is
+    /// judged: who forgets somebody must not judge by what it has forgotten.
+    held: HashMap<(Process, Who), Held>,
 }
 
 impl Checks {
@@ -120,6 +131,32 @@ impl Checks {
     /// An operator took it off the list.
     pub fn bury(&mut self, who: Who, freshness: Freshness) {
         self.buried.insert((who, freshness));
+    }
+
+    /// A process takes this for what it held before, and holds something else from now on. `None`
+    /// is nothing at all, which only who has left for long may come to.
+    pub fn held(
+        &mut self,
+        now_ms: u64,
+        by: Process,
+        about: Who,
+        (before, after): (Option<Held>, Option<Held>),
+    ) -> Result<(), Violation> {
+        let key = (by, about);
+        let known = match after {
+            Some(after) => self.held.insert(key, after),
+            None => self.held.remove(&key),
+        };
+        if before != known {
+            let what = format!("it held {known:?} of n{about:05}, and goes by {before:?}");
+            return broken(Rule::Forgotten, what);
+        }
+        let left = before.is_some_and(|b| b.1 == MemberStatus::Left);
+        if after.is_none() && !(left && now_ms > LEFT_KEPT_MS) {
+            let what = format!("nothing is held any more of n{about:05}, {before:?} before");
+            return broken(Rule::Forgotten, what);
+        }
+        Ok(())
     }
 
     /// Judges a change of what is held of a member.

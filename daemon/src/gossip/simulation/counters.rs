@@ -58,9 +58,11 @@ counters! {
     recycled_by_foreigners,
     // faults of the network
     partitions, one_way_cuts, udp_blocks, bad_links, weather,
+    /// Seeds that were down when all else was calm.
+    seeds_down,
     // what the members made of it
     suspected, dead, refuted, returned, restarted, joined, stopped, left, moved, udp_noticed,
-    foreign_met,
+    foreign_met, superseded,
 }
 
 impl Counters {
@@ -78,11 +80,11 @@ impl Counters {
             Happening::AddressChanged { .. } => &mut self.moved,
             Happening::UdpBlocked { .. } => &mut self.udp_noticed,
             Happening::Foreign { .. } => &mut self.foreign_met,
+            Happening::Superseded { .. } => &mut self.superseded,
             Happening::OwnUdpBlocked { .. }
             | Happening::UdpOpen { .. }
             | Happening::SeedUnreachable { .. }
-            | Happening::SeedAnswers { .. }
-            | Happening::Superseded { .. } => return,
+            | Happening::SeedAnswers { .. } => return,
         };
         *counter += 1;
     }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use ringmaster_shared::member::MemberStatus;
+
 use super::{
     checks::{self, Rule, Violation},
     connections::Call,
@@ -73,7 +75,11 @@ impl World {
         let (asking, ask) = node.core.begin_exchange(salt);
         // who goes only tells that it goes
         let judged = self.parameters.checked && node.condition == Condition::Up;
-        let ours = judged.then(|| node.core.states()).unwrap_or_default();
+        let ours = if judged {
+            node.core.states()
+        } else {
+            Vec::new()
+        };
         let conversation = Conversation {
             number,
             asking,
@@ -97,7 +103,7 @@ impl World {
             conversation.bond = Some(bond);
             (bytes.len(), Said::Bytes(bytes))
         } else {
-            (measure(&message), Said::Value(message))
+            (measure(&message), Said::Value(Box::new(message)))
         };
         self.count_message(who, bytes, lists);
         let marks = self.marks_on_the_way(who, to);
@@ -155,7 +161,7 @@ impl World {
             let bytes = bytes.expect("an answer can be encoded");
             (bytes.len(), Said::Bytes(bytes))
         } else {
-            (measure(&message), Said::Value(message))
+            (measure(&message), Said::Value(Box::new(message)))
         };
         self.count_message(who, bytes, lists);
         self.after_step(who, Doing::Answering);
@@ -353,6 +359,7 @@ impl World {
         self.counters.exchange_messages += 1;
         self.counters.exchange_lists += u64::from(lists);
         self.counters.exchange_bytes += bytes as u64;
+        self.mix(&[who as u64, u64::from(lists)]);
         let judged = checks::packet_fits(bytes, MESSAGE_BYTES_MAX);
         self.judged(who, judged);
     }
@@ -371,7 +378,10 @@ impl World {
         if !up(who) || !up(other) || self.nodes[other].life != life {
             return;
         }
-        for (list, holder) in [(conversation.ours.as_slice(), other), (theirs, who)] {
+        let ours = conversation.ours.as_slice();
+        for (list, teller, holder, knew) in [(ours, who, other, theirs), (theirs, other, who, ours)]
+        {
+            let teller = &self.nodes[teller].core;
             let core = &self.nodes[holder].core;
             let missed = list.iter().find(|state| {
                 let is_itself = state.id == self.nodes[holder].id;
@@ -380,11 +390,23 @@ impl World {
                 } else {
                     core.held(&state.id)
                 };
-                !checks::is_reconciled(state, held)
+                // two lists are equal where one has who left and the other nobody; who heard of
+                // it elsewhere before the exchange was over holds what it heard
+                let is_news = state.status == MemberStatus::Left
+                    && !knew.iter().any(|known| known.id == state.id);
+                // and who left or was taken off the list meanwhile is not told to who never knew it
+                let has_left = held.is_none()
+                    && teller
+                        .held(&state.id)
+                        .is_some_and(|s| s.status == MemberStatus::Left);
+                !is_news && !has_left && !checks::is_reconciled(state, held)
             });
             if let Some(missed) = missed {
                 let id = &self.nodes[holder].id;
-                let what = format!("after an exchange {id} does not know of {missed:?}");
+                let held = core.held(&missed.id);
+                let what = format!(
+                    "after an exchange {id} does not know of {missed:?}, but holds {held:?}"
+                );
                 let rule = Rule::Reconciled;
                 return self.judged(who, Err(Violation { rule, what }));
             }
@@ -392,13 +414,13 @@ impl World {
     }
 }
 
-fn message<T>(cluster: u8, from: Brief, what: T) -> Box<Message<T>> {
+fn message<T>(cluster: u8, from: Brief, what: T) -> Message<T> {
     let cluster = names::cluster(cluster);
-    Box::new(Message {
+    Message {
         cluster,
         from,
         what,
-    })
+    }
 }
 
 /// As long as the bytes would be.

@@ -8,7 +8,12 @@ use super::{
     nodes::Condition,
     world::{Parameters, World, ms},
 };
-use crate::gossip::{claim, codec::Body, core::Output, members::Held};
+use crate::gossip::{
+    claim,
+    codec::Body,
+    core::{Happening, Output},
+    members::Held,
+};
 
 /// A change, and where.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +35,19 @@ impl World {
         if let Some(about) = names::who(&packet.to) {
             let judged = self.nodes[who].rounds.probed(self.now, about, n);
             self.judged(who, judged);
+        }
+    }
+
+    pub(super) fn note_happening(&mut self, who: Who, happening: &Happening) {
+        self.counters.count(happening);
+        if !self.parameters.checked {
+            return;
+        }
+        self.mix_happening(who, happening);
+        if let Happening::Superseded { .. } = happening {
+            let rule = Rule::OwnWord;
+            let what = format!("nobody has a namesake here, but it says {happening:?}");
+            self.judged(who, Err(Violation { rule, what }));
         }
     }
 
@@ -65,7 +83,9 @@ impl World {
                 self.right_pairs += usize::from(is_right);
                 self.right_pairs -= usize::from(was_right);
             }
-            self.trace = trace(self.trace, self.now, who, &change);
+            let ((generation, incarnation), status) = after;
+            let status = u64::from(status as u8);
+            self.mix(&[who as u64, about as u64, generation, incarnation, status]);
             if self.parameters.checked {
                 let judged = self.checks.change(self.now, &change);
                 self.judged(who, judged);
@@ -92,10 +112,6 @@ impl World {
         let mutations = self.nodes[who].core.take_mutations();
         let mut changes = Vec::with_capacity(mutations.len());
         for mutation in mutations {
-            // forgotten: a day after it left
-            let Some(after) = mutation.after else {
-                continue;
-            };
             let cluster = self.nodes[who].cluster;
             let about = names::who(&mutation.about)
                 .filter(|a| self.nodes.get(*a).is_some_and(|n| n.cluster == cluster));
@@ -105,13 +121,39 @@ impl World {
                 self.judged(who, Err(Violation { rule, what }));
                 continue;
             };
-            changes.push(Change {
-                about,
-                before: mutation.before,
-                after,
-            });
+            let before = mutation.before;
+            if self.parameters.checked {
+                let by = (who, self.nodes[who].life);
+                let step = (before, mutation.after);
+                let judged = self.checks.held(self.now, by, about, step);
+                self.judged(who, judged);
+            }
+            if let Some(after) = mutation.after {
+                changes.push(Change {
+                    about,
+                    before,
+                    after,
+                });
+            }
         }
         changes
+    }
+
+    /// Mixes what happened now into the digest of the run.
+    pub(super) fn mix(&mut self, numbers: &[u64]) {
+        let mut bytes = self.now.to_le_bytes().to_vec();
+        bytes.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
+        self.mix_bytes(&bytes);
+    }
+
+    /// As [`Self::mix`], what a node said happened.
+    pub(super) fn mix_happening(&mut self, who: Who, happening: &Happening) {
+        let text = format!("{} {who} {happening:?}", self.now);
+        self.mix_bytes(text.as_bytes());
+    }
+
+    fn mix_bytes(&mut self, bytes: &[u8]) {
+        self.trace = xxhash_rust::xxh3::xxh3_64_with_seed(bytes, self.trace);
     }
 
     /// The checks that look at everything a node keeps.
@@ -157,22 +199,4 @@ impl World {
             self.now
         );
     }
-}
-
-/// An order-sensitive digest.
-fn trace(so_far: u64, now: u64, who: Who, change: &Change) -> u64 {
-    let ((generation, incarnation), status) = change.after;
-    let mut bytes = [0; 41];
-    let numbers = [
-        now,
-        who as u64,
-        change.about as u64,
-        generation,
-        incarnation,
-    ];
-    for (at, number) in numbers.into_iter().enumerate() {
-        bytes[8 * at..8 * at + 8].copy_from_slice(&number.to_le_bytes());
-    }
-    bytes[40] = status as u8;
-    xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, so_far)
 }

@@ -33,9 +33,10 @@ impl Link {
         late_ms: 0,
         damage: 0.0,
     };
-    /// Jitter, but nothing is lost.
+    /// Jitter and now and then a packet twice, but nothing is lost.
     pub const JITTERY: Self = Self {
         delay_ms: 1..=15,
+        duplication: 0.01,
         ..Self::LAN
     };
 }

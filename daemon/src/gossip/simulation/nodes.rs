@@ -82,11 +82,17 @@ impl World {
         for who in 0..n {
             let core = &mut world.nodes[who].core;
             core.form(now, &states);
-            core.take_mutations();
+            let mutations = core.take_mutations();
             let rounds = &mut world.nodes[who].rounds;
             if world.parameters.checked {
                 for other in (0..n).filter(|o| *o != who) {
                     rounds.reachable(0, other);
+                }
+                for mutation in mutations {
+                    let about = names::who(&mutation.about).expect("one of them");
+                    let step = (mutation.before, mutation.after);
+                    let judged = world.checks.held(0, (who, 0), about, step);
+                    assert_eq!(judged, Ok(()));
                 }
             }
             world.begin(who);

@@ -1,5 +1,7 @@
 //! What a node wants done, done: packets on their way, calls over TCP begun.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::{
     checks,
     connections::Call,
@@ -8,7 +10,8 @@ use super::{
     world::{Arrival, Event, What, World, ms},
 };
 use crate::gossip::{
-    codec::Packet,
+    claim::Claim,
+    codec::{Body, Packet},
     core::{Dest, Output},
 };
 
@@ -52,9 +55,13 @@ impl World {
     pub(super) fn send(&mut self, who: Who, to: Place, packet: Box<Packet>) {
         let from = self.nodes[who].place;
         let budget = self.parameters.config.packet_bytes_max;
+        let digest = self.parameters.checked.then(|| digest_of(&packet));
         let (bytes, mut letter) = self.letter(who, packet);
         self.counters.sent += 1;
         self.counters.sent_bytes += bytes as u64;
+        if let Some(digest) = digest {
+            self.mix(&[from as u64, to as u64, digest]);
+        }
         let judged = checks::packet_fits(bytes, budget);
         self.judged(who, judged);
         match self.network.udp(&mut self.rng, from, to) {
@@ -83,4 +90,24 @@ impl World {
             }
         }
     }
+}
+
+/// What a packet says, in short.
+fn digest_of(packet: &Packet) -> u64 {
+    let kind = match &packet.body {
+        Body::Ping { seq } => (1, *seq),
+        Body::Ack { seq } => (2, *seq),
+        Body::PingRequest { seq, .. } => (3, *seq),
+        Body::RelayedAck { seq, .. } => (4, *seq),
+        Body::Nack { seq, .. } => (5, *seq),
+        Body::Gossip => (6, 0),
+        Body::Reject { .. } => (7, 0),
+    };
+    let mut digest = DefaultHasher::new();
+    (kind, packet.from.generation, packet.from.incarnation).hash(&mut digest);
+    for Claim { state, from } in &packet.claims {
+        let status = state.status as u8;
+        (&state.id, state.generation, state.incarnation, status, from).hash(&mut digest);
+    }
+    digest.finish()
 }

@@ -9,6 +9,10 @@ use super::{
     wiring::Wiring,
     world::{Parameters, World},
 };
+use crate::gossip::{
+    codec::{Body, Brief, Packet},
+    testing,
+};
 
 fn formed(seed: u64, n: usize) -> World {
     let mut world = World::new(Parameters::new(seed, n));
@@ -197,8 +201,11 @@ fn who_answers_over_tcp_alone_stays_a_member() {
     let mut world = formed(19, 8);
     world.block_udp(3);
     world.run_for(120_000);
-    assert_eq!(world.counters.dead, 0);
-    assert!(world.counters.udp_noticed > 0);
+    let c = &world.counters;
+    println!("cut {}, answered over TCP {}", c.cut, c.tcp_answers);
+    assert!(c.cut >= 450 && c.tcp_answers >= 170, "by TCP alone: {c:?}");
+    assert_eq!(c.dead, 0);
+    assert_eq!(c.udp_noticed, 7, "each of the others says it once");
 }
 
 /// One direction of one link: the others can reach both, so neither is given up.
@@ -207,6 +214,34 @@ fn a_one_way_link_kills_nobody() {
     let mut world = formed(20, 8);
     world.cut_one_way(2, 5);
     world.run_for(180_000);
+    println!("cut {}", world.counters.cut);
+    assert!(world.counters.cut >= 35, "{:?}", world.counters);
+    assert_eq!(world.counters.dead, 0);
+}
+
+/// What does not fit the socket's buffer of a node that stands still is gone; the cluster is none
+/// the worse for it.
+#[test]
+fn a_socket_that_overflows_loses_packets_and_nothing_else() {
+    let mut world = formed(23, 20);
+    world.pause(3, 2_500);
+    for at in 0..500 {
+        let by = 4 + at % 16;
+        let packet = Packet {
+            cluster: testing::cluster(),
+            to: names::node_id(3),
+            from: Brief::of(world.nodes[by].core.local()),
+            intro: None,
+            ask: false,
+            body: Body::Gossip,
+            claims: Vec::new(),
+        };
+        world.send(by, 3, Box::new(packet));
+    }
+    world.run_for(2_000);
+    let c = &world.counters;
+    assert!(c.overflowed >= 244 && c.waited == 256, "{c:?}");
+    world.settle(10_000);
     assert_eq!(world.counters.dead, 0);
 }
 

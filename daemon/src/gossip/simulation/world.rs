@@ -42,6 +42,8 @@ pub struct Parameters {
     pub wiring: Wiring,
     /// Every other life of a node speaks one version more: upgrades, and ways back.
     pub mixed: bool,
+    /// Nodes move, new ones come, and addresses are used again.
+    pub roams: bool,
     /// Every change of every list is judged.
     pub checked: bool,
 }
@@ -56,6 +58,7 @@ impl Parameters {
             link: Link::JITTERY,
             wiring: Wiring::Plain,
             mixed: true,
+            roams: true,
             checked: true,
         }
     }
@@ -79,6 +82,13 @@ pub struct Arrival {
     pub(super) from: Place,
     pub(super) to: Place,
     pub(super) what: What,
+}
+
+impl Arrival {
+    pub fn udp(from: Place, to: Place, letter: Letter) -> Self {
+        let what = What::Udp(letter);
+        Self { from, to, what }
+    }
 }
 
 pub enum What {
@@ -116,6 +126,21 @@ pub struct World {
     pub(super) orders: Vec<Order>,
     pub(super) trace: u64,
     pub(super) next_walk_ms: u64,
+    _told: Told,
+}
+
+/// Whatever panics in a run, in a core too, the run is named.
+struct Told {
+    seed: u64,
+    nodes: usize,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("this was seed {}, {} nodes at first", self.seed, self.nodes);
+        }
+    }
 }
 
 impl World {
@@ -150,6 +175,10 @@ impl World {
             orders: Vec::new(),
             trace: 0,
             next_walk_ms: 0,
+            _told: Told {
+                seed: parameters.seed,
+                nodes: parameters.nodes,
+            },
             parameters,
         }
     }
@@ -161,7 +190,7 @@ impl World {
         }
     }
 
-    /// Digest of all that changed, in order.
+    /// Digest of all that changed, was said to have happened and was sent, in order.
     pub fn trace(&self) -> u64 {
         self.trace
     }
@@ -276,7 +305,7 @@ impl World {
         let blocked = self.nodes[who].hold == Some(Hold::Blocked);
         for output in outputs {
             if let Output::Happened(happening) = output {
-                self.counters.count(&happening);
+                self.note_happening(who, &happening);
                 continue;
             }
             if self.parameters.checked && doing == Doing::Ticking {

@@ -71,6 +71,7 @@ fn each_rule_left_out_is_noticed() {
 fn lose_a_store_between(broken: Broken) -> Result<(), String> {
     let mut world = World::new(1, broken);
     world.skew = [0; NODES];
+    world.all_go_by(GRACE_MS);
     let sibling = |n: usize, at: u64, value| Sibling {
         dot: dot(n, n as u64),
         hlc: Hlc::from_parts(at, 0),

@@ -152,6 +152,8 @@ fn one_bad_link_between_two_is_no_news() {
         let mut world = World::of(3, &GossipConfig::default());
         world.udp = udp;
         world.run(LONG);
+        println!("{} dropped", world.dropped);
+        assert!(world.dropped >= 400, "{} dropped", world.dropped);
         assert_eq!(world.happened, []);
     }
 }
@@ -162,6 +164,8 @@ fn lost_packets_are_not_taken_for_blocked_udp() {
         let mut world = World::of(n, &GossipConfig::default());
         world.loss = 8;
         world.run(2 * LONG);
+        println!("{} dropped of {n}", world.dropped);
+        assert!(world.dropped >= 130 * n as u64, "{} dropped", world.dropped);
         let blamed = |h: &Happening| {
             matches!(
                 h,

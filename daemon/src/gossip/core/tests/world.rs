@@ -15,6 +15,8 @@ pub struct World {
     pub udp: Udp,
     /// Of a hundred packets so many are lost.
     pub loss: u32,
+    /// Packets that did not arrive.
+    pub dropped: u64,
     pub now: u64,
     /// Everything that happened: when, to whom.
     pub happened: Vec<(u64, usize, Happening)>,
@@ -41,6 +43,7 @@ impl World {
             cut_off: None,
             udp: |_, _| true,
             loss: 0,
+            dropped: 0,
             now: 0,
             happened: Vec::new(),
             exchanges: Vec::new(),
@@ -122,6 +125,8 @@ impl World {
                 let arrives = |to: &usize| self.alive[*to] && open(*to) && !lost;
                 if let Some(to) = to.filter(arrives) {
                     self.cores[to].handle(now, port(who), *packet);
+                } else {
+                    self.dropped += 1;
                 }
             }
             Output::TcpProbe { seq, address, .. } => {

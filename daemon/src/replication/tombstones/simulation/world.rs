@@ -16,6 +16,7 @@ use crate::replication::{
     tombstones::rules::{Answer, Book, Pending, judge},
 };
 
+/// The shortest that anybody goes by.
 pub const GRACE_MS: u64 = 1000;
 const REPLICAS: usize = 3;
 pub const NODES: usize = 4;
@@ -124,6 +125,12 @@ fn name(node: usize) -> NodeId {
     id(&format!("n{node}"))
 }
 
+fn book(grace_ms: u64) -> Book {
+    let mut book = Book::new(grace_ms);
+    book.enter(1);
+    book
+}
+
 /// The dot of the write with this number, made by this node as an actor of its own.
 pub fn dot(node: usize, number: u64) -> Dot {
     dot_of(&format!("n{node}"), number, 1)
@@ -138,10 +145,15 @@ impl World {
         } else {
             6000
         };
-        let mut book = Book::new(GRACE_MS);
-        book.enter(1);
+        // in every fifth run each goes by a grace of its own
+        let mut graces = StdRng::seed_from_u64(!seed);
+        let own = seed.is_multiple_of(5);
+        let grace_ms = std::array::from_fn(|_| {
+            let longer = graces.random_range(0..=2);
+            if own { GRACE_MS << longer } else { GRACE_MS }
+        });
         Self {
-            grace_ms: [GRACE_MS; NODES],
+            grace_ms,
             skew: std::array::from_fn(|_| random.random_range(-most..=most)),
             random,
             broken,
@@ -157,12 +169,18 @@ impl World {
             writes: Vec::new(),
             contexts: vec![VersionVector::default()],
             superseded: BTreeSet::new(),
-            book,
+            book: book(grace_ms[0]),
             check: None,
             loses,
             forgotten: 0,
             refused: 0,
         }
+    }
+
+    /// They are all set to the same grace.
+    pub fn all_go_by(&mut self, grace_ms: u64) {
+        self.grace_ms = [grace_ms; NODES];
+        self.book = book(grace_ms);
     }
 
     fn wall(&self, node: usize) -> u64 {
