@@ -268,11 +268,16 @@ async fn get_back(
     }
     let identity = site.replica.identity.clone();
     let votes = accepted && refill::needs_my_vote(topology, site.me(), &lost);
+    let epoch = topology.epoch;
     set_off_thread(move || {
+        anyhow::ensure!(
+            identity.set_refilled(epoch)?,
+            "the ring moved on from epoch {epoch} while its data was copied back"
+        );
         if votes {
             identity.vote_again()?;
         }
-        identity.set_needs_refill(false)
+        Ok(())
     })
     .await?;
     decision.observe(None);
