@@ -185,17 +185,21 @@ impl IdentityStore {
     /// for they can decide nothing any more.
     pub fn save_topology(&self, topology: &Topology) -> anyhow::Result<()> {
         let mut refused = None;
-        self.update(|state| {
-            if state.cluster_id.as_ref() != Some(&topology.cluster_id) || !topology.is_well_formed()
-            {
-                refused = Some(IdentityError::NotOurTopology {
-                    ours: state.cluster_id.clone(),
-                    theirs: topology.cluster_id.clone(),
-                    epoch: topology.epoch,
-                });
-                return;
+        self.update(|state| refused = enter(state, topology))?;
+        refused.map_or(Ok(()), |why| Err(why.into()))
+    }
+
+    /// The same for a ring by which this node holds what it never got: with the same write it
+    /// lost its data, and abstains on the votes of the life that had it.
+    pub fn save_topology_of_lost_data(&self, topology: &Topology) -> anyhow::Result<()> {
+        let mut refused = None;
+        self.update_as_new_actor(|state| {
+            refused = enter(state, topology);
+            if refused.is_none() {
+                state.needs_refill = true;
+                state.filled_epoch = 0;
+                state.abstain_through = state.abstain_through.max(topology.epoch);
             }
-            state.go_by(topology);
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
     }
@@ -247,15 +251,23 @@ impl IdentityStore {
 
     /// The data was lost (fresh folder of a known member, quarantine): a new actor, and reads
     /// do not count here until refilled.
-    pub fn set_needs_refill(&self, needs: bool) -> anyhow::Result<()> {
-        if !needs {
-            return self.update(|state| state.needs_refill = false);
-        }
+    pub fn set_needs_refill(&self) -> anyhow::Result<()> {
         // what was given since the last sync may be lost: no counter of the old actor is safe
         self.update_as_new_actor(|state| {
             state.needs_refill = true;
             state.filled_epoch = 0;
         })
+    }
+
+    /// The lost data is back, by the ring of this epoch. Returns whether that is still the ring
+    /// this node goes by: a later one may say that more was lost, and nothing is changed then.
+    pub fn set_refilled(&self, epoch: u64) -> anyhow::Result<bool> {
+        let mut current = false;
+        self.update(|state| {
+            current = state.topology.as_ref().is_some_and(|t| t.epoch == epoch);
+            state.needs_refill &= !current;
+        })?;
+        Ok(current)
     }
 
     pub fn needs_refill(&self) -> bool {
@@ -362,4 +374,17 @@ impl IdentityStore {
         }
         Ok(())
     }
+}
+
+/// Goes by this ring, or says why not.
+fn enter(state: &mut Persisted, topology: &Topology) -> Option<IdentityError> {
+    if state.cluster_id.as_ref() == Some(&topology.cluster_id) && topology.is_well_formed() {
+        state.go_by(topology);
+        return None;
+    }
+    Some(IdentityError::NotOurTopology {
+        ours: state.cluster_id.clone(),
+        theirs: topology.cluster_id.clone(),
+        epoch: topology.epoch,
+    })
 }

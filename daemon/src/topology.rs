@@ -318,19 +318,38 @@ impl Inner {
         if current.as_ref().is_some_and(|c| c.epoch > topology.epoch) {
             return Ok(false);
         }
-        if let Some(current) = current.filter(|c| c.epoch == topology.epoch) {
-            if *current != topology {
+        if let Some(current) = current.as_ref().filter(|c| c.epoch == topology.epoch) {
+            if **current != topology {
                 self.report_fork(&topology);
             }
             return Ok(false);
         }
-        // refuses another cluster's and malformed ones
-        self.identity.save_topology(&topology)?;
+        let me = self.identity.node_id();
+        let lost = leftovers::never_filled(current.as_deref(), &topology, me);
+        // each refuses another cluster's and malformed ones
+        if lost.is_empty() {
+            self.identity.save_topology(&topology)?;
+        } else {
+            self.identity.save_topology_of_lost_data(&topology)?;
+            self.report_lost(&topology, lost.len());
+        }
         *acceptor = None;
         let topology = Arc::new(topology);
         self.gate.enter(Arc::clone(&topology));
         self.current.send_replace(Some(topology));
         Ok(true)
+    }
+
+    fn report_lost(&self, topology: &Topology, partitions: usize) {
+        let me = self.identity.node_id();
+        let message = format!(
+            "by the ring of epoch {} {me} holds {partitions} partitions that were never copied into \
+             its folder: it is a member that lost its folder, let in by a node that did not know it \
+             yet; its data is copied back from the other replicas",
+            topology.epoch
+        );
+        self.events
+            .warn(EventCode::StorageRecovered, Some(me), message);
     }
 
     /// Two decided topologies of one epoch cannot be; keeping ours is the least harm.

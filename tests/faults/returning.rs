@@ -127,3 +127,50 @@ async fn an_emptied_store_is_refilled_before_it_counts() {
         everywhere(&cluster).await;
     }
 }
+
+/// After all lost their power, the one without its disk is let in by the one that was away when
+/// it joined, so by a ring that does not know it.
+#[tokio::test]
+async fn a_member_without_its_folder_let_in_by_one_that_lags_is_refilled_before_it_counts() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[2].kill9();
+    let seed = cluster.seed(0);
+    cluster.add(&seed).await;
+    cluster.agree().await;
+    write_all(&cluster.api(0), 1).await;
+    for i in [0, 1, 3] {
+        cluster.nodes[i].kill9();
+    }
+    fs::remove_dir_all(cluster.nodes[3].data_dir()).expect("removed");
+
+    cluster.nodes[2].start(&[]);
+    assert!(cluster.answers(2).await);
+    let lags = cluster.seed(2);
+    cluster.nodes[3].start(&lags);
+    eventually("it is let in by the one that lags", GENEROUS, async || {
+        let log = cluster.nodes[3].log();
+        let last = log.rsplit("joined cluster").next().unwrap_or_default();
+        let let_in = log.contains("CLUSTER_JOINED") && last.contains(&cluster.nodes[2].address());
+        if let_in { Ok(()) } else { Err(log) }
+    })
+    .await;
+    cluster.nodes[1].start(&[]);
+    let api = cluster.api(3);
+    eventually("it knows that it lost its data", GENEROUS, async || {
+        let node = api.status().await.map_err(|e| format!("{e:#}"))?.node;
+        // what a replica that is down had acknowledged is on no other
+        match node.lifecycle {
+            Lifecycle::Recovering => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    cluster.nodes[0].start(&[]);
+    cluster.agree().await;
+    everywhere(&cluster).await;
+    for i in 0..KEYS {
+        cluster
+            .reads(3, &key(i), &json!({"round": 1, "i": i}))
+            .await;
+    }
+}

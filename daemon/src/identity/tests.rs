@@ -176,6 +176,8 @@ fn dots_never_repeat() {
     let mut given = BTreeSet::new();
     for life in 0..3 {
         let store = open(&dir);
+        store.set_cluster(cluster('1')).expect("writes");
+        store.save_topology(&topology(4)).expect("writes");
         for _ in 0..3 {
             assert!(
                 given.insert(store.next_dot().expect("a dot")),
@@ -191,13 +193,18 @@ fn dots_never_repeat() {
             );
         }
         let old = store.actor();
-        store.set_needs_refill(true).expect("writes");
+        store.set_needs_refill().expect("writes");
         assert!(store.needs_refill() && store.actor().epoch > old.epoch);
         assert!(
             given.insert(store.next_dot().expect("a dot")),
             "a new actor"
         );
-        store.set_needs_refill(false).expect("writes");
+        assert!(
+            !store.set_refilled(3).expect("no write"),
+            "by an older ring"
+        );
+        assert!(store.needs_refill());
+        assert!(store.set_refilled(4).expect("writes"));
         assert!(!store.needs_refill());
     }
     assert_eq!(given.len(), 21);

@@ -421,14 +421,21 @@ impl Committer {
         let prefix = partition.to_be_bytes();
         let from = Bound::Included(prefix.to_vec());
         let mut last = None;
+        let mut rows = 0;
         let records = &self.parts.core.table.records;
         for row in records.range(from, &prefix).take(DROP_STEP) {
             last = Some(row.map_err(|e| self.table_failed(&e))?.key);
+            rows += 1;
         }
         let outcome = if let Some(last) = last {
             let (_, through) = split_item_key(last.as_ref()).map_err(|e| self.table_failed(&e))?;
             match self.remove(LogOp::Drop { partition, through }) {
-                Ok(()) => return Ok(()),
+                Ok(()) if rows == DROP_STEP => return Ok(()),
+                // that was all: what is written from now on belongs to who holds it next
+                Ok(()) => {
+                    self.settle();
+                    Ok(())
+                }
                 Err(Trouble::Full) => Err(self.full()),
                 Err(Trouble::Broken(why)) => return Err(why),
             }

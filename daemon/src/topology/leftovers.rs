@@ -2,7 +2,10 @@
 //!
 //! What a node still holds of a partition it gave up may have been deleted meanwhile, and the
 //! tombstone forgotten, for it was no longer asked. So when it gains the partition again it starts
-//! from nothing, also when it was away and never heard that it had given the partition up. Pure.
+//! from nothing, also when it was away and never heard that it had given the partition up.
+//!
+//! And which it should have the data of and has not: a member that lost its folder may have been
+//! let in by a node that goes by an older ring, which does not name it. Pure.
 
 use ringmaster_shared::{
     id::{NodeId, PartitionId},
@@ -36,6 +39,25 @@ pub(super) fn gained_anew(
             !(held(*p) && (in_force || same_change(*p)))
         })
         .collect()
+}
+
+/// The partitions that `me` holds in force in `next`, and neither held nor filled by `mine`: an
+/// earlier life did, and its data is gone.
+///
+/// Nobody else gets here. A change ends only after each replica that gains settled it and was
+/// filled, so whoever holds in force what it gained went by the change itself before. Who goes by
+/// no ring yet founds one, or was told by the ring it enters what it lost (`node::entry`).
+pub(super) fn never_filled(
+    mine: Option<&Topology>,
+    next: &Topology,
+    me: &NodeId,
+) -> Vec<PartitionId> {
+    if mine.is_none() {
+        return Vec::new();
+    }
+    let mut missing = gained_anew(mine, next, me);
+    missing.retain(|p| next.replicas(*p).contains(me));
+    missing
 }
 
 #[cfg(test)]
@@ -146,6 +168,108 @@ mod tests {
             let next = topology(next.0, next.1, next.2);
             let gained = gained_anew(mine.as_ref(), &next, &d);
             assert_eq!(!gained.is_empty(), anew, "case {n}");
+        }
+    }
+    /// Every way into a ring; only who lost its folder gets back what it never filled.
+    #[test]
+    fn only_who_lost_its_folder_holds_in_force_what_it_never_filled() {
+        use Step::{Dual, Filling};
+        let with = &[0, 1, 3][..];
+        let without = &[0, 1, 2][..];
+        let cases: [(&str, Option<State<'_>>, State<'_>, bool); 16] = [
+            ("founds", None, (1, with, None), false),
+            ("is told as it enters", None, (5, with, None), false),
+            (
+                "joins",
+                Some((4, without, None)),
+                (5, without, Some((Filling, with))),
+                false,
+            ),
+            (
+                "joins and missed epochs",
+                Some((1, without, None)),
+                (6, without, Some((Filling, with))),
+                false,
+            ),
+            (
+                "joins again after a change that was given up",
+                Some((5, without, Some((Filling, with)))),
+                (7, without, Some((Filling, with))),
+                false,
+            ),
+            (
+                "fills, cut off in its midst",
+                Some((5, without, Some((Filling, with)))),
+                (6, without, Some((Dual, with))),
+                false,
+            ),
+            (
+                "filled, missed the second step",
+                Some((5, without, Some((Filling, with)))),
+                (7, with, None),
+                false,
+            ),
+            (
+                "filled, was away for long",
+                Some((5, without, Some((Filling, with)))),
+                (19, with, None),
+                false,
+            ),
+            (
+                "filled",
+                Some((6, without, Some((Dual, with)))),
+                (7, with, None),
+                false,
+            ),
+            (
+                "the change is given up",
+                Some((5, without, Some((Filling, with)))),
+                (6, without, None),
+                false,
+            ),
+            (
+                "was away, and stays",
+                Some((2, with, None)),
+                (9, with, None),
+                false,
+            ),
+            (
+                "leaves",
+                Some((2, with, None)),
+                (3, with, Some((Filling, without))),
+                false,
+            ),
+            (
+                "stays after all",
+                Some((3, with, Some((Dual, without)))),
+                (4, with, None),
+                false,
+            ),
+            (
+                "lost its folder, let in by one who lagged",
+                Some((4, without, None)),
+                (7, with, None),
+                true,
+            ),
+            (
+                "the same, as it is to leave",
+                Some((4, without, None)),
+                (9, with, Some((Dual, without))),
+                true,
+            ),
+            (
+                "the same, let in at a change that was given up",
+                Some((4, without, Some((Filling, &[0, 2, 1])))),
+                (9, with, None),
+                true,
+            ),
+        ];
+        let d = NodeId::new("d").expect("valid");
+        for (who, mine, next, lost) in cases {
+            let mine = mine.map(|(epoch, row, step)| topology(epoch, row, step));
+            let next = topology(next.0, next.1, next.2);
+            let missing = never_filled(mine.as_ref(), &next, &d);
+            assert_eq!(!missing.is_empty(), lost, "{who}");
         }
     }
 }

@@ -108,6 +108,46 @@ async fn a_voter_that_forgot_abstains_until_the_ring_changed_without_it() {
     }
 }
 
+/// A member that lost its folder, let in by a node that lagged behind its ring.
+#[tokio::test(start_paused = true)]
+async fn who_holds_by_a_later_ring_what_it_never_filled_lost_it() {
+    let (handle, dir) = quiet_handle("d", &cluster());
+    let identity = handle.inner.identity.clone();
+    handle
+        .adopt(topology(4, &["a", "b", "c"]))
+        .await
+        .expect("adopts");
+    assert!(!identity.needs_refill(), "not a member of this ring");
+    let ring = topology(7, &["a", "b", "c", "d"]);
+    handle.adopt(ring.clone()).await.expect("adopts");
+    assert!(identity.needs_refill());
+    assert_eq!(
+        handle.inner.events.newest(1)[0].code,
+        EventCode::StorageRecovered
+    );
+    let prepare = RegisterRequest::Prepare {
+        base: ring,
+        ballot: Ballot {
+            round: 7,
+            node: id("b"),
+        },
+    };
+    let abstains = RegisterReply::Behind { epoch: 0 };
+    assert_eq!(
+        handle.register(prepare).await,
+        abstains,
+        "its votes are gone"
+    );
+
+    // a refill by the ring before says nothing of what this one brought
+    assert!(!identity.set_refilled(4).expect("no write"));
+    drop((handle, identity));
+    let identity = IdentityStore::open(dir.path(), &id("d")).expect("opens");
+    assert!(identity.needs_refill());
+    assert!(identity.set_refilled(7).expect("writes"));
+    assert!(!identity.needs_refill());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_acceptor_judges_only_its_own_base_and_remembers() {
     let (handle, dir) = quiet_handle("a", &cluster());

@@ -142,7 +142,7 @@ async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
     // the sources are away, so that the loss can be looked at
     lab.wire("b", Wire::Cut);
     lab.wire("c", Wire::Cut);
-    a.identity.set_needs_refill(true).expect("noted");
+    a.identity.set_needs_refill().expect("noted");
     for partition in 0..super::lab::PARTITIONS {
         a.store.drop_partition(partition).await.expect("lost");
     }

@@ -400,3 +400,29 @@ async fn a_clean_close_keeps_floors_dirty_partitions_and_tombstone_counts() {
     assert!(report.counted);
     assert_eq!(look(&store), before);
 }
+
+/// The partition may be gained again as soon as it is empty.
+#[tokio::test]
+async fn what_is_written_behind_a_drop_is_not_dropped() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    store
+        .merge(key_in(2, 0), record("a", 1, 1, 10))
+        .await
+        .expect("stored");
+    // both are in the line, in this order, before either is done
+    let (dropped, written) = tokio::join!(
+        biased;
+        store.drop_partition(2),
+        store.merge(key_in(2, 1), record("b", 1, 1, 10)),
+    );
+    dropped.expect("dropped");
+    written.expect("stored");
+    store.drop_partition(3).await.expect("the line is empty");
+    assert_eq!(store.get(&key_in(2, 0)), Ok(None));
+    assert_eq!(
+        store.get(&key_in(2, 1)),
+        Ok(Some(record("b", 1, 1, 10))),
+        "an acknowledged write is gone"
+    );
+}
