@@ -35,6 +35,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::listing::Listing;
 pub use self::write::{Condition, SIBLINGS_MAX};
 use self::{key_locks::KeyLocks, round::Breaks, sight::Sight, write::SIBLINGS_WARN};
 use super::{
@@ -342,7 +343,7 @@ impl Coordinator {
         after: Option<&str>,
         limit: usize,
         timeout: Duration,
-    ) -> Result<Vec<Key>, ReplicationError> {
+    ) -> Result<Listing, ReplicationError> {
         let _slot = self.inner.admit()?;
         self.inner.list(prefix, after, limit, timeout).await
     }

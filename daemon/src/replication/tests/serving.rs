@@ -198,14 +198,48 @@ async fn listings_hold_what_is_there_and_not_what_was_deleted() {
             .list("user:", after.as_deref(), 7, timeout)
             .await;
         let page = page.expect("listed");
-        all.extend(page.iter().map(ToString::to_string));
-        match page.last() {
-            Some(last) if page.len() == 7 => after = Some(last.to_string()),
-            _ => break,
+        all.extend(page.keys.iter().map(ToString::to_string));
+        if page.after.is_none() {
+            break;
         }
+        after = page.after;
     }
     let odd: Vec<&str> = keys.iter().copied().skip(1).step_by(2).collect();
     assert_eq!(all, odd);
+}
+
+/// More deleted keys in a row than one listing goes on after: the page is not the last one.
+#[tokio::test]
+async fn a_listing_leads_through_any_number_of_deleted_keys() {
+    let lab = three();
+    let gone: Vec<String> = (0..70).map(|n| format!("k:{n:02}")).collect();
+    let keys: Vec<&str> = gone.iter().map(String::as_str).collect();
+    for k in &keys {
+        lab.put("a", k, 1).await.expect("written");
+    }
+    lab.put("a", "k:live", 1).await.expect("written");
+    lab.converge(&keys).await;
+    lab.converge(&["k:live"]).await;
+    // c does not hear of the deletes, nor of the hints afterwards; and it is asked for its keys
+    lab.wire("c", Wire::Stalled);
+    for k in &keys {
+        lab.write("b", k, None, None).await.expect("deleted");
+    }
+    lab.gossip("a", MemberStatus::Dead);
+    let timeout = Duration::from_secs(20);
+    let (mut all, mut after) = (Vec::new(), None::<String>);
+    for _ in 0..80 {
+        let coordinator = &lab.node("c").coordinator;
+        let page = coordinator.list("k:", after.as_deref(), 1, timeout).await;
+        let page = page.expect("listed");
+        all.extend(page.keys.iter().map(ToString::to_string));
+        assert!(page.after.is_none() || page.after > after, "it goes on");
+        after = page.after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((all, after), (vec!["k:live".to_owned()], None));
 }
 
 #[tokio::test]
