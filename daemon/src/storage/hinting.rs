@@ -13,8 +13,8 @@ use ringmaster_shared::{
 use super::{HintPage, StorageError, Store, committer::request::Request, scan, weight};
 
 impl Store {
-    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped, and
-    /// the partition marked dirty for that node.
+    /// Keeps a record for a node that did not get it; durable. `false`: over budget or the store is
+    /// read-only; dropped, and the partition marked dirty for that node.
     pub async fn hint_add(
         &self,
         target: &NodeId,

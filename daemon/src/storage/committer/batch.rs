@@ -474,7 +474,11 @@ impl Batch {
         let Some(record) = joined(current.as_ref(), incoming.clone()) else {
             return Ok(true);
         };
-        self.may_add()?;
+        if self.read_only.is_some() {
+            // a mark is a few bytes, once for a partition: without it nothing would say what is owed
+            self.mark_dirty(&target, &key);
+            return Ok(false);
+        }
         let size = |r: &Record| i64::try_from(record::encoded_len(r)).unwrap_or(i64::MAX);
         let growth = size(&record) - current.as_ref().map_or(0, size);
         let staged = self.hint_growth.get(&target).copied().unwrap_or(0);
