@@ -98,6 +98,19 @@ impl Hints {
         }
     }
 
+    /// Keeps nothing of a record for a replica that is not known to have it, but that they have to
+    /// be compared.
+    pub async fn drop_one(&self, target: &NodeId, key: &Key) {
+        let site = &self.site;
+        if target == site.me() || broken("no-repair") {
+            return;
+        }
+        match site.replica.store.hint_dropped(target, key.clone()).await {
+            Ok(()) => self.tell_dropped(target),
+            Err(error) => self.tell_lost(target, &error),
+        }
+    }
+
     fn tell_dropped(&self, target: &NodeId) {
         let site = &self.site;
         let code = EventCode::HintsDropped;
