@@ -238,16 +238,13 @@ pub async fn list(
     let desk = Desk::open(&node)?;
     let _place = desk.place()?;
     let timeout = node.config.limits.request_timeout;
-    let keys = desk
+    let found = desk
         .coordinator
         .list(&page.prefix, after.as_deref(), limit, timeout)
         .await?;
-    let cursor = (keys.len() >= limit)
-        .then(|| keys.last().map(|k| URL_SAFE_NO_PAD.encode(k.as_str())))
-        .flatten();
     Ok(Json(ListResponse {
-        keys: keys.iter().map(ToString::to_string).collect(),
-        cursor,
+        keys: found.keys.iter().map(ToString::to_string).collect(),
+        cursor: found.after.map(|after| URL_SAFE_NO_PAD.encode(after)),
     }))
 }
 

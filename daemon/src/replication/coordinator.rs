@@ -35,6 +35,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::listing::Listing;
 pub use self::write::{Condition, SIBLINGS_MAX};
 use self::{key_locks::KeyLocks, round::Breaks, sight::Sight, write::SIBLINGS_WARN};
 use super::{
@@ -91,6 +92,9 @@ pub struct WriteOutcome {
     /// For earlier writes of the same key.
     pub waited: Duration,
 }
+
+/// What is done as soon as a write has ended, before its caller hears of it.
+type Ended = Box<dyn FnOnce(&Result<WriteOutcome, ReplicationError>) + Send>;
 
 #[derive(Debug, Clone)]
 pub struct ReadOutcome {
@@ -302,16 +306,31 @@ impl Coordinator {
         }
     }
 
-    /// Stores a value or a tombstone. Goes on to its end when the caller stops waiting.
+    /// [`Self::write_then`] with nothing to do at the end.
+    #[cfg(test)]
+    pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ReplicationError> {
+        self.write_then(request, |_| {}).await
+    }
+
+    /// Stores a value or a tombstone. Goes on to its end when the caller stops waiting; `ended` is
+    /// called there, and what it holds is held until then.
     ///
     /// Of several writes with the same condition (`Absent`, `Exactly`) at most one succeeds,
     /// through whichever coordinators; see `write`.
-    pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, ReplicationError> {
+    pub async fn write_then(
+        &self,
+        request: WriteRequest,
+        ended: impl FnOnce(&Result<WriteOutcome, ReplicationError>) + Send + 'static,
+    ) -> Result<WriteOutcome, ReplicationError> {
         let slot = self.inner.admit()?;
-        let (reply, answer) = oneshot::channel();
+        let (to, answer) = oneshot::channel();
+        let ended: Ended = Box::new(move |outcome| {
+            drop(slot);
+            ended(outcome);
+        });
+        let reply = drive::Reply { ended, to };
         tokio::spawn(drive::write(self.inner.clone(), request, reply));
         let outcome = answer.await.unwrap_or_else(|_| Err(interrupted()));
-        drop(slot);
         if let Ok(done) = &outcome {
             tracing::trace!(partition = done.partition, by = ?done.successful, "written");
             self.inner.count_siblings(done.partition, &done.record);
@@ -342,7 +361,7 @@ impl Coordinator {
         after: Option<&str>,
         limit: usize,
         timeout: Duration,
-    ) -> Result<Vec<Key>, ReplicationError> {
+    ) -> Result<Listing, ReplicationError> {
         let _slot = self.inner.admit()?;
         self.inner.list(prefix, after, limit, timeout).await
     }
@@ -374,6 +393,14 @@ impl Coordinator {
     /// waits for that.
     pub fn accept_loss(&self) -> Option<Stuck> {
         self.refill.accept_loss()
+    }
+
+    /// Takes all room for the tails of writes until it is dropped.
+    #[cfg(test)]
+    pub(in crate::replication) fn without_tails(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = self.inner.tails.clone();
+        let all = all.try_acquire_many_owned(TAIL_KIB_MAX as u32);
+        all.expect("no tail is under way")
     }
 
     /// Requests of clients under way here, for draining.

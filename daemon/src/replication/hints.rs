@@ -93,18 +93,48 @@ impl Hints {
                     site.events.info(EventCode::HintsStored, Some(target), what);
                 }
             }
-            Ok(false) => {
-                if site.worth_reporting(EventCode::HintsDropped, Some(target)) {
-                    let what = format!(
-                        "no more room for writes owed to {target}; comparing partitions will \
-                         bring it up when it returns"
-                    );
-                    site.events
-                        .warn(EventCode::HintsDropped, Some(target), what);
-                }
-                self.tell_dirty(target);
-            }
-            Err(error) => tracing::debug!(target = %target, "a hint was not kept: {error}"),
+            Ok(false) => self.tell_dropped(target),
+            Err(error) => self.tell_lost(target, &error),
+        }
+    }
+
+    /// Keeps nothing of a record for a replica that is not known to have it, but that they have to
+    /// be compared.
+    pub async fn drop_one(&self, target: &NodeId, key: &Key) {
+        let site = &self.site;
+        if target == site.me() || broken("no-repair") {
+            return;
+        }
+        match site.replica.store.hint_dropped(target, key.clone()).await {
+            Ok(()) => self.tell_dropped(target),
+            Err(error) => self.tell_lost(target, &error),
+        }
+    }
+
+    fn tell_dropped(&self, target: &NodeId) {
+        let site = &self.site;
+        let code = EventCode::HintsDropped;
+        if site.worth_reporting(code, Some(target)) {
+            let what = format!(
+                "no more room for writes owed to {target}; comparing partitions will bring it up \
+                 when it returns"
+            );
+            site.events.warn(code, Some(target), what);
+        }
+        self.tell_dirty(target);
+    }
+
+    /// Neither the hint nor the mark could be stored.
+    fn tell_lost(&self, target: &NodeId, error: &StorageError) {
+        let site = &self.site;
+        let code = EventCode::HintsDropped;
+        // whoever closes has nobody left to tell
+        if !site.stop.is_cancelled() && site.worth_reporting(code, Some(target)) {
+            let what = format!(
+                "a write owed to {target} could not be kept here: {error}; the next comparison of \
+                 its partition brings {target} up"
+            );
+            site.events.warn(code, Some(target), what);
         }
     }
 

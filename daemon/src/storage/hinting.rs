@@ -13,8 +13,8 @@ use ringmaster_shared::{
 use super::{HintPage, StorageError, Store, committer::request::Request, scan, weight};
 
 impl Store {
-    /// Keeps a record for a node that did not get it; durable. `false`: over budget, dropped, and
-    /// the partition marked dirty for that node.
+    /// Keeps a record for a node that did not get it; durable. `false`: over budget or the store is
+    /// read-only; dropped, and the partition marked dirty for that node.
     pub async fn hint_add(
         &self,
         target: &NodeId,
@@ -23,6 +23,23 @@ impl Store {
     ) -> Result<bool, StorageError> {
         self.core()?;
         let bytes = weight(&key, &record);
+        self.keep_hint(bytes, target, key, Some(record)).await
+    }
+
+    /// A record is not kept for a node that did not get it: marks the partition dirty; durable.
+    pub async fn hint_dropped(&self, target: &NodeId, key: Key) -> Result<(), StorageError> {
+        self.core()?;
+        let bytes = key.as_str().len() + 64;
+        self.keep_hint(bytes, target, key, None).await.map(drop)
+    }
+
+    async fn keep_hint(
+        &self,
+        bytes: usize,
+        target: &NodeId,
+        key: Key,
+        record: Option<Record>,
+    ) -> Result<bool, StorageError> {
         let target = target.clone();
         self.ask(bytes, |reply| Request::HintAdd {
             target,

@@ -161,7 +161,8 @@ pub struct BatchResult {
 pub struct ListResponse {
     /// In byte order.
     pub keys: Vec<String>,
-    /// Pass it back for the next page; absent at the end.
+    /// Pass it back for the next page; absent at the end, and only there: a page without keys may
+    /// not be the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }

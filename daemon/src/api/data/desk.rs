@@ -96,14 +96,15 @@ impl<'a> Desk<'a> {
             consistency: order.consistency,
             timeout: self.node.config.limits.request_timeout,
         };
-        let outcome = self.coordinator.write(request).await;
-        self.count(Kind::Put, began);
-        match &outcome {
+        // the place is taken until the write has ended, also when the client leaves before
+        let ended = move |outcome: &Result<WriteOutcome, _>| match outcome {
             // a queue for one key says nothing about the node
             Ok(done) => place.ended(began.elapsed().saturating_sub(done.waited)),
             Err(ReplicationError::Deadline { .. }) => place.ended(began.elapsed()),
-            Err(_) => {}
-        }
+            Err(_) => drop(place),
+        };
+        let outcome = self.coordinator.write_then(request, ended).await;
+        self.count(Kind::Put, began);
         outcome.map_err(|error| self.refusal(&key, error))
     }
 

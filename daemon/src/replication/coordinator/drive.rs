@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Inner, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
+    Ended, Inner, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
     calls::{Answer, Calls},
     latency::HEDGE_MAX,
     read::{ReadDone, ReadMachine},
@@ -275,27 +275,32 @@ impl Drive {
     }
 }
 
+/// Who waits for a write, and what is to be done at its end whether or not anybody does.
+pub struct Reply {
+    pub ended: Ended,
+    pub to: oneshot::Sender<Result<WriteOutcome, ReplicationError>>,
+}
+
+impl Reply {
+    fn send(self, outcome: Result<WriteOutcome, ReplicationError>) {
+        (self.ended)(&outcome);
+        let _ = self.to.send(outcome);
+    }
+}
+
 /// Runs one write and answers through `reply`; goes on with the tail afterwards.
-pub async fn write(
-    inner: Arc<Inner>,
-    request: WriteRequest,
-    reply: oneshot::Sender<Result<WriteOutcome, ReplicationError>>,
-) {
+pub async fn write(inner: Arc<Inner>, request: WriteRequest, reply: Reply) {
     let began = Instant::now();
     let deadline = began + request.timeout;
     // a key whose writes queue for longer than anybody waits is too busy, like one with a crowd
     let Ok(Ok(lock)) = timeout_at(deadline, inner.locks.lock(&request.key)).await else {
-        let _ = reply.send(Err(ReplicationError::TooBusy));
-        return;
+        return reply.send(Err(ReplicationError::TooBusy));
     };
     let waited = began.elapsed();
     let left = request.timeout.saturating_sub(waited);
     let mut drive = match Drive::new(inner, request.key.clone(), left) {
         Ok(drive) => drive,
-        Err(error) => {
-            let _ = reply.send(Err(error));
-            return;
-        }
+        Err(error) => return reply.send(Err(error)),
     };
     drive.avoid_read_only();
     let sent = request.context.clone();
@@ -310,7 +315,7 @@ pub async fn write(
     let result = drive.run_write(&mut machine, first).await;
     // acknowledged or given up: the next write of the key may issue its dot
     drop(lock);
-    let _ = reply.send(result.map(|written| WriteOutcome {
+    reply.send(result.map(|written| WriteOutcome {
         partition: drive.view.partition,
         replicas: drive.replicas(),
         successful: written.successful,
@@ -375,19 +380,20 @@ impl Drive {
         if machine.owed().is_none() {
             return;
         }
-        if let Some(_room) = self.inner.tail_room(machine.record()) {
-            let until = Instant::now() + TAIL;
-            while let Ok(Some(answer)) = timeout_at(until, self.calls.next()).await {
-                let (who, outcome) = self.heard(answer);
-                match outcome {
-                    Ok(said) => drop(machine.on_said(&who, said)),
-                    Err(error) => {
-                        let failure = Failure {
-                            kind: FailureKind::Unknown,
-                            why: error.why(),
-                        };
-                        drop(machine.on_failure(&who, failure));
-                    }
+        let Some(room) = self.inner.tail_room(machine.record()) else {
+            return self.write_without_tail(machine).await;
+        };
+        let until = Instant::now() + TAIL;
+        while let Ok(Some(answer)) = timeout_at(until, self.calls.next()).await {
+            let (who, outcome) = self.heard(answer);
+            match outcome {
+                Ok(said) => drop(machine.on_said(&who, said)),
+                Err(error) => {
+                    let failure = Failure {
+                        kind: FailureKind::Unknown,
+                        why: error.why(),
+                    };
+                    drop(machine.on_failure(&who, failure));
                 }
             }
         }
@@ -398,6 +404,20 @@ impl Drive {
         };
         for target in behind {
             self.inner.hints.keep(&target, &self.key, &record).await;
+        }
+        // the record was in memory until now
+        drop(room);
+    }
+
+    /// Keeps nothing in memory but who has to be compared: a busy store can take long to note it.
+    async fn write_without_tail(self, machine: WriteMachine) {
+        let Self {
+            inner, key, calls, ..
+        } = self;
+        let behind = machine.owed().map(|(_, behind)| behind);
+        drop((calls, machine));
+        for target in behind.into_iter().flatten() {
+            inner.hints.drop_one(&target, &key).await;
         }
     }
 }

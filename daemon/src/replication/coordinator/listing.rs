@@ -40,8 +40,19 @@ use crate::{
 
 /// Keys about which replicas disagree that are read at the same time.
 const CHECKS_AT_ONCE: usize = 8;
-/// How often one listing follows a topology change or goes on after deleted keys.
+/// How often one listing follows a topology change or goes on after deleted keys; then the page says
+/// where the next one begins.
 const PAGES_MAX: usize = 64;
+
+/// One page of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// In byte order.
+    pub keys: Vec<Key>,
+    /// Where the next page begins, when there may be one. A page can be short, or have no keys at
+    /// all, and not be the last: it then led through nothing but deleted keys.
+    pub after: Option<String>,
+}
 
 /// One node's answer: its lowest keys, and whether there may be more.
 struct Page {
@@ -73,11 +84,11 @@ impl Inner {
         after: Option<&str>,
         limit: usize,
         timeout: Duration,
-    ) -> Result<Vec<Key>, ReplicationError> {
+    ) -> Result<Listing, ReplicationError> {
         let limit = limit.clamp(1, KEYS_MAX);
         let deadline = Instant::now() + timeout;
         let mut after = after.map(str::to_owned);
-        let mut found: Vec<Key> = Vec::new();
+        let (mut found, mut more, mut progress) = (Vec::new(), true, false);
         for _ in 0..PAGES_MAX {
             let topology = self.topology()?;
             let wanted = Request::ListKeys {
@@ -93,15 +104,26 @@ impl Inner {
                 let need = topology.requirement(topology.partition_of(key), Access::Read);
                 need.replicas().contains(node)
             });
-            after = joined.keys.last().map(|(key, _)| key.as_str().to_owned());
-            let more = joined.more;
+            progress = true;
+            let Some((last, _)) = joined.keys.last() else {
+                more = false;
+                break;
+            };
+            (after, more) = (Some(last.as_str().to_owned()), joined.more);
             found.extend(self.checked(joined.keys, deadline).await?);
-            if found.len() >= limit || !more || after.is_none() {
+            if found.len() >= limit || !more {
                 break;
             }
         }
-        found.truncate(limit);
-        Ok(found)
+        if !progress {
+            return Err(ReplicationError::Deadline {
+                needed: 1,
+                answered: 0,
+                missing: BTreeMap::new(),
+                may_have_written: false,
+            });
+        }
+        Ok(page(found, limit, after.filter(|_| more)))
     }
 
     /// Asks every replica that answers; fails unless each partition gets its read quorum.
@@ -230,6 +252,15 @@ impl Inner {
     }
 }
 
+/// The first `limit` of what was found up to `after`, beyond which there may be more if it is given.
+fn page(mut keys: Vec<Key>, limit: usize, after: Option<String>) -> Listing {
+    let cut = keys.len() > limit;
+    keys.truncate(limit);
+    let last = keys.last().map(|key| key.as_str().to_owned());
+    let after = if cut { last } else { after };
+    Listing { keys, after }
+}
+
 /// Whether `have` is a read quorum of every partition.
 fn covered(
     topology: &Topology,
@@ -345,6 +376,31 @@ mod tests {
             keys.map(|(k, sure)| (k.to_string(), sure)).collect(),
             joined.more,
         )
+    }
+
+    #[test]
+    fn a_page_says_where_the_next_one_begins() {
+        let keys = |names: &[&str]| -> Vec<Key> {
+            names.iter().map(|k| Key::new(k).expect("valid")).collect()
+        };
+        let next = |names: &[&str], after: Option<&str>| {
+            let listing = super::page(keys(names), 2, after.map(str::to_owned));
+            assert!(listing.keys.len() <= 2);
+            listing.after
+        };
+        assert_eq!(next(&["a", "b"], None), None);
+        assert_eq!(next(&["a"], Some("c")), Some("c".into()));
+        assert_eq!(
+            next(&[], Some("c")),
+            Some("c".into()),
+            "nothing but deleted keys"
+        );
+        assert_eq!(
+            next(&["a", "b", "c"], Some("d")),
+            Some("b".into()),
+            "c comes again"
+        );
+        assert_eq!(next(&["a", "b", "c"], None), Some("b".into()));
     }
 
     #[test]

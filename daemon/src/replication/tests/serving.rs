@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringmaster_shared::{
     api::data::Consistency,
@@ -10,7 +11,7 @@ use ringmaster_shared::{
 };
 use tokio::time::Instant;
 
-use super::lab::{Lab, Wire, settled};
+use super::lab::{Lab, Wire, settled, until};
 use crate::replication::coordinator::{
     Condition, ReplicationError, WriteRequest,
     history::{Effect, Operation, is_linearizable},
@@ -198,14 +199,86 @@ async fn listings_hold_what_is_there_and_not_what_was_deleted() {
             .list("user:", after.as_deref(), 7, timeout)
             .await;
         let page = page.expect("listed");
-        all.extend(page.iter().map(ToString::to_string));
-        match page.last() {
-            Some(last) if page.len() == 7 => after = Some(last.to_string()),
-            _ => break,
+        all.extend(page.keys.iter().map(ToString::to_string));
+        if page.after.is_none() {
+            break;
         }
+        after = page.after;
     }
     let odd: Vec<&str> = keys.iter().copied().skip(1).step_by(2).collect();
     assert_eq!(all, odd);
+}
+
+/// More deleted keys in a row than one listing goes on after: the page is not the last one.
+#[tokio::test]
+async fn a_listing_leads_through_any_number_of_deleted_keys() {
+    let lab = three();
+    let gone: Vec<String> = (0..70).map(|n| format!("k:{n:02}")).collect();
+    let keys: Vec<&str> = gone.iter().map(String::as_str).collect();
+    for k in &keys {
+        lab.put("a", k, 1).await.expect("written");
+    }
+    lab.put("a", "k:live", 1).await.expect("written");
+    lab.converge(&keys).await;
+    lab.converge(&["k:live"]).await;
+    // c does not hear of the deletes, nor of the hints afterwards; and it is asked for its keys
+    lab.wire("c", Wire::Stalled);
+    for k in &keys {
+        lab.write("b", k, None, None).await.expect("deleted");
+    }
+    lab.gossip("a", MemberStatus::Dead);
+    let timeout = Duration::from_secs(20);
+    let (mut all, mut after) = (Vec::new(), None::<String>);
+    for _ in 0..80 {
+        let coordinator = &lab.node("c").coordinator;
+        let page = coordinator.list("k:", after.as_deref(), 1, timeout).await;
+        let page = page.expect("listed");
+        all.extend(page.keys.iter().map(ToString::to_string));
+        assert!(page.after.is_none() || page.after > after, "it goes on");
+        after = page.after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((all, after), (vec!["k:live".to_owned()], None));
+}
+
+/// A client that goes away must not make room for others before its write has ended.
+#[tokio::test]
+async fn a_write_counts_as_under_way_until_it_ends_also_when_nobody_waits() {
+    let lab = three();
+    lab.wire("b", Wire::WritesStalled);
+    lab.wire("c", Wire::WritesStalled);
+    let request = WriteRequest {
+        key: key("k"),
+        value: Some(number(1)),
+        context: None,
+        condition: Condition::Always,
+        consistency: Consistency::Quorum,
+        timeout: Duration::from_secs(5),
+    };
+    let coordinator = &lab.node("a").coordinator;
+    let mut write = Box::pin(coordinator.write(request));
+    assert!((&mut write).now_or_never().is_none());
+    drop(write);
+    assert_eq!(coordinator.in_flight(), 1, "the others have not stored it");
+    until("the write has ended", || coordinator.in_flight() == 0).await;
+}
+
+/// What is owed is then told by the mark of its partition, and the value is not kept in memory.
+#[tokio::test]
+async fn a_write_that_finds_no_room_to_wait_for_late_replicas_marks_their_partition() {
+    let lab = three();
+    let node = lab.node("a");
+    let full = node.coordinator.without_tails();
+    lab.gossip("c", MemberStatus::Dead);
+    lab.put("a", "k", 1).await.expect("two are enough");
+    let store = &node.replica.store;
+    until("the mark", || store.dirty().contains_key(&id("c"))).await;
+    assert_eq!(store.hints_owed().get(&id("c")), None);
+    drop(full);
+    lab.put("a", "k", 2).await.expect("two are enough");
+    until("the hint", || store.hints_owed().contains_key(&id("c"))).await;
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ impl Batch {
                 record,
                 reply,
             } => {
-                let kept = self.add_hint(target, key, &record);
+                let kept = self.add_hint(target, key, record);
                 accepted(reply, kept, Answer::Hinted)
             }
             Request::HintsDone {
@@ -460,8 +460,12 @@ impl Batch {
         &mut self,
         target: NodeId,
         key: Key,
-        incoming: &Record,
+        incoming: Option<Record>,
     ) -> Result<bool, StorageError> {
+        let Some(incoming) = incoming else {
+            self.mark_dirty(&target, &key);
+            return Ok(false);
+        };
         let current = match self.staged_hint(&target, &key) {
             Staged::Kept(record) => Some(record.clone()),
             Staged::Removed => None,
@@ -471,10 +475,14 @@ impl Batch {
                 current.map_err(|e| unreadable(&key, &e))?
             }
         };
-        let Some(record) = joined(current.as_ref(), incoming.clone()) else {
+        let Some(record) = joined(current.as_ref(), incoming) else {
             return Ok(true);
         };
-        self.may_add()?;
+        if self.read_only.is_some() {
+            // a mark is a few bytes, once for a partition: without it nothing would say what is owed
+            self.mark_dirty(&target, &key);
+            return Ok(false);
+        }
         let size = |r: &Record| i64::try_from(record::encoded_len(r)).unwrap_or(i64::MAX);
         let growth = size(&record) - current.as_ref().map_or(0, size);
         let staged = self.hint_growth.get(&target).copied().unwrap_or(0);

@@ -24,7 +24,8 @@ pub(in crate::storage) enum Request {
     HintAdd {
         target: NodeId,
         key: Key,
-        record: Record,
+        /// `None`: nothing is kept, only the partition becomes dirty.
+        record: Option<Record>,
         reply: Reply<bool>,
     },
     HintsDone {

@@ -178,7 +178,7 @@ async fn a_full_disk_makes_the_store_read_only_and_space_brings_it_back() {
     };
     assert!(why.contains("nearly full"), "{why}");
     let hint = store.hint_add(&absent, key("h2"), record("a", 1, 1, 10));
-    assert!(matches!(hint.await, Err(StorageError::ReadOnly(_))));
+    assert_eq!(hint.await, Ok(false), "only marked");
     model.check(&store);
     // what lets something go still works
     let fingerprint = store.hints_for(&absent, 1).expect("readable")[0]

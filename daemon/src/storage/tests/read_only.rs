@@ -59,10 +59,19 @@ async fn a_read_only_store_takes_what_it_holds_and_leaves_the_log_alone() {
     let absent = node("n");
     let hint = |name: &str, n| store.hint_add(&absent, key(name), value(n));
     assert_eq!(hint("k", 2).await, Ok(true));
-    assert!(refused(&hint("k", 3).await));
-    assert!(refused(&hint("new", 1).await));
     assert_eq!(watched.with(|d| d.steps.clone()), Vec::<&str>::new());
     assert_eq!(store.get(&key("l")), Ok(Some(value(2))));
+
+    // the few bytes that say what has to be compared are written
+    for (name, n) in [("k", 3), ("new", 1)] {
+        assert_eq!(hint(name, n).await, Ok(false));
+        let p = key(name).partition(config(dir.path()).partition_count);
+        assert!(store.dirty()[&absent].contains(&p), "{name}");
+    }
+    assert_eq!(store.hints_for(&absent, 9).expect("read").len(), 1);
+    watched.with(|d| d.steps.clear());
+    assert_eq!(hint("k", 3).await, Ok(false));
+    assert_eq!(watched.with(|d| d.steps.clone()), Vec::<&str>::new());
 
     // what is late is told so: it would not be stored on an empty disk either
     let floor = Hlc(500);
