@@ -183,7 +183,7 @@ pub async fn refill(node: &SharedNode, why: &str) -> Result<(), Failure> {
     let message = format!("{why}; its data is copied back from the other replicas");
     node.events
         .warn(EventCode::StorageRecovered, Some(&node.facts.id), message);
-    on_disk(node, |identity| identity.set_needs_refill()).await
+    on_disk(node, IdentityStore::set_needs_refill).await
 }
 
 /// Runs a change of the identity file off the async threads.
