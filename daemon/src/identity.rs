@@ -198,7 +198,9 @@ impl IdentityStore {
             if refused.is_none() {
                 state.needs_refill = true;
                 state.filled_epoch = 0;
-                state.abstain_through = state.abstain_through.max(topology.epoch);
+                // the life before may have gone by a ring that was decided after this one
+                let votes = topology.epoch.saturating_add(1);
+                state.abstain_through = state.abstain_through.max(votes);
             }
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))

@@ -207,6 +207,9 @@ fn returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> Vec<
     new.map(|(id, _)| id.clone()).collect()
 }
 
+/// Dirty partitions by member, with the number of each mark.
+type Marks = BTreeMap<NodeId, BTreeMap<PartitionId, u64>>;
+
 /// Compares with each reachable node that shares partitions. What it says is something when all
 /// of them answered and had the same.
 async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
@@ -222,7 +225,11 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
         epoch: topology.epoch,
         changes: site.replica.store.digest_changes(),
     };
-    let dirty = site.replica.store.dirty();
+    let marks = site.replica.store.dirty_marks();
+    let dirty: BTreeMap<NodeId, Vec<PartitionId>> = marks
+        .iter()
+        .map(|(id, seen)| (id.clone(), seen.keys().copied().collect()))
+        .collect();
     let mut all_same = topology.transition.is_none() && dirty.is_empty();
     let shared = shared_with(&topology, site.me());
     for (peer, partitions) in in_order(shared, &dirty, urgent) {
@@ -248,10 +255,10 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
             .filter(|p| clean.contains(p))
             .copied()
             .collect();
-        clear(site, &peer, cleaned).await;
+        clear(site, &marks, &peer, cleaned).await;
     }
     for (target, partitions) in dirty {
-        settle_dirty(site, &topology, &target, partitions).await;
+        settle_dirty(site, &topology, &marks, &target, partitions).await;
     }
     all_same.then_some(found)
 }
@@ -279,13 +286,14 @@ fn in_order(
 async fn settle_dirty(
     site: &Site,
     topology: &Topology,
+    marks: &Marks,
     target: &NodeId,
     partitions: Vec<PartitionId>,
 ) {
     let (held, gone): (Vec<_>, Vec<_>) = partitions
         .into_iter()
         .partition(|p| topology.is_replica(*p, target));
-    clear(site, target, gone).await;
+    clear(site, marks, target, gone).await;
     let elsewhere: Vec<PartitionId> = held
         .into_iter()
         .filter(|p| !topology.is_replica(*p, site.me()))
@@ -294,16 +302,21 @@ async fn settle_dirty(
         return;
     }
     match compare::same_elsewhere(site, topology, target, &elsewhere).await {
-        Ok(same) => clear(site, target, same).await,
+        Ok(same) => clear(site, marks, target, same).await,
         Err(why) => tracing::debug!(node = %target, "dirty partitions stay marked: {why}"),
     }
 }
 
-async fn clear(site: &Site, target: &NodeId, partitions: Vec<PartitionId>) {
-    if partitions.is_empty() {
+/// By their numbers when the round began: what was marked since stays.
+async fn clear(site: &Site, marks: &Marks, target: &NodeId, partitions: Vec<PartitionId>) {
+    let Some(seen) = marks.get(target).filter(|_| !partitions.is_empty()) else {
         return;
-    }
-    if let Err(error) = site.replica.store.clear_dirty(target, partitions).await {
+    };
+    let cleaned = partitions
+        .into_iter()
+        .filter_map(|p| Some((p, *seen.get(&p)?)))
+        .collect();
+    if let Err(error) = site.replica.store.clear_dirty(target, cleaned).await {
         tracing::debug!(node = %target, "dirty partitions stay marked: {error}");
     }
 }

@@ -1,5 +1,9 @@
 //! Dirty partitions: which partitions of which member have to be compared, because a hint owed to
 //! it was given up. Kept in the table, so that a restart does not forget what was given up.
+//!
+//! Each mark has a number that rises whenever a hint is given up there: a comparison shows nothing
+//! of what was given up while it went on. The numbers are of this life only, and no comparison
+//! outlives it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,47 +30,81 @@ fn from_note(name: &[u8]) -> Option<(NodeId, PartitionId)> {
     (*tag == TAG).then(|| (target, PartitionId::from_be_bytes(*partition)))
 }
 
+type Mark = (NodeId, PartitionId);
+
+#[derive(Default)]
+struct Marks {
+    dirty: BTreeSet<Mark>,
+    /// Also of those that were cleared, so that no number comes twice; as many as members and
+    /// partitions make.
+    numbers: BTreeMap<Mark, u64>,
+}
+
 #[derive(Default)]
 pub(super) struct Dirty {
-    marks: Mutex<BTreeSet<(NodeId, PartitionId)>>,
+    marks: Mutex<Marks>,
 }
 
 impl Dirty {
     pub fn contains(&self, target: &NodeId, partition: PartitionId) -> bool {
-        self.lock().contains(&(target.clone(), partition))
+        self.lock().dirty.contains(&(target.clone(), partition))
     }
 
     pub fn set(&self, target: &NodeId, partition: PartitionId, dirty: bool) {
         let mark = (target.clone(), partition);
         if dirty {
-            self.lock().insert(mark);
+            self.lock().dirty.insert(mark);
         } else {
-            self.lock().remove(&mark);
+            self.lock().dirty.remove(&mark);
         }
+    }
+
+    /// Another hint is given up there, whether it is marked already or is about to be.
+    pub fn raise(&self, target: &NodeId, partition: PartitionId) {
+        let mark = (target.clone(), partition);
+        *self.lock().numbers.entry(mark).or_default() += 1;
+    }
+
+    /// 0: not raised in this life.
+    pub fn number(&self, target: &NodeId, partition: PartitionId) -> u64 {
+        let mark = (target.clone(), partition);
+        self.lock().numbers.get(&mark).copied().unwrap_or_default()
     }
 
     /// Partitions by member, in order.
     pub fn all(&self) -> BTreeMap<NodeId, Vec<PartitionId>> {
         let mut all: BTreeMap<NodeId, Vec<PartitionId>> = BTreeMap::new();
-        for (target, partition) in self.lock().iter() {
+        for (target, partition) in &self.lock().dirty {
             all.entry(target.clone()).or_default().push(*partition);
         }
         all
     }
 
+    /// The same, each partition with its number.
+    pub fn numbered(&self) -> BTreeMap<NodeId, BTreeMap<PartitionId, u64>> {
+        let mut all: BTreeMap<NodeId, BTreeMap<PartitionId, u64>> = BTreeMap::new();
+        let marks = self.lock();
+        for mark in &marks.dirty {
+            let number = marks.numbers.get(mark).copied().unwrap_or_default();
+            let (target, partition) = mark.clone();
+            all.entry(target).or_default().insert(partition, number);
+        }
+        all
+    }
+
     pub fn clear(&self) {
-        self.lock().clear();
+        self.lock().dirty.clear();
     }
 
     /// Takes over a mark that the table kept; `false` when the note is about something else.
     pub fn remember(&self, name: &[u8]) -> bool {
         from_note(name).is_some_and(|mark| {
-            self.lock().insert(mark);
+            self.lock().dirty.insert(mark);
             true
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(NodeId, PartitionId)>> {
+    fn lock(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

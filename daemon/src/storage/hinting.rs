@@ -125,11 +125,17 @@ impl Store {
         self.inner.core.dirty.all()
     }
 
-    /// The member has been compared in these partitions.
+    /// The same, each with the number that [`Self::clear_dirty`] wants to hear.
+    pub fn dirty_marks(&self) -> BTreeMap<NodeId, BTreeMap<PartitionId, u64>> {
+        self.inner.core.dirty.numbered()
+    }
+
+    /// The member has been compared in these partitions since they were seen under these numbers.
+    /// One in which a hint was given up since then stays dirty.
     pub async fn clear_dirty(
         &self,
         target: &NodeId,
-        partitions: Vec<PartitionId>,
+        partitions: BTreeMap<PartitionId, u64>,
     ) -> Result<(), StorageError> {
         self.core()?;
         let target = target.clone();

@@ -226,8 +226,10 @@ impl Batch {
                 partitions,
                 reply,
             } => {
-                for partition in partitions {
-                    self.clear_dirty(&target, partition);
+                for (partition, seen) in partitions {
+                    if self.core.dirty.number(&target, partition) == seen {
+                        self.clear_dirty(&target, partition);
+                    }
                 }
                 Some(Answer::Done(reply))
             }
@@ -431,6 +433,8 @@ impl Batch {
     /// A hint for `key` is not kept: its target must be compared there.
     fn mark_dirty(&mut self, target: &NodeId, key: &Key) {
         let partition = key.partition(self.core.partition_count);
+        // a comparison that goes on now must not clear this
+        self.core.dirty.raise(target, partition);
         let mark = (target.clone(), partition);
         let marked = match self.dirty.get(&mark) {
             Some(dirty) => {

@@ -1,5 +1,7 @@
 //! What the committer is asked, and how its answers travel.
 
+use std::collections::BTreeMap;
+
 use ringmaster_shared::{
     clock::Hlc,
     id::{NodeId, PartitionId},
@@ -46,9 +48,10 @@ pub(in crate::storage) enum Request {
         floors: Vec<(PartitionId, Hlc)>,
         reply: Reply<()>,
     },
+    /// Of each partition the mark that had this number; a later one stays.
     ClearDirty {
         target: NodeId,
-        partitions: Vec<PartitionId>,
+        partitions: BTreeMap<PartitionId, u64>,
         reply: Reply<()>,
     },
     DropPartition {

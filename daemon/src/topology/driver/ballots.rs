@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::Rng;
-use ringmaster_shared::{id::NodeId, topology::Topology};
+use ringmaster_shared::{
+    id::{Generation, NodeId},
+    topology::Topology,
+};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -83,8 +86,10 @@ impl<A: Around> Proposing<A> {
     async fn round(&self, base: &Topology, next: &Topology, above: u64) -> Step {
         let me = self.me();
         let promised = self.handle.promised().await.map_or(0, |b| b.round);
+        let identity = &self.handle.inner.identity;
+        let forgot = base.epoch <= identity.abstains_through();
         let ballot = Ballot {
-            round: above.max(promised).saturating_add(1),
+            round: unused_round(above.max(promised), forgot.then(|| identity.generation())),
             node: me.clone(),
         };
         let mut proposer = Proposer::new(base.clone(), next.clone(), ballot);
@@ -211,6 +216,13 @@ impl<A: Around> Proposing<A> {
     }
 }
 
+/// Above all this node is known to have promised. One that `forgot` what it promised may have used
+/// any round of its lives before, which had earlier generations: each began at its own, or far
+/// below.
+fn unused_round(known: u64, forgot: Option<Generation>) -> u64 {
+    known.max(forgot.unwrap_or_default()).saturating_add(1)
+}
+
 async fn push_to<A: Around>(around: &A, node: &NodeId, topology: &Topology) -> bool {
     for _ in 0..PUSH_TRIES {
         let request = Request::PushTopology {
@@ -232,4 +244,19 @@ async fn push_to<A: Around>(around: &A, node: &NodeId, topology: &Topology) -> b
 pub(super) fn backoff(attempt: u32) -> Duration {
     let most = BACKOFF * 2_u32.pow(attempt.min(5));
     most.mul_f64(rand::rng().random_range(0.25..1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_that_forgot_its_ballots_draws_none_of_them() {
+        assert_eq!(unused_round(0, None), 1);
+        assert_eq!(unused_round(7, None), 8);
+        let (before, now): (Generation, Generation) = (1_780_000_000_000, 1_780_000_900_000);
+        let used = unused_round(unused_round(0, Some(before)), Some(before));
+        assert!(unused_round(0, Some(now)) > used);
+        assert!(unused_round(now + 40, Some(now)) > now + 40);
+    }
 }
