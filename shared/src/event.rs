@@ -65,6 +65,8 @@ pub enum EventCode {
     OrderReceived,
     ClockSkew,
     Overloaded,
+    /// A record that does not fit into one message between nodes: it cannot be copied.
+    RecordTooLarge,
     /// Disk space is nearly used up: no client writes until some is free again.
     DiskNearlyFull,
     /// Space is back; writes are taken again.
