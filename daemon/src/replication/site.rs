@@ -15,7 +15,7 @@ use rand::Rng;
 use ringmaster_shared::{
     clock::Hlc,
     event::{EventCode, Severity},
-    id::{Epoch, NodeId},
+    id::{Epoch, NodeId, PartitionId},
     key::Key,
     topology::Topology,
     version::Record,
@@ -31,7 +31,7 @@ use super::{
     replica::{ReplicaContext, weight},
     settings::{Meter, RepairSettings, Traffic, wire_bytes},
 };
-use crate::{events::Events, gossip::MemberView, time::unix_ms};
+use crate::{events::Events, gossip::MemberView, storage::StorageError, time::unix_ms};
 
 /// How often one question is asked again after a lost connection or a stale topology.
 const TRIES: u32 = 3;
@@ -342,6 +342,21 @@ impl Site {
             "partition": partition, "key_hash": hash, "siblings": record.siblings.len(),
         });
         self.events.emit(code, Severity::Error, None, what, details);
+    }
+
+    /// Something in the local table cannot be read. Told once; the next start looks at all of it.
+    pub fn tell_unreadable(&self, partition: PartitionId, error: &StorageError) {
+        let is_first =
+            matches!(error, StorageError::Read { .. }) && self.replica.store.count_at_next_start();
+        if !is_first {
+            return;
+        }
+        let what = format!(
+            "part of the store cannot be read (met in partition {partition}): {error}. What is sound goes \
+             on; check the disk and restart this node: it then looks at all it holds, and what is \
+             damaged is brought back from its log or from the other replicas"
+        );
+        self.events.error(EventCode::TableDamaged, None, what);
     }
 
     /// A stamp of `node` from the far future: reported, and to be refused by the caller.

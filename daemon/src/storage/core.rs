@@ -9,7 +9,7 @@ use std::{
     ops::Bound,
     sync::{
         Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -50,6 +50,8 @@ pub(super) struct Core {
     /// Tombstones forgotten since the start.
     forgotten: AtomicU64,
     poison: OnceLock<String>,
+    /// Something in the table could not be read: a clean close leaves no summary.
+    unreadable: AtomicBool,
     table_size: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -92,8 +94,18 @@ impl Core {
             tombstones_in: (0..partition_count).map(|_| AtomicU32::new(0)).collect(),
             forgotten: AtomicU64::new(0),
             poison: OnceLock::new(),
+            unreadable: AtomicBool::new(false),
             table_size: Mutex::new(None),
         }
+    }
+
+    /// `true` the first time.
+    pub fn note_unreadable(&self) -> bool {
+        !self.unreadable.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     pub fn record_item(&self, key: &Key) -> Vec<u8> {
