@@ -188,7 +188,8 @@ impl Core {
     }
 
     /// [`Self::apply`] for an entry that the table may already hold, or hold something newer of:
-    /// records are merged. What can't be read is replaced; the log has all of it.
+    /// records are merged. A record whose body is missing behind a sound head is replaced, for the log
+    /// has all of it; a damaged head ends the replay, and recovery looks at the table as a whole.
     pub fn replay(&self, op: LogOp, lsn: u64) -> Result<(), TableError> {
         let op = match op {
             LogOp::Put { key, record } => match self.table.records.get(&self.record_item(&key)) {
