@@ -58,6 +58,10 @@ pub enum JoinWay {
     Manual,
 }
 
+/// The largest `limits.value_bytes`: several writers that do not know of each other can still leave
+/// their values side by side in one record, which has to fit into one message.
+const VALUE_BYTES_MAX: u64 = 4 << 20;
+
 /// Bounds on what clients can cost.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -256,7 +260,8 @@ fn limits(layers: &Layers) -> Result<Limits, Failure> {
         connections: count("limits.connections")? as usize,
         requests: count("limits.requests")? as usize,
         feeds: count("limits.feeds")? as usize,
-        value_bytes: layers.required("limits.value_bytes", |t| whole(t, 1, 16 << 20))? as usize,
+        value_bytes: layers.required("limits.value_bytes", |t| whole(t, 1, VALUE_BYTES_MAX))?
+            as usize,
         body_bytes_total: layers.required("limits.body_bytes_total", |t| bytes(t, 32 << 20))?
             as usize,
         header_timeout: time("limits.header_timeout")?,
@@ -388,13 +393,17 @@ mod tests {
 
     #[test]
     fn misuse_is_one_sentence_that_names_the_flag() {
-        let cases: [(&[(&str, &str)], &str); 11] = [
+        let cases: [(&[(&str, &str)], &str); 12] = [
             (&[], "--node-id is missing"),
             (&[("node_id", "a b")], "--node-id"),
             (&[("node_id", "a"), ("port", "0")], "--port"),
             (&[("node_id", "a"), ("join", "later")], "--join"),
             (&[("node_id", "a"), ("port", "70000")], "--port"),
             (&[("node_id", "a"), ("bind", "0.0.0.0")], "--advertise"),
+            (
+                &[("node_id", "a"), ("limits.value_bytes", "4194305")],
+                "--limits-value-bytes",
+            ),
             (&[("node_id", "a"), ("advertise", "nohost")], "--advertise"),
             (
                 &[("node_id", "a"), ("seed_node", "localhost")],

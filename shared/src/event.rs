@@ -65,6 +65,10 @@ pub enum EventCode {
     OrderReceived,
     ClockSkew,
     Overloaded,
+    /// A record that does not fit into one message between nodes: it cannot be copied.
+    RecordTooLarge,
+    /// Something in the table of the store cannot be read; the next start looks at all of it.
+    TableDamaged,
     /// Disk space is nearly used up: no client writes until some is free again.
     DiskNearlyFull,
     /// Space is back; writes are taken again.

@@ -183,7 +183,7 @@ pub static SETTINGS: &[Setting] = &[
         "limits.value_bytes",
         "BYTES",
         Some("1048576"),
-        "Largest value",
+        "Largest value, 4194304 at most",
     ),
     setting(
         LIMITS,

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::{
     frames::{Request, Response},
-    replica::weight,
+    replica::{fits_frame, weight},
     settings::Traffic,
     site::Site,
 };
@@ -266,6 +266,10 @@ impl Hints {
                 .into_iter()
                 .partition(|(key, _)| topology.is_replica(topology.partition_of(key), target));
             self.done(target, &moved).await?;
+            let (due, large): (Vec<_>, Vec<_>) = due
+                .into_iter()
+                .partition(|(key, record)| fits_frame(key, record));
+            self.give_up_large(target, &large).await?;
             for part in parts(due) {
                 if let Err(why) = self.hand_over(target, &part).await {
                     trouble = Some(why);
@@ -285,6 +289,21 @@ impl Hints {
             return Err(why);
         }
         self.outages().remove(target);
+        Ok(())
+    }
+
+    /// What does not fit into a message would keep all that follows it from being handed over.
+    async fn give_up_large(&self, target: &NodeId, large: &[(Key, Record)]) -> Result<(), String> {
+        if large.is_empty() {
+            return Ok(());
+        }
+        for (key, record) in large {
+            self.site.tell_too_large(key, record);
+        }
+        let store = &self.site.replica.store;
+        let given_up = store.hints_given_up(target, fingerprints(large)).await;
+        given_up.map_err(|error| error.to_string())?;
+        self.tell_dirty(target);
         Ok(())
     }
 
@@ -308,12 +327,8 @@ impl Hints {
         if part.is_empty() {
             return Ok(());
         }
-        let delivered = part
-            .iter()
-            .map(|(key, record)| (key.clone(), record.fingerprint()))
-            .collect();
         let store = &self.site.replica.store;
-        let done = store.hints_done(target, delivered).await;
+        let done = store.hints_done(target, fingerprints(part)).await;
         done.map_err(|error| error.to_string())
     }
 
@@ -326,10 +341,15 @@ impl Hints {
                 return Ok(dropped);
             }
             dropped += batch.len();
-            let all = batch.iter().map(|(k, r)| (k.clone(), r.fingerprint()));
-            store.hints_done(target, all.collect()).await?;
+            store.hints_done(target, fingerprints(&batch)).await?;
         }
     }
+}
+
+fn fingerprints(entries: &[(Key, Record)]) -> Vec<(Key, u64)> {
+    let each = entries.iter();
+    each.map(|(key, record)| (key.clone(), record.fingerprint()))
+        .collect()
 }
 
 /// Cuts entries into messages of a bounded size; a single large record makes one of its own.

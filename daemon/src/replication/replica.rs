@@ -14,7 +14,8 @@ use ringmaster_shared::{
 
 use super::{
     clock::HybridClock,
-    frames::{RefusalCode, Request, Response, TombstoneState},
+    frames::{FRAME_BYTES_MAX, RefusalCode, Request, Response, TombstoneState},
+    settings::wire_bytes,
 };
 use crate::{
     identity::IdentityStore,
@@ -26,6 +27,8 @@ use crate::{
 
 /// Most bytes of records in one answer (a single larger record still goes through).
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a frame that are not its record: the key, and what says what the frame is.
+const FRAME_ROOM: u64 = 16 * 1024;
 /// Most keys in one request or answer that lists keys.
 pub const KEYS_MAX: usize = 10_000;
 /// Most bytes of keys in one answer that lists the versions of a leaf.
@@ -444,6 +447,12 @@ fn fetch(store: &Store, keys: &[Key]) -> Result<Response, StorageError> {
         entries.push((key.clone(), record));
     }
     Ok(Response::Records { entries })
+}
+
+/// Whether an entry fits into one message between nodes, with what goes along.
+pub fn fits_frame(key: &Key, record: &Record) -> bool {
+    let about = key.as_str().len() + weight(record);
+    about <= FRAME_BYTES_MAX / 2 || wire_bytes(record) + FRAME_ROOM <= FRAME_BYTES_MAX as u64
 }
 
 /// About how many bytes a record takes in a frame.

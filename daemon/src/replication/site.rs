@@ -14,9 +14,11 @@ use std::{
 use rand::Rng;
 use ringmaster_shared::{
     clock::Hlc,
-    event::EventCode,
-    id::{Epoch, NodeId},
+    event::{EventCode, Severity},
+    id::{Epoch, NodeId, PartitionId},
+    key::Key,
     topology::Topology,
+    version::Record,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +28,10 @@ use super::{
     frames::{RefusalCode, Request, Response},
     network::{Call, Network},
     peers::{Class, PeerError},
-    replica::ReplicaContext,
+    replica::{ReplicaContext, weight},
     settings::{Meter, RepairSettings, Traffic, wire_bytes},
 };
-use crate::{events::Events, gossip::MemberView, time::unix_ms};
+use crate::{events::Events, gossip::MemberView, storage::StorageError, time::unix_ms};
 
 /// How often one question is asked again after a lost connection or a stale topology.
 const TRIES: u32 = 3;
@@ -320,6 +322,41 @@ impl Site {
         }
         reported.insert(key, now);
         true
+    }
+
+    /// A record that cannot be copied, without its key: a key may be somebody's name.
+    pub fn tell_too_large(&self, key: &Key, record: &Record) {
+        let code = EventCode::RecordTooLarge;
+        if !self.worth_reporting(code, None) {
+            return;
+        }
+        let partition = self.replica.topology.current();
+        let partition = partition.map_or(0, |t| t.partition_of(key));
+        let (hash, mib) = (format!("{:016x}", key.hash()), weight(record) >> 20);
+        let what = format!(
+            "a key of partition {partition} (hash {hash}) has versions side by side of {mib} MiB together, \
+             too many for one message: it cannot be read or copied until a client writes it without \
+             a context, or deletes it"
+        );
+        let details = serde_json::json!({
+            "partition": partition, "key_hash": hash, "siblings": record.siblings.len(),
+        });
+        self.events.emit(code, Severity::Error, None, what, details);
+    }
+
+    /// Something in the local table cannot be read. Told once; the next start looks at all of it.
+    pub fn tell_unreadable(&self, partition: PartitionId, error: &StorageError) {
+        let is_first =
+            matches!(error, StorageError::Read { .. }) && self.replica.store.count_at_next_start();
+        if !is_first {
+            return;
+        }
+        let what = format!(
+            "part of the store cannot be read (met in partition {partition}): {error}. What is sound goes \
+             on; check the disk and restart this node: it then looks at all it holds, and what is \
+             damaged is brought back from its log or from the other replicas"
+        );
+        self.events.error(EventCode::TableDamaged, None, what);
     }
 
     /// A stamp of `node` from the far future: reported, and to be refused by the caller.

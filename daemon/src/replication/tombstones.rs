@@ -38,7 +38,11 @@ use super::{
     settings::Traffic,
     site::Site,
 };
-use crate::{breaks::broken, storage::TombstonePage, time::unix_ms};
+use crate::{
+    breaks::broken,
+    storage::{StorageError, TombstonePage},
+    time::unix_ms,
+};
 
 /// Longest time between two rounds; a short grace makes it shorter.
 const TICK_MAX: Duration = Duration::from_secs(5);
@@ -187,7 +191,12 @@ impl Worker {
             }
             let after = self.walk.after.remove(&partition);
             let whole = after.is_none();
-            let page = self.page(partition, after, until, rows).await?;
+            let page = match self.page(partition, after, until, rows).await {
+                Ok(page) => page,
+                // the others need not wait for this one
+                Err(StorageError::Read { .. }) => continue,
+                Err(other) => return Err(other.to_string()),
+            };
             rows = rows.saturating_sub(page.rows);
             if page.found.is_empty() && page.next.is_none() && whole {
                 self.book.nothing_in(partition);
@@ -208,11 +217,15 @@ impl Worker {
         after: Option<Key>,
         until: Hlc,
         rows: usize,
-    ) -> Result<TombstonePage, String> {
+    ) -> Result<TombstonePage, StorageError> {
         let store = self.site.replica.store.clone();
         let read = move || store.tombstones(partition, after.as_ref(), until, (rows, KEYS_A_CHECK));
         let page = tokio::task::spawn_blocking(read).await;
-        page.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        let page = page.unwrap_or(Err(StorageError::Closed));
+        if let Err(error) = &page {
+            self.site.tell_unreadable(partition, error);
+        }
+        page
     }
 
     /// The first check.

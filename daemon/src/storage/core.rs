@@ -9,7 +9,7 @@ use std::{
     ops::Bound,
     sync::{
         Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -50,6 +50,8 @@ pub(super) struct Core {
     /// Tombstones forgotten since the start.
     forgotten: AtomicU64,
     poison: OnceLock<String>,
+    /// Something in the table could not be read: a clean close leaves no summary.
+    unreadable: AtomicBool,
     table_size: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -92,8 +94,18 @@ impl Core {
             tombstones_in: (0..partition_count).map(|_| AtomicU32::new(0)).collect(),
             forgotten: AtomicU64::new(0),
             poison: OnceLock::new(),
+            unreadable: AtomicBool::new(false),
             table_size: Mutex::new(None),
         }
+    }
+
+    /// `true` the first time.
+    pub fn note_unreadable(&self) -> bool {
+        !self.unreadable.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     pub fn record_item(&self, key: &Key) -> Vec<u8> {
@@ -176,7 +188,8 @@ impl Core {
     }
 
     /// [`Self::apply`] for an entry that the table may already hold, or hold something newer of:
-    /// records are merged. What can't be read is replaced; the log has all of it.
+    /// records are merged. A record whose body is missing behind a sound head is replaced, for the log
+    /// has all of it; a damaged head ends the replay, and recovery looks at the table as a whole.
     pub fn replay(&self, op: LogOp, lsn: u64) -> Result<(), TableError> {
         let op = match op {
             LogOp::Put { key, record } => match self.table.records.get(&self.record_item(&key)) {

@@ -37,6 +37,12 @@ impl Store {
         )?)
     }
 
+    /// Something here could not be read: the next start reads all of the table, also after a clean
+    /// close. `true` the first time.
+    pub fn count_at_next_start(&self) -> bool {
+        self.inner.core.note_unreadable()
+    }
+
     /// The fingerprint of what is stored for the key.
     pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
         let core = self.core()?;

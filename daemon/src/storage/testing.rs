@@ -8,6 +8,14 @@ use ringmaster_shared::{
     version::{Actor, Dot, Record, Sibling, Value, VersionVector},
 };
 
+impl super::Store {
+    /// Makes the stored record of this key unreadable.
+    pub(crate) fn spoil(&self, key: &Key) {
+        let core = &self.inner.core;
+        core.table.records.spoil(&core.record_item(key));
+    }
+}
+
 pub(super) fn node(name: &str) -> NodeId {
     NodeId::new(name).expect("valid")
 }

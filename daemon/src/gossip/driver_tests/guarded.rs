@@ -128,8 +128,16 @@ async fn no_common_version_is_said_on_both_sides() {
         said.contains("a at") && said.contains("2 to 3, this node 4 to 5"),
         "{said}"
     );
-    assert!(a.handle.status().rejected["version"] > 0);
-    assert!(b.handle.status().rejected["version"] > 0);
+    for node in [&a, &b] {
+        // a status is published a moment after what it tells of
+        let counted = async {
+            while node.handle.status().rejected["version"] == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(GENEROUS, counted).await;
+        assert!(waited.is_ok(), "it is counted");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,10 +16,13 @@ use ringmaster_shared::{
     version::Record,
 };
 
+use tokio::time::Instant;
+
 use crate::{
     replication::{
         frames::{Request, Response},
         hints::parts,
+        replica::fits_frame,
         settings::Traffic,
         site::Site,
     },
@@ -27,6 +30,8 @@ use crate::{
 };
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that partitions may take which then fail, before the rest waits for the next round.
+const WASTED_MAX: Duration = Duration::from_secs(20);
 /// Records asked for at once.
 const FETCH_KEYS: usize = 128;
 /// Leaves whose versions are asked for at once; each such question reads the partition's heads
@@ -71,9 +76,18 @@ impl<'a> Comparison<'a> {
     /// Compares these partitions, in this order, and exchanges what differs.
     pub async fn run(&mut self, partitions: &[PartitionId]) -> Result<(), String> {
         let differing = self.roots(partitions).await?;
+        let (mut trouble, mut wasted) = (None, Duration::ZERO);
         for partition in &differing {
             let (pulled, pushed) = (self.tally.pulled, self.tally.pushed);
-            self.partition(*partition).await?;
+            let began = Instant::now();
+            if let Err(why) = self.partition(*partition).await {
+                // one that cannot be compared must not keep the others from it
+                wasted += began.elapsed();
+                trouble = Some(why);
+                if wasted > WASTED_MAX || !self.is_current() {
+                    break;
+                }
+            }
             if (pulled, pushed) != (self.tally.pulled, self.tally.pushed) {
                 self.tally.partitions += 1;
             }
@@ -81,7 +95,13 @@ impl<'a> Comparison<'a> {
         if !differing.is_empty() {
             self.roots(&differing).await?;
         }
-        Ok(())
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// Whether this node still goes by the epoch of the comparison.
+    fn is_current(&self) -> bool {
+        let now = self.site.replica.topology.current();
+        now.is_some_and(|topology| topology.epoch == self.epoch)
     }
 
     /// Those with different roots; the others are clean.
@@ -93,7 +113,8 @@ impl<'a> Comparison<'a> {
             return Err(NOT_ASKED.to_owned());
         };
         let wanted = partitions.to_vec();
-        let ours: Vec<u64> = off_thread(self.site, move |store| {
+        let first = partitions.first().copied().unwrap_or_default();
+        let ours: Vec<u64> = off_thread(self.site, first, move |store| {
             Ok(wanted.iter().map(|p| store.digest_root(*p)).collect())
         })
         .await?;
@@ -116,10 +137,10 @@ impl<'a> Comparison<'a> {
             };
             let wanted: BTreeSet<u16> = leaves.iter().copied().collect();
             let read = move |store: &Store| store.leaves_versions(partition, &wanted);
-            let ours = off_thread(self.site, read).await?;
+            let ours = off_thread(self.site, partition, read).await?;
             let plan = Exchange::of(&ours, theirs);
             self.pull(&plan.pull).await?;
-            self.push(&plan).await?;
+            self.push(partition, &plan).await?;
         }
         Ok(())
     }
@@ -181,10 +202,10 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    async fn push(&mut self, plan: &Exchange) -> Result<(), String> {
+    async fn push(&mut self, partition: PartitionId, plan: &Exchange) -> Result<(), String> {
         for chunk in plan.push.chunks(FETCH_KEYS) {
             let wanted = chunk.to_vec();
-            let entries = off_thread(self.site, move |store| {
+            let mut entries = off_thread(self.site, partition, move |store| {
                 let mut entries: Vec<(Key, Record)> = Vec::new();
                 for (key, there) in wanted {
                     if let Some(record) = store.get(&key)?
@@ -196,6 +217,13 @@ impl<'a> Comparison<'a> {
                 Ok(entries)
             })
             .await?;
+            entries.retain(|(key, record)| {
+                let fits = fits_frame(key, record);
+                if !fits {
+                    self.site.tell_too_large(key, record);
+                }
+                fits
+            });
             for part in parts(entries) {
                 let request = Request::Merge {
                     entries: part,
@@ -314,15 +342,17 @@ impl Exchange {
     }
 }
 
-async fn off_thread<T, F>(site: &Site, read: F) -> Result<T, String>
+async fn off_thread<T, F>(site: &Site, partition: PartitionId, read: F) -> Result<T, String>
 where
     T: Send + 'static,
     F: FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
 {
     let store = site.replica.store.clone();
     let read = tokio::task::spawn_blocking(move || read(&store)).await;
-    read.map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())
+    read.map_err(|error| error.to_string())?.map_err(|error| {
+        site.tell_unreadable(partition, &error);
+        error.to_string()
+    })
 }
 
 #[cfg(test)]

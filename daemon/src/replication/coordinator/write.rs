@@ -311,7 +311,8 @@ impl WriteMachine {
         }
         if let Some(context) = &self.intent.context {
             let covered = context.limited_to(clock);
-            if let Some(count) = too_many(&self.seen.base, &covered) {
+            let own = self.intent.value.as_ref().map_or(0, Value::len);
+            if let Some(count) = too_many(&self.seen.base, &covered, own) {
                 let clock = clock.clone();
                 return Step::Failed(Unmet::Siblings { clock, count });
             }

@@ -103,6 +103,39 @@ async fn what_was_on_its_way_when_a_key_was_forgotten_is_refused() {
     assert_eq!(read.record.siblings.len(), 1);
 }
 
+/// One record that cannot be read stops neither the others nor goes unnoticed.
+#[tokio::test]
+async fn a_damaged_record_keeps_only_its_own_partition_from_forgetting() {
+    let topology = settled(1, &THREE);
+    let lab = Lab::start_with(&topology, &THREE, hasty());
+    let names: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for k in &names {
+        lab.put("a", k, 1).await.expect("written");
+    }
+    lab.converge(&names).await;
+    let partition = |k: &str| topology.partition_of(&key(k));
+    let first = topology.replicas(partition("k0"))[0].clone();
+    lab.node(first.as_str()).replica.store.spoil(&key("k0"));
+    // k0 itself is not needed: another tombstone of its partition makes it worth a look
+    let others: Vec<&str> = names.iter().copied().skip(1).collect();
+    let beside = others.iter().filter(|k| partition(k) == partition("k0"));
+    assert!(beside.count() > 0, "more keys than partitions");
+    for k in &others {
+        lab.write("a", k, None, None).await.expect("deleted");
+    }
+    let elsewhere = |k: &&&str| partition(k) != partition("k0");
+    until("the other partitions forget", || {
+        others
+            .iter()
+            .filter(elsewhere)
+            .all(|k| is_forgotten(&lab, k))
+    })
+    .await;
+    let damaged = || saw(&lab, first.as_str(), EventCode::TableDamaged);
+    until("it is told", damaged).await;
+}
+
 #[tokio::test]
 async fn a_tombstone_waits_for_the_replica_that_was_away() {
     let lab = Lab::start_with(&settled(1, &THREE), &THREE, hasty());

@@ -29,11 +29,11 @@ use crate::{
         coordinator::{
             Condition, Coordinator, ReadOutcome, ReplicationError, WriteOutcome, WriteRequest,
         },
-        frames::{Request, Response},
+        frames::{FRAME_BYTES_MAX, Request, Response},
         network::{Call, Network},
         peers::{Class, PeerError},
         replica::ReplicaContext,
-        settings::RepairSettings,
+        settings::{RepairSettings, wire_bytes},
         site::Site,
         testing::{id, key, number},
         transfer,
@@ -89,6 +89,12 @@ impl Wires {
         let (replica, wire) = self
             .target(&node)
             .ok_or_else(|| unreachable("no such node"))?;
+        if wire_bytes(&request) > FRAME_BYTES_MAX as u64 {
+            return Err(PeerError::Protocol {
+                address,
+                why: "a frame is over the limit".to_owned(),
+            });
+        }
         let stalled = match wire {
             Wire::Up => false,
             Wire::Cut => return Err(unreachable("cut")),
@@ -223,7 +229,7 @@ fn open_replica(
         partition_count: PARTITIONS,
         segment_bytes: 4 << 20,
         cache_bytes: 4 << 20,
-        hint_bytes_max: 4 << 20,
+        hint_bytes_max: 64 << 20,
         reserve_bytes: 0,
         min_free_bytes: 0,
     })

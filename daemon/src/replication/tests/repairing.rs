@@ -1,9 +1,11 @@
 //! Hints, anti-entropy and read repair between real stores.
 
-use ringmaster_shared::{event::EventCode, member::MemberStatus};
+use bytes::Bytes;
+use ringmaster_shared::{clock::Hlc, event::EventCode, member::MemberStatus, version::Value};
 
 use super::lab::{Lab, Wire, settled, until};
-use crate::replication::testing::{head, id, key};
+use crate::replication::testing::{alone, dot, head, id, key, sibling};
+use crate::time::unix_ms;
 
 const THREE: [&str; 3] = ["a", "b", "c"];
 
@@ -86,4 +88,37 @@ async fn a_read_brings_up_who_is_behind_before_it_answers() {
         .get(&key("k"))
         .expect("readable");
     assert_eq!(at_b.map(|r| head(&r)), Some(2));
+}
+
+/// What two replicas brought together can outgrow a message: what comes after it is handed over.
+#[tokio::test]
+async fn a_record_too_large_to_send_does_not_hold_up_other_hints() {
+    let lab = Lab::start(&settled(1, &THREE), &THREE);
+    let (store, c) = (&lab.node("a").replica.store, id("c"));
+    let sized = |n: u64, bytes: usize| {
+        // an old one would be given up for its age
+        let now = Hlc::from_parts(unix_ms(), 0).0;
+        let mut sibling = sibling(dot(&format!("w{n}"), 1), now + n, n);
+        sibling.value = Some(Value::Raw(Bytes::from(vec![n as u8; bytes])));
+        alone(sibling)
+    };
+    lab.gossip("c", MemberStatus::Dead);
+    for n in 1..=2 {
+        let large = store.hint_add(&c, key("large"), sized(n, 17 << 20));
+        assert_eq!(large.await, Ok(true));
+    }
+    let small = store.hint_add(&c, key("small"), sized(3, 10));
+    assert_eq!(small.await, Ok(true));
+    lab.gossip("c", MemberStatus::Alive);
+    until("the small one is there", || {
+        lab.stored("small")[&id("c")] != 0
+    })
+    .await;
+    until("nothing is owed", || store.hints_owed().is_empty()).await;
+    let events = lab.node("a").events.newest(1000);
+    let told = events.iter().find(|e| e.code == EventCode::RecordTooLarge);
+    let hash = format!("{:016x}", key("large").hash());
+    assert!(told.expect("an event").message.contains(&hash));
+    let codes: Vec<EventCode> = events.iter().map(|e| e.code).collect();
+    assert!(codes.contains(&EventCode::PartitionsDirty), "{codes:?}");
 }

@@ -9,8 +9,8 @@ use crate::replication::frames::FRAME_BYTES_MAX;
 pub const SIBLINGS_WARN: usize = 25;
 /// Versions side by side that a write may leave behind.
 pub const SIBLINGS_MAX: usize = 100;
-/// About how many bytes the record a write leaves behind may have beside its own value; half a
-/// frame, so that replicas that diverged can still be read and joined.
+/// About how many bytes the record a write leaves behind may have, its own value among them, when
+/// there are others; half a frame, so that replicas that diverged can still be read and joined.
 const SIBLING_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 
 /// When a write may take place.
@@ -42,14 +42,15 @@ impl Condition {
     }
 }
 
-/// How many versions a write that supersedes `covered` would leave beside its own, when these
-/// are too many. What replicas bring together by merging is never refused, only what adds to it.
-pub(super) fn too_many(base: &Record, covered: &VersionVector) -> Option<usize> {
+/// How many versions a write of `own` bytes that supersedes `covered` would leave beside its own,
+/// when these are too many. What replicas bring together by merging is never refused, only what adds to it.
+pub(super) fn too_many(base: &Record, covered: &VersionVector, own: usize) -> Option<usize> {
     let left = base.siblings.iter().filter(|s| !covered.covers(&s.dot));
-    let (mut count, mut bytes) = (0, 0);
+    let (mut count, mut bytes) = (0, own);
     for sibling in left {
         count += 1;
         bytes += sibling.value.as_ref().map_or(0, Value::len);
     }
-    (count >= SIBLINGS_MAX || bytes > SIBLING_BYTES_MAX).then_some(count)
+    let too_large = count > 0 && bytes > SIBLING_BYTES_MAX;
+    (count >= SIBLINGS_MAX || too_large).then_some(count)
 }

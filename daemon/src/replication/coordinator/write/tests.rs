@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use ringmaster_shared::version::RecordVersion;
 
 use super::*;
@@ -366,6 +367,27 @@ fn too_many_siblings_are_refused_unless_they_are_settled() {
     assert!(matches!(step, Step::Stamp { .. }), "one fewer fits");
     let step = answer(Some(crowd.clock.clone()));
     assert!(matches!(step, Step::Stamp { .. }), "it settles them");
+}
+
+#[test]
+fn the_bytes_of_siblings_are_bounded_with_the_value_that_joins_them() {
+    let bytes = |mib: usize| Some(Value::Raw(Bytes::from(vec![0; mib << 20])));
+    let mut large = record("n1", 1, 1);
+    large.siblings[0].value = bytes(14);
+    let answer = |mib: usize, context: VersionVector| {
+        let with = WriteIntent {
+            value: bytes(mib),
+            context: Some(context),
+            ..intent()
+        };
+        let (mut machine, _) = WriteMachine::start(with, needs(), &off(&[]));
+        machine.on_said(&id("a"), Said::Record(Some(large.clone())));
+        machine.on_said(&id("b"), Said::Record(None))
+    };
+    let fits = |step: Step<Written>| matches!(step, Step::Stamp { .. });
+    assert!(fits(answer(2, versions(&[]))));
+    assert!(!fits(answer(3, versions(&[]))), "17 MiB together");
+    assert!(fits(answer(3, large.clock.clone())), "it settles the other");
 }
 
 #[test]
