@@ -448,7 +448,7 @@ fn a_node_is_started_again_as_it_was_set_up() {
         start(&app),
         "$ ringd --node-id=node-3 --port=8083 '--data-dir=/srv/my data/3' \
          --gossip-keyring-file=/etc/ringd/three --gossip-verify-incoming=false \
-         --zone=c --seed-node=localhost:8081"
+         --seed-node=localhost:8081"
     );
 }
 
