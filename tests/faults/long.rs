@@ -145,10 +145,13 @@ impl Campaign {
 async fn a_campaign_of_all_faults() {
     let seconds = setting("RINGD_CAMPAIGN_SECONDS").unwrap_or(CAMPAIGN_SECONDS);
     let over = Instant::now() + Duration::from_secs(seconds);
+    let at_last = over + Duration::from_secs(2 * seconds);
     let kinds = deck().len();
     let mut campaign = Campaign::new("campaign", &deck()).await;
     loop {
-        let round_over = (Instant::now() + ROUND).min(over);
+        // a round beyond the end is a whole one: a shorter one would show nothing either
+        let end = if Instant::now() < over { over } else { at_last };
+        let round_over = (Instant::now() + ROUND).min(end);
         let begin = campaign.nemesis.done.faults.len();
         campaign
             .round(|nemesis| {
@@ -158,7 +161,6 @@ async fn a_campaign_of_all_faults() {
             })
             .await;
         // a short run may draw its one kill of all before there was anything to lose
-        let at_last = over + Duration::from_secs(2 * seconds);
         let shows_all = campaign.all_killed > 0 || !deck().contains(&Fault::KillAll);
         if Instant::now() >= if shows_all { over } else { at_last } {
             break;
