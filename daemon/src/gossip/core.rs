@@ -248,6 +248,9 @@ pub struct Core {
     out: Vec<Output>,
     #[cfg(test)]
     broken: Option<broken::Broken>,
+    /// Probes that were made out of turn.
+    #[cfg(test)]
+    probed_again: u64,
 }
 
 /// What the sender of a packet lacks.
@@ -333,6 +336,8 @@ impl Core {
             out: Vec::new(),
             #[cfg(test)]
             broken: None,
+            #[cfg(test)]
+            probed_again: 0,
         };
         core.spread_self();
         core

@@ -16,6 +16,8 @@ pub struct Depths {
     pub probes: usize,
     pub relays: usize,
     pub rotation: usize,
+    /// Not a length: the probes made out of turn until now.
+    pub probed_again: u64,
 }
 
 impl Core {
@@ -40,6 +42,7 @@ impl Core {
             probes: self.probes.len(),
             relays: self.relays.len(),
             rotation: self.rotation.len(),
+            probed_again: self.probed_again,
         }
     }
 

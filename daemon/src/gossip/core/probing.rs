@@ -59,7 +59,8 @@ impl Core {
 
     // ---- whose turn it is -------------------------------------------------------------------
 
-    /// A new member takes a random place, so that nodes do not all probe it at once.
+    /// A new member takes a random place, so that nodes do not all probe it at once. Whose turn
+    /// has been in this round keeps its place before the cursor, or others would wait for it twice.
     pub(super) fn put_into_rotation(&mut self, id: &NodeId) {
         let Some((slot, member)) = self.members.slot_mut(id) else {
             return;
@@ -68,12 +69,18 @@ impl Core {
             push_tightly(&mut self.rotation, slot);
             let last = self.rotation.len() - 1;
             let place = self.rng.random_range(0..=last);
-            self.rotation.swap(place, last);
+            if place < self.cursor {
+                self.rotation.swap(self.cursor, last);
+                self.rotation.swap(place, self.cursor);
+                self.cursor += 1;
+            } else {
+                self.rotation.swap(place, last);
+            }
         }
     }
 
     /// The next reachable member of the rotation; reshuffled after each round.
-    fn next_target(&mut self) -> Option<NodeId> {
+    pub(super) fn next_target(&mut self) -> Option<NodeId> {
         while !self.rotation.is_empty() {
             if self.cursor >= self.rotation.len() {
                 self.cursor = 0;
@@ -107,6 +114,7 @@ impl Core {
             self.again_left > 0 && member.is_some_and(|m| m.state.status.is_reachable())
         });
         self.again_left -= usize::from(again.is_some());
+        self.count_again(again.is_some());
         let Some(id) = again.or_else(|| self.next_target()) else {
             // nobody is left whose silence could tell anything
             self.health.eased();

@@ -107,6 +107,7 @@ fn nothing_grows_beyond_its_bound() {
         probes: 1,
         relays: 3,
         rotation: 9,
+        probed_again: 0,
     };
     assert_eq!(checks::within_bounds(fine, 20), Ok(()));
     for depths in [
@@ -135,10 +136,12 @@ fn who_is_never_probed_is_missed() {
     rounds.reachable(0, 1);
     rounds.reachable(0, 2);
     for round in 0..5 {
-        assert_eq!(rounds.probed(round, 1, 3), Ok(()));
+        assert_eq!(rounds.probed(round, 1, 3, 0), Ok(()));
         assert_eq!(rounds.check(round, 1000), Ok(()));
     }
-    rounds.probed(5, 1, 3).expect("that one is probed");
+    assert_eq!(rounds.probed(5, 1, 3, 1), Ok(()), "out of turn");
+    assert_eq!(rounds.check(5, 1000), Ok(()));
+    rounds.probed(5, 1, 3, 1).expect("that one is probed");
     assert!(rounds.check(5, 1000).is_err(), "the other is not");
     rounds.gone(2);
     assert_eq!(rounds.check(5, 1000), Ok(()));

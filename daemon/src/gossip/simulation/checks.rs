@@ -46,7 +46,7 @@ pub enum Rule {
     OwnWord,
     /// Queues and packets keep to their bounds.
     Bounded,
-    /// Every reachable member is probed within 2N - 1 of a node's probes, and it does probe.
+    /// Every reachable member is probed within 2N - 1 of a node's probes in turn, and it does probe.
     Liveness,
     /// A node holds members of its own cluster alone.
     Stranger,
@@ -286,10 +286,13 @@ pub fn packet_fits(bytes: usize, max: usize) -> Result<(), Violation> {
     )
 }
 
-/// When a node last probed each of the members it holds reachable, counted in its own probes.
+/// When a node last probed each of the members it holds reachable, counted in its own probes in
+/// turn.
 #[derive(Default)]
 pub struct Rounds {
     own: u64,
+    /// How many it made out of turn.
+    again: u64,
     last_probe_ms: u64,
     /// By member: its number among the probes, and the largest list since.
     last: HashMap<Who, (u64, u64)>,
@@ -297,9 +300,16 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// `n` counts this node.
-    pub fn probed(&mut self, now_ms: u64, about: Who, n: usize) -> Result<(), Violation> {
-        self.own += 1;
+    /// `n` counts this node; `again` all its probes out of turn, this one included if it is.
+    pub fn probed(
+        &mut self,
+        now_ms: u64,
+        about: Who,
+        n: usize,
+        again: u64,
+    ) -> Result<(), Violation> {
+        self.own += u64::from(again == self.again);
+        self.again = again;
         self.last_probe_ms = now_ms;
         self.largest = self.largest.max(n as u64);
         let since = self.last.insert(about, (self.own, self.largest));

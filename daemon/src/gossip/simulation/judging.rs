@@ -31,9 +31,10 @@ impl World {
         let Body::Ping { .. } = packet.body else {
             return;
         };
-        let n = self.nodes[who].core.depths().members + 1;
+        let depths = self.nodes[who].core.depths();
+        let (n, again) = (depths.members + 1, depths.probed_again);
         if let Some(about) = names::who(&packet.to) {
-            let judged = self.nodes[who].rounds.probed(self.now, about, n);
+            let judged = self.nodes[who].rounds.probed(self.now, about, n, again);
             self.judged(who, judged);
         }
     }

@@ -249,6 +249,35 @@ fn who_was_forgotten_and_came_back_is_probed_once_a_round() {
     assert!(core.rotation.len() <= 5, "{:?}", core.rotation);
 }
 
+/// Who has been probed is not moved behind the cursor by those who take its place.
+#[test]
+fn newcomers_cost_nobody_of_this_round_a_turn() {
+    for seed in 0..20 {
+        let mut core = core_of("a");
+        core.rng = SmallRng::seed_from_u64(seed);
+        for n in 0..6 {
+            gossip(&mut core, 0, &format!("old{n}"), vec![]);
+        }
+        let turns = |core: &mut Core, n: usize| -> Vec<NodeId> {
+            (0..n).filter_map(|_| core.next_target()).collect()
+        };
+        let mut round = turns(&mut core, 6);
+        round.clear(); // the order of the first is that of arrival
+        round.extend(turns(&mut core, 3));
+        for n in 0..4 {
+            gossip(&mut core, 1, &format!("new{n}"), vec![]);
+        }
+        let left = core.rotation.len() - core.cursor;
+        round.extend(turns(&mut core, left));
+        let met = round.len();
+        round.sort();
+        round.dedup();
+        assert_eq!(round.len(), met, "seed {seed}: nobody twice");
+        let olds = round.iter().filter(|id| id.as_str().starts_with("old"));
+        assert_eq!(olds.count(), 6, "seed {seed}: {round:?}");
+    }
+}
+
 /// A relay only passes on what the target itself answered, and a forged answer does not call the
 /// relay off.
 #[test]
