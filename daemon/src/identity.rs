@@ -22,7 +22,7 @@ use std::{
 };
 
 use ringmaster_shared::{
-    id::{ClusterId, Generation, NodeId},
+    id::{ClusterId, Epoch, Generation, NodeId},
     topology::Topology,
     version::{Actor, Dot},
 };
@@ -36,6 +36,8 @@ use file::{IdentityFile, Persisted};
 
 /// Dots leased at a time; a crash burns at most as many.
 const DOT_LEASE: u64 = 1_000_000;
+/// "Through every epoch", for [`IdentityStore::abstains_through`].
+const EVERY_EPOCH: Epoch = Epoch::MAX;
 /// Members remembered at most; what comes later in a list is dropped.
 pub const REMEMBERED_MAX: usize = 1000;
 
@@ -190,7 +192,7 @@ impl IdentityStore {
     }
 
     /// The same for a ring by which this node holds what it never got: with the same write it
-    /// lost its data, and abstains on the votes of the life that had it.
+    /// lost its data, and knows nothing of the votes of the life that had it.
     pub fn save_topology_of_lost_data(&self, topology: &Topology) -> anyhow::Result<()> {
         let mut refused = None;
         self.update_as_new_actor(|state| {
@@ -198,9 +200,7 @@ impl IdentityStore {
             if refused.is_none() {
                 state.needs_refill = true;
                 state.filled_epoch = 0;
-                // the life before may have gone by a ring that was decided after this one
-                let votes = topology.epoch.saturating_add(1);
-                state.abstain_through = state.abstain_through.max(votes);
+                state.abstain_through = EVERY_EPOCH;
             }
         })?;
         refused.map_or(Ok(()), |why| Err(why.into()))
@@ -290,12 +290,29 @@ impl IdentityStore {
 
     /// Votes on top of epochs up to this one may have been given by an earlier life whose folder
     /// is gone; such a vote must not be given again. 0: none.
-    pub fn abstains_through(&self) -> u64 {
+    pub fn abstains_through(&self) -> Epoch {
         self.state().abstain_through
     }
 
-    pub fn abstain_through(&self, epoch: u64) -> anyhow::Result<()> {
-        self.update(|state| state.abstain_through = state.abstain_through.max(epoch))
+    /// The folder of an earlier life is gone, and nothing is known of its votes: this node abstains
+    /// on everything until [`Self::recall_votes`].
+    pub fn forget_votes(&self) -> anyhow::Result<()> {
+        self.update(|state| state.abstain_through = EVERY_EPOCH)
+    }
+
+    /// Whether nothing is known of an earlier life's votes.
+    pub fn forgot_votes(&self) -> bool {
+        self.abstains_through() == EVERY_EPOCH
+    }
+
+    /// No earlier life voted on top of an epoch beyond this one. Changes nothing where that is
+    /// known already.
+    pub fn recall_votes(&self, through: Epoch) -> anyhow::Result<()> {
+        self.update(|state| {
+            if state.abstain_through == EVERY_EPOCH {
+                state.abstain_through = through;
+            }
+        })
     }
 
     /// An operator accepts what forgotten votes may cost.

@@ -5,7 +5,8 @@
 //! Leaves to others: filling the partitions a node gains (replication), telling who answers
 //! (gossip).
 //!
-//! `register` is the pure register that decides, `handover` the pure rules of when to propose,
+//! `register` is the pure register that decides, `recall` the rule for a voter that lost its folder,
+//! `handover` the pure rules of when to propose,
 //! `steps` the topologies a change goes through, `plan` what an operator's change would do,
 //! `change` having it done, `epoch_gate` the book of which epochs are in use, `driver` the task
 //! that acts.
@@ -19,6 +20,7 @@ mod handover;
 mod leftovers;
 mod news;
 pub mod plan;
+mod recall;
 mod register;
 mod steps;
 #[cfg(test)]
@@ -67,6 +69,9 @@ pub enum RegisterRequest {
         ballot: Ballot,
         value: Topology,
     },
+    /// From one that lost its folder: what have you accepted on top of this ring? An acceptor behind
+    /// it adopts it.
+    Recall { base: Topology },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +89,10 @@ pub enum RegisterReply {
     /// This node is not at the base epoch and cannot judge.
     Behind {
         epoch: Epoch,
+    },
+    /// This node goes by that ring and remembers whether it accepted anything on top of it.
+    Recalled {
+        accepted: bool,
     },
 }
 
@@ -214,7 +223,7 @@ impl TopologyHandle {
 
     /// Acceptor half of the register; what it promises is synced before it answers.
     pub async fn register(&self, request: RegisterRequest) -> RegisterReply {
-        if let RegisterRequest::Prepare { base, .. } = &request
+        if let RegisterRequest::Prepare { base, .. } | RegisterRequest::Recall { base } = &request
             && self.epoch() < base.epoch
             && let Err(why) = self.install(base.clone()).await
         {
@@ -373,7 +382,9 @@ impl Inner {
             return RegisterReply::Behind { epoch };
         };
         let (base_epoch, sound) = match &request {
-            RegisterRequest::Prepare { base, .. } => (base.epoch, *base == *current),
+            RegisterRequest::Prepare { base, .. } | RegisterRequest::Recall { base } => {
+                (base.epoch, *base == *current)
+            }
             RegisterRequest::Accept {
                 base_epoch, value, ..
             } => {
@@ -389,10 +400,8 @@ impl Inner {
             return RegisterReply::Behind { epoch };
         }
 
-        // a node that lost its folder may have voted on this epoch and does not know how; where
-        // every voter is needed anyway, what it accepted is known to the others
-        let voters = current.voters().len();
-        if base_epoch <= self.identity.abstains_through() && current.voter_majority() < voters {
+        let through = self.identity.abstains_through();
+        if recall::is_barred(through, &current) {
             return RegisterReply::Behind { epoch: 0 };
         }
 
@@ -401,6 +410,7 @@ impl Inner {
         let reply = match request {
             RegisterRequest::Prepare { ballot, .. } => state.prepare(ballot),
             RegisterRequest::Accept { ballot, value, .. } => state.accept(ballot, value),
+            RegisterRequest::Recall { .. } => recall::answer(epoch, through, slot.as_ref()),
         };
         if state != before {
             if let Err(why) = self.identity.save_acceptor(&state) {

@@ -79,17 +79,18 @@ impl IdentityStore {
     /// The point of no return: no cluster, no ring, no votes, no acquaintances, a new actor.
     pub fn give_up(&self, route: Route) -> anyhow::Result<()> {
         self.update_as_new_actor(|state| {
+            let last = state.topology.take().map_or(0, |ring| ring.epoch);
             state.cluster_id = None;
-            state.topology = None;
             state.acceptor = None;
             state.filled_epoch = 0;
             // a new node of the other cluster, until that takes it in
             state.was_member = false;
             state.was_leaving = false;
             // votes in a cluster that is left bind nobody; those in one that is entered again do
-            if route.from != route.into {
-                state.abstain_through = 0;
-            }
+            state.abstain_through = match route.from == route.into {
+                true => state.abstain_through.max(last),
+                false => 0,
+            };
             state.remembered.clear();
             state.adopting = Some(Adopting::Pushing(route));
         })
@@ -193,7 +194,9 @@ mod tests {
         store
             .save_acceptor(&super::super::AcceptorState::fresh(1))
             .expect("writes");
-        store.abstain_through(7).expect("writes");
+        store.forget_votes().expect("writes");
+        store.recall_votes(7).expect("writes");
+        store.recall_votes(3).expect("known already");
         store.set_had_store().expect("writes");
         store.next_dot().expect("a dot");
         store
@@ -283,5 +286,16 @@ mod tests {
         store.emptied(Vec::new()).expect("writes");
         assert!(store.arrived().expect("writes").is_some());
         assert_eq!(store.given_up(), None);
+
+        // of a life that goes on the ring it went by last says which votes there can be
+        let dir = TempDir::new().expect("temp dir");
+        let store = settled(&dir);
+        store.vote_again().expect("writes");
+        let back = Route {
+            into: cluster('1'),
+            ..route()
+        };
+        store.give_up(back).expect("writes");
+        assert_eq!(store.abstains_through(), 1);
     }
 }

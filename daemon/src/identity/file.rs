@@ -41,7 +41,8 @@ pub(super) struct Persisted {
     #[serde(default)]
     pub had_store: bool,
     pub filled_epoch: Epoch,
-    /// Votes on top of epochs up to this one may have been given and forgotten.
+    /// Votes on top of epochs up to this one may have been given and forgotten; the highest
+    /// number there is while nothing is known of them.
     #[serde(default)]
     pub abstain_through: Epoch,
     /// A ring of this cluster had this node as a settled member.

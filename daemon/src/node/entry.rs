@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringmaster_shared::{
     event::EventCode,
-    id::{ClusterId, Epoch},
+    id::ClusterId,
     key::PARTITION_COUNT_DEFAULT,
     topology::{RingMember, Topology},
 };
@@ -147,10 +147,8 @@ pub async fn join(
             node.config.data_dir.display()
         );
         refill(node, &why).await?;
-        // the votes of the life before went with its folder
-        let told = members.iter().map(|m| m.ring.epoch);
-        let epoch = last_vote_possible(topology.epoch, told);
-        on_disk(node, move |identity| identity.abstain_through(epoch)).await?;
+        // the votes of the life before went with its folder; the other voters are asked
+        on_disk(node, IdentityStore::forget_votes).await?;
     }
     let mut remembered = remembered_of(&members, node);
     if remembered.is_empty() {
@@ -169,13 +167,6 @@ pub async fn join(
     node.events
         .info(EventCode::ClusterJoined, Some(&node.facts.id), message);
     Ok(members)
-}
-
-/// The last epoch on which an earlier life of this node may have voted, as far as a welcome tells:
-/// the seed may lag behind what it heard of others, and a ring may be decided that nobody goes by
-/// yet.
-fn last_vote_possible(ring: Epoch, told: impl Iterator<Item = Epoch>) -> Epoch {
-    told.fold(ring, Epoch::max).saturating_add(1)
 }
 
 pub fn come_back(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
@@ -299,15 +290,6 @@ pub fn addresses(members: &[RememberedMember]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn forgotten_votes_reach_beyond_what_the_seed_goes_by() {
-        let last = |ring, told: &[Epoch]| last_vote_possible(ring, told.iter().copied());
-        assert_eq!(last(6, &[]), 7);
-        assert_eq!(last(6, &[6, 0, 5]), 7, "decided, and known to nobody yet");
-        assert_eq!(last(6, &[6, 9, 7]), 10, "the seed lags");
-        assert_eq!(last(6, &[Epoch::MAX]), Epoch::MAX);
-    }
 
     #[test]
     fn the_way_to_the_cluster() {

@@ -39,7 +39,9 @@ impl Frame for RequestFrame {
     fn topologies(&self) -> Vec<&Topology> {
         match &self.request {
             Request::PushTopology { topology } => vec![topology],
-            Request::Register(RegisterRequest::Prepare { base, .. }) => vec![base],
+            Request::Register(
+                RegisterRequest::Prepare { base, .. } | RegisterRequest::Recall { base },
+            ) => vec![base],
             Request::Register(RegisterRequest::Accept { value, .. }) => vec![value],
             _ => Vec::new(),
         }

@@ -5,6 +5,7 @@
 //! drivers may act at once: that costs rounds, never agreement.
 
 pub(super) mod ballots;
+mod recalling;
 mod telling;
 
 use std::{
@@ -157,8 +158,10 @@ impl<A: Around> Driver<A> {
 
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
+        let recalling = recalling::recall_votes(self.handle.clone(), self.around.clone());
         tokio::select! {
             () = stop.cancelled() => {}
+            () = recalling => {}
             () = self.drive() => {}
         }
     }

@@ -101,8 +101,9 @@ async fn a_voter_that_forgot_abstains_until_the_ring_changed_without_it() {
     for (base, want) in cases {
         let (handle, _dir) = quiet_handle("a", &cluster());
         let identity = &handle.inner.identity;
-        identity.abstain_through(4).expect("synced");
-        identity.abstain_through(2).expect("never goes back");
+        identity.forget_votes().expect("synced");
+        identity.recall_votes(4).expect("synced");
+        identity.recall_votes(2).expect("never goes back");
         handle.adopt(base.clone()).await.expect("adopts");
         assert_eq!(handle.register(prepare(&base)).await, want, "{base:?}");
     }

@@ -99,7 +99,9 @@ impl<A: Around> Proposing<A> {
             RegisterReply::Promised { .. } => Step::Wait,
             RegisterReply::Rejected { promised } => Step::Outbid(promised),
             RegisterReply::Newer(topology) => Step::Superseded(topology),
-            RegisterReply::Behind { .. } | RegisterReply::Accepted => Step::Unreachable,
+            RegisterReply::Behind { .. }
+            | RegisterReply::Accepted
+            | RegisterReply::Recalled { .. } => Step::Unreachable,
         };
         loop {
             if step == Step::Wait {

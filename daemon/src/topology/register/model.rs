@@ -27,6 +27,8 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use super::*;
 use crate::topology::fixture::{id, topology};
 
+mod wiped;
+
 const ACCEPTORS: usize = 3;
 /// Attempts, and so ballots and values, at most.
 const MOST: usize = 4;

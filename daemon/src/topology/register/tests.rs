@@ -222,6 +222,7 @@ impl World {
                     RegisterRequest::Accept { ballot, value, .. } => {
                         (ballot.clone(), acceptor.0.accept(ballot, value))
                     }
+                    RegisterRequest::Recall { .. } => panic!("no proposer recalls votes"),
                 };
                 acceptor.1 = acceptor.0.clone();
                 self.network.push(Message::Answer {
