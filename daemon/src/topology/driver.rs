@@ -41,6 +41,7 @@ use crate::{
     },
 };
 use ballots::{Outcome, Proposing};
+use recalling::Recalling;
 use telling::listed;
 pub(super) use telling::no_majority;
 
@@ -158,10 +159,14 @@ impl<A: Around> Driver<A> {
 
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
-        let recalling = recalling::recall_votes(self.handle.clone(), self.around.clone());
+        let recalling = Recalling {
+            handle: self.handle.clone(),
+            around: self.around.clone(),
+            stop: stop.clone(),
+        };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = recalling => {}
+            () = recalling.run() => {}
             () = self.drive() => {}
         }
     }

@@ -109,6 +109,101 @@ async fn a_voter_that_forgot_abstains_until_the_ring_changed_without_it() {
     }
 }
 
+/// Whoever abstains tells nobody that it accepted nothing, also where it votes.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_folder_does_not_know_what_it_accepted() {
+    let recall = |base: &Topology| RegisterRequest::Recall { base: base.clone() };
+    let nothing = RegisterReply::Recalled { accepted: false };
+    let abstains = RegisterReply::Behind { epoch: 0 };
+    for names in [&["a", "b"][..], &["a", "b", "c"]] {
+        let (handle, _dir) = quiet_handle("a", &cluster());
+        let base = topology(4, names);
+        assert_eq!(
+            handle.register(recall(&base)).await,
+            nothing,
+            "it adopts it"
+        );
+        let identity = &handle.inner.identity;
+        identity.forget_votes().expect("synced");
+        assert_eq!(handle.register(recall(&base)).await, abstains);
+        identity.recall_votes(4).expect("synced");
+        assert_eq!(handle.register(recall(&base)).await, abstains);
+        let next = topology(5, names);
+        assert_eq!(handle.register(recall(&next)).await, nothing);
+        let newer = RegisterReply::Newer(next.clone());
+        assert_eq!(handle.register(recall(&base)).await, newer);
+        let accept = RegisterRequest::Accept {
+            base_epoch: 5,
+            ballot: Ballot {
+                round: 1,
+                node: id("b"),
+            },
+            value: topology(6, names),
+        };
+        assert_eq!(handle.register(accept).await, RegisterReply::Accepted);
+        let accepted = RegisterReply::Recalled { accepted: true };
+        assert_eq!(handle.register(recall(&next)).await, accepted);
+    }
+}
+
+/// Each asks, and has the ring decided anew without it: none is left that abstains on the last.
+#[tokio::test(start_paused = true)]
+async fn voters_that_lose_their_folders_one_after_the_other_vote_again() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    for (name, seed) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1"), ("n1", "n3")] {
+        let before = cluster.handle(seed).current().expect("one").epoch;
+        cluster.crash(name);
+        cluster.revive_without_folder(name, seed).await;
+        for each in ["n1", "n2", "n3"] {
+            cluster.until(each, SOON, |t| t.epoch > before).await;
+        }
+        let identity = cluster.handle(name).inner.identity.clone();
+        assert_eq!(identity.abstains_through(), before);
+    }
+    // with one away the votes of both others are needed
+    for (away, up) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1")] {
+        cluster.crash(away);
+        let zone = format!("without-{away}");
+        cluster.edit(up, |state| state.zone.clone_from(&zone));
+        let rezoned = |t: &Topology| t.member(&id(up)).is_some_and(|m| m.zone == zone);
+        cluster.until(up, Duration::from_secs(60), rezoned).await;
+        cluster.revive(away).await;
+    }
+    cluster.until_settled_with(3, SOON).await;
+    cluster.assert_one_content_per_epoch();
+}
+
+/// With one of three away, too few know what one that lost its folder had voted.
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_cannot_ask_enough_abstains_until_it_can() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    cluster.crash("n3");
+    cluster.crash("n1");
+    cluster.revive_without_folder("n1", "n2").await;
+    cluster.start("n4");
+    cluster
+        .until_events("n2", EventCode::RingChangeStalled, 1)
+        .await;
+    let identity = cluster.handle("n1").inner.identity.clone();
+    assert!(identity.forgot_votes());
+    cluster.revive("n3").await;
+    cluster.until_settled_with(4, SOON).await;
+    let known = async {
+        while identity.forgot_votes() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(SOON, known).await;
+    assert!(in_time.is_ok(), "nobody stops it from asking");
+    cluster.assert_one_content_per_epoch();
+}
+
 /// A member that lost its folder, let in by a node that lagged behind its ring.
 #[tokio::test(start_paused = true)]
 async fn who_holds_by_a_later_ring_what_it_never_filled_lost_it() {

@@ -1,118 +1,200 @@
-//! Asking the other voters what this node may have voted before it lost its folder.
+//! How a voter that lost its folder comes to vote again, by itself.
 //!
-//! Runs beside the driver, for a voter that waits must not hold up the changes that others decide.
-//! Asks for as long as it takes, at once when the ring changes. What counts is in `recall`.
+//! It asks the other voters until it knows what it may have voted on, at once when the ring changes.
+//! Then it has the ring that it abstains on decided anew, unchanged, when that is quiet and its
+//! data is back: the others decide that without it, and on the ring after it votes as any other.
+//! Without that, voters that lost their folders one after the other would abstain on one ring
+//! together, until too few were left to decide the next. Runs beside the driver, for a voter that
+//! waits must not hold up the changes that others decide. What counts is in `recall`.
 
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::Rng;
-use ringmaster_shared::{id::Epoch, topology::Topology};
+use ringmaster_shared::{id::Epoch, member::Lifecycle, topology::Topology};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::{Around, CALL_TIMEOUT};
+use super::{
+    Around, CALL_TIMEOUT,
+    ballots::{Outcome, Proposing},
+};
 use crate::{
     replication::frames::{Request, Response},
     topology::{
         RegisterReply, TopologyHandle,
-        recall::{Heard, Recall},
+        recall::{Heard, Recall, is_barred},
     },
 };
 
-/// Between rounds; doubled with each, up to the longest, and a random half of it is left out.
+/// Between rounds of questions; doubled with each, up to the longest of all pauses.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(10);
+/// A ring that is to be decided anew has been quiet for this long; doubled when it was not decided.
+const RENEW_AFTER: Duration = Duration::from_secs(2);
+/// Longest pause; of each a random half is left out.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
 
-/// Asks whenever this node does not know its votes; ends with the node's handles.
-pub(super) async fn recall_votes<A: Around>(handle: TopologyHandle, around: A) {
-    let mut rings = handle.watch();
-    let mut rounds = 0;
-    loop {
-        let ring = rings.borrow_and_update().clone();
-        let ring = ring.filter(|_| handle.inner.identity.forgot_votes());
-        let Some(ring) = ring else {
-            if rings.changed().await.is_err() {
-                return;
+/// What this node has to do about its votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Ask,
+    Renew,
+}
+
+pub(super) struct Recalling<A> {
+    pub(super) handle: TopologyHandle,
+    pub(super) around: A,
+    pub(super) stop: CancellationToken,
+}
+
+impl<A: Around> Recalling<A> {
+    /// Ends with the node's handles.
+    pub(super) async fn run(self) {
+        let mut rings = self.handle.watch();
+        let (mut rounds, mut doing) = (0, None);
+        loop {
+            let ring = rings.borrow_and_update().clone();
+            let task = ring.as_ref().and_then(|ring| self.task(ring));
+            if task != doing {
+                (rounds, doing) = (0, task);
             }
-            continue;
-        };
-        match ask(&handle, &around, &ring).await {
-            Heard::Through(epoch) if write_down(&handle, epoch).await => continue,
-            Heard::Later(later) => catch_up(&handle, later).await,
-            Heard::Through(_) | Heard::More => {}
+            let (Some(ring), Some(task)) = (ring, task) else {
+                if rings.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            if task == Task::Ask && self.ask(&ring).await {
+                continue;
+            }
+            tokio::select! {
+                changed = rings.changed() => match changed {
+                    Ok(()) => {
+                        rounds = 0;
+                        continue;
+                    }
+                    Err(_) => return,
+                },
+                () = sleep(pause(task, rounds)) => rounds += 1,
+            }
+            if task == Task::Renew {
+                self.renew(&ring).await;
+            }
         }
-        tokio::select! {
-            changed = rings.changed() => match changed {
-                Ok(()) => rounds = 0,
-                Err(_) => return,
-            },
-            () = sleep(pause(rounds)) => rounds += 1,
+    }
+
+    fn task(&self, ring: &Topology) -> Option<Task> {
+        let identity = &self.handle.inner.identity;
+        if identity.forgot_votes() {
+            return Some(Task::Ask);
+        }
+        let votes = ring.voters().contains(identity.node_id());
+        (votes && is_barred(identity.abstains_through(), ring)).then_some(Task::Renew)
+    }
+
+    /// One round of questions; whether its answer is on the disk.
+    async fn ask(&self, ring: &Topology) -> bool {
+        match self.hear(ring).await {
+            Heard::Through(epoch) => self.write_down(epoch).await,
+            Heard::Later(later) => {
+                self.catch_up(later).await;
+                false
+            }
+            Heard::More => false,
+        }
+    }
+
+    /// Until it is known, or everybody has answered or failed to.
+    async fn hear(&self, ring: &Topology) -> Heard {
+        let me = self.handle.inner.identity.node_id().clone();
+        let mut round = Recall::new(ring.clone(), me);
+        let mut asked: FuturesUnordered<_> = round
+            .whom()
+            .map(|id| {
+                let (around, id) = (self.around.clone(), id.clone());
+                let question = Request::Register(round.question());
+                async move {
+                    let answer = around.call(&id, ring.epoch, question, CALL_TIMEOUT).await;
+                    (id, answer)
+                }
+            })
+            .collect();
+        while let Some((id, answer)) = asked.next().await {
+            let reply = match answer {
+                Ok(Response::Register(reply)) => reply,
+                Ok(Response::EpochBehind { topology }) => RegisterReply::Newer(topology),
+                Ok(_) | Err(_) => continue,
+            };
+            let heard = round.on_reply(&id, reply);
+            if heard != Heard::More {
+                return heard;
+            }
+        }
+        Heard::More
+    }
+
+    async fn write_down(&self, through: Epoch) -> bool {
+        let identity = self.handle.inner.identity.clone();
+        let written = tokio::task::spawn_blocking(move || identity.recall_votes(through)).await;
+        let failed = match written {
+            Ok(Ok(())) => {
+                tracing::info!(
+                    "enough other voters know of no ring beyond epoch {through} that this node can \
+                     have voted on before it lost its folder: it votes on the rings after that"
+                );
+                return true;
+            }
+            Ok(Err(why)) => format!("{why:#}"),
+            Err(why) => why.to_string(),
+        };
+        tracing::error!(
+            "this node goes on abstaining, what it may have voted on cannot be stored: {failed}"
+        );
+        false
+    }
+
+    /// Has the same ring decided as the next one, if nothing else is under way.
+    async fn renew(&self, ring: &Topology) {
+        let me = self.handle.inner.identity.node_id();
+        let members = self.around.members();
+        let state = members.iter().map(|m| &m.state).find(|m| m.id == *me);
+        let serves = state.is_some_and(|m| m.lifecycle == Lifecycle::Serving);
+        if !serves || ring.transition.is_some() {
+            return;
+        }
+        let mut next = ring.clone();
+        next.epoch += 1;
+        let proposing = Proposing {
+            handle: self.handle.clone(),
+            around: self.around.clone(),
+            stop: self.stop.clone(),
+        };
+        match proposing.decide(ring, &next).await {
+            Outcome::Decided(decided) => tracing::info!(
+                "epoch {} is decided without the vote of this node, which lost its folder: it votes \
+                 again from here on",
+                decided.epoch
+            ),
+            Outcome::Superseded(later) => self.catch_up(*later).await,
+            outcome @ (Outcome::Unreachable | Outcome::Contended) => {
+                tracing::debug!(?outcome, epoch = next.epoch, "not decided anew yet");
+            }
+        }
+    }
+
+    async fn catch_up(&self, later: Topology) {
+        let epoch = later.epoch;
+        if let Err(why) = self.handle.install(later).await {
+            tracing::warn!("the topology of epoch {epoch} was refused: {why:#}");
         }
     }
 }
 
-fn pause(rounds: u32) -> Duration {
-    let most = (ASK_AGAIN * 2_u32.pow(rounds.min(8))).min(ASK_AGAIN_MAX);
+fn pause(task: Task, rounds: u32) -> Duration {
+    let first = match task {
+        Task::Ask => ASK_AGAIN,
+        Task::Renew => RENEW_AFTER,
+    };
+    let most = (first * 2_u32.pow(rounds.min(8))).min(PAUSE_MAX);
     most.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-/// One round: until it is known, or everybody answered or failed to.
-async fn ask<A: Around>(handle: &TopologyHandle, around: &A, ring: &Topology) -> Heard {
-    let me = handle.inner.identity.node_id().clone();
-    let mut round = Recall::new(ring.clone(), me);
-    let mut asked: FuturesUnordered<_> = round
-        .whom()
-        .map(|id| {
-            let (around, id) = (around.clone(), id.clone());
-            let question = Request::Register(round.question());
-            async move {
-                let answer = around.call(&id, ring.epoch, question, CALL_TIMEOUT).await;
-                (id, answer)
-            }
-        })
-        .collect();
-    while let Some((id, answer)) = asked.next().await {
-        let reply = match answer {
-            Ok(Response::Register(reply)) => reply,
-            Ok(Response::EpochBehind { topology }) => RegisterReply::Newer(topology),
-            Ok(_) | Err(_) => continue,
-        };
-        let heard = round.on_reply(&id, reply);
-        if heard != Heard::More {
-            return heard;
-        }
-    }
-    Heard::More
-}
-
-/// Whether it is on the disk.
-async fn write_down(handle: &TopologyHandle, through: Epoch) -> bool {
-    let identity = handle.inner.identity.clone();
-    let written = tokio::task::spawn_blocking(move || identity.recall_votes(through)).await;
-    match written {
-        Ok(Ok(())) => {
-            tracing::info!(
-                "the other voters know of no ring beyond epoch {through} that this node can have \
-                 voted on before it lost its folder: it votes on the rings after it"
-            );
-            true
-        }
-        Ok(Err(why)) => {
-            tracing::error!(
-                "this node abstains on: what it may have voted on cannot be written down: {why:#}"
-            );
-            false
-        }
-        Err(why) => {
-            tracing::error!("this node abstains on: the thread that writes failed: {why}");
-            false
-        }
-    }
-}
-
-async fn catch_up(handle: &TopologyHandle, later: Topology) {
-    let epoch = later.epoch;
-    if let Err(why) = handle.install(later).await {
-        tracing::warn!("the topology of epoch {epoch} was refused: {why:#}");
-    }
 }

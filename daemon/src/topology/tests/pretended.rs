@@ -225,6 +225,27 @@ impl Cluster {
         self.run(name);
     }
 
+    /// Starts it again with an empty folder, let in by the ring that `seed` goes by, as
+    /// `node::entry` does it. What it held is back at once.
+    pub(super) async fn revive_without_folder(&self, name: &str, seed: &str) {
+        let ring = self.handle(seed).current().expect("the seed has a ring");
+        assert!(ring.contains(&id(name)), "the seed knows it");
+        let (handle, dir) = quiet_handle(name, &cluster());
+        let identity = handle.inner.identity.clone();
+        identity.forget_votes().expect("writes");
+        handle.install((*ring).clone()).await.expect("enters");
+        {
+            let mut world = self.lock();
+            world.down.remove(&id(name));
+            let node = world.nodes.get_mut(&id(name)).expect("booted");
+            node.events = handle.inner.events.clone();
+            node.handle = Some(handle);
+            node.dir = dir;
+        }
+        self.edit(name, |state| state.status = MemberStatus::Alive);
+        self.run(name);
+    }
+
     pub(super) fn up(&self) -> Vec<NodeId> {
         let world = self.lock();
         let up = world.nodes.keys().filter(|id| !world.down.contains(*id));

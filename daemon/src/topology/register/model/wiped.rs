@@ -212,7 +212,7 @@ impl Wiped {
 
     /// `by` answers now what `to` asked; that the answer comes late changes nothing for `to`, who
     /// abstains meanwhile.
-    fn answer(&self, world: &Rings, to: usize, by: usize) -> Option<Rings> {
+    fn hear_of(&self, world: &Rings, to: usize, by: usize) -> Option<Rings> {
         let mut next = *world;
         let (asker, asked) = (&mut next.voters[to], &world.voters[by]);
         let accepted = asked.accepted.is_some();
@@ -400,7 +400,7 @@ impl Model for Wiped {
                 voter.clear = 0;
                 next
             }
-            Event::Answer { to, by } => self.answer(world, to, by)?,
+            Event::Answer { to, by } => self.hear_of(world, to, by)?,
         };
         let next = sorted(next);
         (next != *world).then_some(next)
@@ -454,9 +454,6 @@ fn broken(rule: Rule, attempts: &[usize], wipes: u8) {
         "{rule:?}: {} steps to two values, {states} states",
         events.len()
     );
-    for event in events {
-        println!("  {event:?}");
-    }
 }
 
 #[test]
