@@ -5,11 +5,10 @@
 //! Leaves to others: filling the partitions a node gains (replication), telling who answers
 //! (gossip).
 //!
-//! `register` is the pure register that decides, `recall` the rule for a voter that lost its folder,
-//! `handover` the pure rules of when to propose,
-//! `steps` the topologies a change goes through, `plan` what an operator's change would do,
-//! `change` having it done, `epoch_gate` the book of which epochs are in use, `driver` the task
-//! that acts.
+//! `register` is the pure register that decides, `recall` the rule for a voter that lost its
+//! folder, `handover` the pure rules of when to propose, `steps` the topologies a change goes
+//! through, `plan` what an operator's change would do, `change` having it done, `epoch_gate` the
+//! book of which epochs are in use, `driver` the task that acts.
 
 mod change;
 mod driver;

@@ -126,6 +126,14 @@ async fn an_emptied_store_is_refilled_before_it_counts() {
         assert_eq!(lifecycle, Lifecycle::Serving);
         everywhere(&cluster).await;
     }
+    // its votes went with the whole folder
+    eventually("it votes again by itself", GENEROUS, async || {
+        let log = cluster.nodes[2].log();
+        let votes = log.contains("it votes again from here on");
+        if votes { Ok(()) } else { Err(log) }
+    })
+    .await;
+    cluster.agree().await;
 }
 
 /// After all lost their power, the one without its disk is let in by the one that was away when

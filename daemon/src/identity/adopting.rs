@@ -87,9 +87,10 @@ impl IdentityStore {
             state.was_member = false;
             state.was_leaving = false;
             // votes in a cluster that is left bind nobody; those in one that is entered again do
-            state.abstain_through = match route.from == route.into {
-                true => state.abstain_through.max(last),
-                false => 0,
+            state.abstain_through = if route.from == route.into {
+                state.abstain_through.max(last)
+            } else {
+                0
             };
             state.remembered.clear();
             state.adopting = Some(Adopting::Pushing(route));

@@ -142,7 +142,7 @@ impl Wiped {
         1 + decided.count() as u8
     }
 
-    fn ring(&self, epoch: u8) -> Topology {
+    fn ring(epoch: u8) -> Topology {
         topology(u64::from(epoch), &["a", "b", "c"])
     }
 
@@ -154,7 +154,7 @@ impl Wiped {
     }
 
     fn is_barred(&self, voter: &Voter) -> bool {
-        let bars = || recall::is_barred(Self::epoch(voter.through), &self.ring(voter.ring));
+        let bars = || recall::is_barred(Self::epoch(voter.through), &Self::ring(voter.ring));
         self.barred.get((voter.through, voter.ring), bars)
     }
 
@@ -214,9 +214,9 @@ impl Wiped {
     /// abstains meanwhile.
     fn hear_of(&self, world: &Rings, to: usize, by: usize) -> Option<Rings> {
         let mut next = *world;
-        let (asker, asked) = (&mut next.voters[to], &world.voters[by]);
-        let accepted = asked.accepted.is_some();
-        let question = (asker.asked, to, asker.clear, by, asked.through, accepted);
+        let (asker, other) = (&mut next.voters[to], &world.voters[by]);
+        let accepted = other.accepted.is_some();
+        let question = (asker.asked, to, asker.clear, by, other.through, accepted);
         let recalled = self.recalled.get(question, || self.recall(question));
         match recalled {
             Recalled::Ignored => return None,
@@ -234,7 +234,7 @@ impl Wiped {
     fn recall(&self, question: (u8, usize, u8, usize, u8, bool)) -> Recalled {
         let (ring, to, clear, by, through, accepted) = question;
         let names = &self.register.names;
-        let base = self.ring(ring);
+        let base = Self::ring(ring);
         let epoch = base.epoch;
         let mut round = Recall::new(base, names[to].clone());
         let nothing = RegisterReply::Recalled { accepted: false };
