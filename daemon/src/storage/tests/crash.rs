@@ -234,6 +234,99 @@ async fn a_damaged_table_is_rebuilt_while_the_log_reaches_back() {
     }
 }
 
+/// What a loss of power may make of files that no checkpoint has synced: the log has it all.
+#[tokio::test]
+async fn bodies_of_their_own_that_were_not_synced_are_written_anew() {
+    let ruin: [(&str, fn(&Path)); 4] = [
+        ("gone", |file| fs::remove_file(file).expect("removed")),
+        ("empty", |file| fs::write(file, b"").expect("written")),
+        ("zeros", |file| {
+            let len = fs::metadata(file).expect("there").len() as usize;
+            fs::write(file, vec![0; len]).expect("written");
+        }),
+        ("as it was", |_| ()),
+    ];
+    let large = |counter| record("a", counter, counter, 200_000);
+    for (what, ruin) in ruin {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        for name in ["kept", "replaced"] {
+            let stored = store.merge(key(name), large(1)).await;
+            stored.expect("stored");
+        }
+        store.close().await.expect("closed");
+        drop(store);
+        let bodies = |dir: &Path| {
+            let files = fs::read_dir(dir.join("store/table/bodies/records")).expect("a folder");
+            let paths = files.map(|file| file.expect("listed").path());
+            let named = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+            let named: std::collections::BTreeMap<_, _> =
+                paths.map(|path| (named(&path), path)).collect();
+            named
+        };
+        let synced = bodies(dir.path());
+        assert_eq!(synced.len(), 2);
+        let (store, _) = reopen(dir.path());
+        for (name, counter) in [("replaced", 2), ("new", 1), ("new", 2), ("short lived", 1)] {
+            let stored = store.merge(key(name), large(counter)).await;
+            stored.expect("stored");
+        }
+        let gone = store.merge(key("short lived"), tombstone("a", 2, 9)).await;
+        gone.expect("stored");
+        let image = tempfile::tempdir().expect("temp dir");
+        copy_dir(dir.path(), image.path());
+        let unsynced = bodies(image.path());
+        let unsynced = unsynced
+            .iter()
+            .filter(|(name, _)| !synced.contains_key(*name));
+        assert_eq!(unsynced.clone().count(), 2, "one of each key");
+        for (_, file) in unsynced {
+            ruin(file);
+        }
+        let (copy, report) = reopen(image.path());
+        assert!(report.replayed > 0, "{what}: {report:?}");
+        assert_eq!(picture(&copy), picture(&store), "{what}");
+        for (name, counter) in [("kept", 1), ("replaced", 2), ("new", 2)] {
+            assert_eq!(copy.get(&key(name)), Ok(Some(large(counter))), "{what}");
+        }
+        assert_eq!(
+            bodies(image.path()).len(),
+            3,
+            "{what}: nothing is left over"
+        );
+    }
+}
+
+/// Damage to what a checkpoint vouches for is noticed by whoever reads it, and nowhere else.
+#[tokio::test]
+async fn a_damaged_body_is_an_error_of_its_own_record_alone() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    for name in ["damaged", "sound"] {
+        let stored = store.merge(key(name), record("a", 1, 1, 100_000)).await;
+        stored.expect("stored");
+    }
+    store.close().await.expect("closed");
+    drop(store);
+    let first = dir
+        .path()
+        .join("store/table/bodies/records/0000000000000001");
+    let mut bytes = fs::read(&first).expect("the first of the two");
+    bytes[50_000] ^= 1;
+    fs::write(&first, bytes).expect("written");
+    let (store, _) = reopen(dir.path());
+    let read = store.get(&key("damaged"));
+    assert!(matches!(read, Err(StorageError::Read { .. })), "{read:?}");
+    let sound = store.get(&key("sound")).expect("readable");
+    assert_eq!(sound, Some(record("a", 1, 1, 100_000)));
+    let newer = store
+        .merge(key("damaged"), record("a", 2, 2, 100_000))
+        .await;
+    newer.expect("whoever has seen it all may write it anew");
+    let read = store.get(&key("damaged")).expect("readable");
+    assert_eq!(read, Some(record("a", 2, 2, 100_000)));
+}
+
 #[tokio::test]
 async fn a_damaged_table_is_a_loss_when_the_log_was_let_go() {
     let dir = tempfile::tempdir().expect("temp dir");
