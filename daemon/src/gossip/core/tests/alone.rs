@@ -49,14 +49,12 @@ fn who_is_cut_off_gives_up_the_last_of_them_in_silence() {
         world.cut_off = Some(0);
         let gone = |w: &world::World| w.cores[0].members.count(MemberStatus::Dead) == n - 1;
         assert!(world.comes(300_000, gone), "{n}");
-        let dead = world
-            .happened
-            .iter()
-            .filter_map(|(_, who, what)| match what {
-                Happening::Dead { id, .. } if *who == 0 => Some(id.to_string()),
-                _ => None,
-            });
-        let last = dead.last().expect("all are");
+        let mut latest_first = world.happened.iter().rev();
+        let last = latest_first.find_map(|(_, who, what)| match what {
+            Happening::Dead { id, .. } if *who == 0 => Some(id.to_string()),
+            _ => None,
+        });
+        let last = last.expect("all are");
         assert_eq!(told_of(&world.cores[0], &last), None, "{n}: {last}");
     }
 }
