@@ -110,11 +110,14 @@ fn lose_a_store_between(broken: Broken) -> Result<(), String> {
     while !world.book.is_pending(0) {
         world.collect();
     }
+    let Frame::Merge { record: value, .. } = comparison.clone() else {
+        unreachable!("a comparison merges")
+    };
     world.lose(1);
     world.frames.push(comparison);
     deliver_all(&mut world);
-    assert!(
-        !world.replicas[1].record.is_deleted(),
+    assert_eq!(
+        world.replicas[1].record, value,
         "it was not below the floor"
     );
     world.now += 2 * GRACE_MS;
