@@ -277,7 +277,11 @@ impl Beside {
     /// What speaks against how small requests were served.
     fn about_small(&self) -> Option<String> {
         let slow = self.slower.0 >= SLOWER_MAX || self.slower.1 >= SLOWER_MAX;
-        let slower = format!("{:?} times as long beside large ones", self.slower);
+        let (half, most) = self.slower;
+        let slower = format!(
+            "{half:.1} and {most:.1} times as long beside large ones, by time {:?}",
+            self.slower_in_time
+        );
         left_waiting(&self.small).or_else(|| slow.then_some(slower))
     }
 
