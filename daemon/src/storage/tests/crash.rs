@@ -519,3 +519,81 @@ async fn what_is_written_behind_a_drop_is_not_dropped() {
         "an acknowledged write is gone"
     );
 }
+
+/// Full steps of a drop alone do not say whether that was all: one more look does.
+#[tokio::test]
+async fn a_drop_of_whole_steps_ends_and_leaves_what_comes_after_it() {
+    for rows in [255, 256, 257, 512] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        let entries = (0..rows)
+            .flat_map(|n| [2, 5].map(|p| (key_in(p, n), record("a", 1, 1, 10))))
+            .collect();
+        store.merge_many(entries).await.expect("stored");
+        let other = store.digest_root(5);
+        // who gains the partition again drops it first, behind the drop that is under way
+        let gained = async {
+            store.drop_partition(2).await.expect("dropped again");
+            assert_eq!(store.digest_root(2), 0, "of {rows}");
+            let written = store.merge(key_in(2, 0), record("b", 1, 1, 10)).await;
+            written.expect("stored");
+        };
+        let dropped = async {
+            store.drop_partition(2).await.expect("dropped");
+            assert_eq!(store.digest_root(2), 0, "of {rows}");
+        };
+        tokio::join!(biased; dropped, gained);
+        let picture = |store: &Store| {
+            let page = store.scan_partition(2, None, usize::MAX).expect("readable");
+            assert_eq!(
+                page.entries,
+                [(key_in(2, 0), record("b", 1, 1, 10))],
+                "of {rows}"
+            );
+            assert_eq!(store.digest_root(5), other);
+            assert_eq!(store.stats().keys, rows as u64 + 1);
+        };
+        store.drop_partition(7).await.expect("the line is empty");
+        picture(&store);
+        drop(store);
+        let (store, _) = reopen(dir.path());
+        picture(&store);
+    }
+}
+
+/// A summary speaks for a table that nobody looks at again.
+#[tokio::test]
+async fn where_damage_was_met_no_summary_is_left_and_the_next_start_looks_at_all() {
+    for met in [false, true] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let summary = dir.path().join("store/summary");
+        let (store, _) = open(dir.path());
+        fill(&store, 200).await;
+        store.close().await.expect("closed");
+        drop(store);
+        let (store, report) = reopen(dir.path());
+        assert!(!report.counted);
+        store.spoil(&key("k5"));
+        if met {
+            let damaged = store.get(&key("k5"));
+            assert!(
+                matches!(damaged, Err(StorageError::Read { .. })),
+                "{damaged:?}"
+            );
+        }
+        store.close().await.expect("closed");
+        drop(store);
+        assert_eq!(summary.exists(), !met, "a summary is left");
+        if !met {
+            continue;
+        }
+        let (store, report) = open(dir.path());
+        assert!(report.counted, "it was not looked at");
+        // whether the log or the other replicas have to bring it back
+        assert!(report.lost_data || holds(&store, 200));
+        assert!(!matches!(
+            store.get(&key("k5")),
+            Err(StorageError::Read { .. })
+        ));
+    }
+}
