@@ -437,15 +437,16 @@ impl Space {
     ) -> impl Iterator<Item = Result<Row, TableError>> + use<'a> {
         self.heads
             .range::<Vec<u8>, _>((from, Bound::Unbounded))
+            // first, so that a damaged row is no concern of whoever comes before it
+            .take_while(move |item| {
+                item.as_ref()
+                    .map_or(true, |(key, _)| key.starts_with(prefix))
+            })
             .map(|item| {
                 let (key, head) = item?;
                 let meta = checked(&key, &head)?;
                 let key = IVecKey(key);
                 Ok(Row { key, meta, head })
-            })
-            .take_while(move |row| {
-                row.as_ref()
-                    .map_or(true, |row| row.key.as_ref().starts_with(prefix))
             })
     }
 
