@@ -237,7 +237,8 @@ async fn a_damaged_table_is_rebuilt_while_the_log_reaches_back() {
 /// What a loss of power may make of files that no checkpoint has synced: the log has it all.
 #[tokio::test]
 async fn bodies_of_their_own_that_were_not_synced_are_written_anew() {
-    let ruin: [(&str, fn(&Path)); 4] = [
+    type Ruin = (&'static str, fn(&Path));
+    let ruin: [Ruin; 4] = [
         ("gone", |file| fs::remove_file(file).expect("removed")),
         ("empty", |file| fs::write(file, b"").expect("written")),
         ("zeros", |file| {
