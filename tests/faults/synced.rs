@@ -254,8 +254,7 @@ fn doctored(traces: &[Vec<Call>], markers: &[String]) -> Vec<Doctored> {
 /// and their folder too, before the checkpoint was. Returns how many there were.
 fn bodies_before_checkpoint(calls: &[Call]) -> Result<usize, String> {
     let done = || calls.iter().filter(|c| c.result >= 0);
-    let checkpoints = done().filter(|c| c.target.contains("/store/checkpoint"));
-    let last = checkpoints.filter(|c| !c.is_sync()).next_back();
+    let last = done().rfind(|c| c.target.contains("/store/checkpoint") && !c.is_sync());
     let last = last.ok_or("no checkpoint was written")?.began;
     let bodies = done().filter(|c| c.target.contains("/bodies/records/") && !c.is_sync());
     let bodies: HashMap<&str, u64> = bodies.map(|c| (c.target.as_str(), c.ended)).collect();
