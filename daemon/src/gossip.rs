@@ -49,7 +49,7 @@ use ringmaster_shared::{
         membership::{GossipConfigInfo, GossipStatus, GossipTraffic, Rumor},
     },
     event::EventCode,
-    id::{ClusterId, NodeId},
+    id::{ClusterId, Generation, NodeId},
     member::{Lifecycle, Load, MemberStatus, RingStamp},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -116,6 +116,9 @@ pub struct GossipHandle {
 
 struct Shared {
     config: GossipConfig,
+    node: NodeId,
+    /// That of the process.
+    generation: Generation,
     local: watch::Sender<LocalState>,
     commands: mpsc::Sender<Command>,
     published: Arc<Published>,
@@ -168,6 +171,7 @@ impl GossipHandle {
     fn start_engine<E: Exchange>(parts: EngineParts<E>, members: Vec<MemberState>) -> Self {
         let clock = Clock::start();
         let now = clock.now();
+        let (node, generation) = (parts.local.id.clone(), parts.local.generation);
         let local = LocalState {
             lifecycle: parts.local.lifecycle,
             ring: parts.local.ring,
@@ -236,6 +240,8 @@ impl GossipHandle {
         }
         let shared = Shared {
             config: parts.config,
+            node,
+            generation,
             local,
             commands,
             published,
@@ -250,6 +256,14 @@ impl GossipHandle {
     /// All members but those that left, sorted by id.
     pub fn members(&self) -> Members {
         Arc::clone(&self.shared.published.members.borrow())
+    }
+
+    /// The life this node speaks in: that of its process, or a later one in which it refuted what
+    /// nothing else was above.
+    pub fn generation(&self) -> Generation {
+        let members = self.shared.published.members.borrow();
+        let own = members.iter().find(|m| m.state.id == self.shared.node);
+        own.map_or(self.shared.generation, |m| m.state.generation)
     }
 
     /// Wakes when the list changed in anything but counters, times and load.

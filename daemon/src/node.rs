@@ -12,7 +12,7 @@ mod descriptors;
 mod entry;
 mod handle;
 pub mod keys;
-mod seeds;
+pub mod seeds;
 mod shutdown;
 mod standby;
 mod start;

@@ -21,6 +21,6 @@ mod site;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tombstones;
 pub mod transfer;

@@ -125,15 +125,6 @@ impl Drop for Inner {
     }
 }
 
-impl From<TableError> for StorageError {
-    fn from(e: TableError) -> Self {
-        Self::Read {
-            what: "the table".to_owned(),
-            why: e.why().to_owned(),
-        }
-    }
-}
-
 /// Roughly what a record costs in memory and on its way to disk, bytes.
 fn weight(key: &Key, record: &Record) -> usize {
     let values = record.siblings.iter();
@@ -224,7 +215,23 @@ impl Store {
         };
         let queue = self.inner.queue.as_ref().ok_or(StorageError::Closed)?;
         queue.send(ticket).await.map_err(|_| self.gone())?;
-        answer.await.map_err(|_| self.gone())?
+        let answer = answer.await.map_err(|_| self.gone())?;
+        answer.inspect_err(|error| {
+            if matches!(error, StorageError::Read { .. }) {
+                self.inner.core.note_unreadable();
+            }
+        })
+    }
+
+    /// What was read from the table; what could not be is noted.
+    fn read<T>(&self, found: Result<T, TableError>) -> Result<T, StorageError> {
+        found.map_err(|error| {
+            self.inner.core.note_unreadable();
+            StorageError::Read {
+                what: "the table".to_owned(),
+                why: error.why().to_owned(),
+            }
+        })
     }
 
     /// [`Self::merge_issued`] of what was issued just now.

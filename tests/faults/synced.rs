@@ -126,8 +126,20 @@ fn judge(traces: &[Vec<Call>], markers: &[String]) -> Result<Examined, String> {
     Ok(examined)
 }
 
-/// Writes through the first of `count` traced nodes; what they did.
+/// Writes small values through the first of `count` traced nodes; what they did, and the values.
 async fn traced(count: usize, environment: &[(&str, &str)]) -> (Vec<Vec<Call>>, Vec<String>) {
+    let markers: Vec<String> = (0..WRITES)
+        .map(|n| format!("traced-{n:04}-marker"))
+        .collect();
+    (traced_values(count, environment, &markers).await, markers)
+}
+
+/// The same of these values.
+async fn traced_values(
+    count: usize,
+    environment: &[(&str, &str)],
+    values: &[String],
+) -> Vec<Vec<Call>> {
     let folder = TempDir::new().expect("a temporary folder");
     let file = |i: usize| folder.path().join(format!("node-{}", i + 1));
     let mut cluster = Cluster::empty().await;
@@ -139,16 +151,11 @@ async fn traced(count: usize, environment: &[(&str, &str)]) -> (Vec<Vec<Call>>, 
         cluster.add_wrapped(&seeds, wrapper, environment).await;
         cluster.agree().await;
     }
-    let mut markers = Vec::new();
-    for n in 0..WRITES {
-        let marker = format!("traced-{n:04}-marker");
-        let reply = cluster
-            .api(0)
-            .put(&format!("key-{n}"), &json!(marker))
-            .await;
+    for (n, value) in values.iter().enumerate() {
+        let key = format!("key-{n}");
+        let reply = cluster.api(0).put(&key, &json!(value)).await;
         let reply = reply.expect("answered");
         assert_eq!(reply.status, 200, "{}", reply.text());
-        markers.push(marker);
     }
     for i in 0..count {
         let status = cluster.api(i).status().await.expect("answers");
@@ -172,7 +179,7 @@ async fn traced(count: usize, environment: &[(&str, &str)]) -> (Vec<Vec<Call>>, 
     }
     let read = |i| fs::read(file(i)).expect("a trace");
     let traces = (0..count).map(|i| trace::parse(&String::from_utf8_lossy(&read(i))));
-    (traces.collect(), markers)
+    traces.collect()
 }
 
 #[tokio::test]
@@ -241,4 +248,46 @@ fn doctored(traces: &[Vec<Call>], markers: &[String]) -> Vec<Doctored> {
             sends.for_each(|c| c.began -= 1_000_000);
         }),
     ]
+}
+
+/// Bodies of large values are files that a checkpoint vouches for: each was written, then synced,
+/// and their folder too, before the checkpoint was. Returns how many there were.
+fn bodies_before_checkpoint(calls: &[Call]) -> Result<usize, String> {
+    let done = || calls.iter().filter(|c| c.result >= 0);
+    let last = done().rfind(|c| c.target.contains("/store/checkpoint") && !c.is_sync());
+    let last = last.ok_or("no checkpoint was written")?.began;
+    let bodies = done().filter(|c| c.target.contains("/bodies/records/") && !c.is_sync());
+    let bodies: HashMap<&str, u64> = bodies.map(|c| (c.target.as_str(), c.ended)).collect();
+    let synced = |target: &str, from: u64| {
+        let mut syncs = done().filter(|c| c.is_sync() && c.target.ends_with(target));
+        syncs.any(|c| c.began >= from && c.ended <= last)
+    };
+    for (target, written) in &bodies {
+        if !synced(target, *written) {
+            return Err(format!("{target} was not synced before {last}"));
+        }
+    }
+    let written = bodies.values().max().copied().unwrap_or_default();
+    if !synced("/bodies/records", written) {
+        return Err("their folder was not synced".to_owned());
+    }
+    Ok(bodies.len())
+}
+
+#[tokio::test]
+async fn large_bodies_are_synced_before_a_checkpoint_vouches_for_them() {
+    if let Some(why) = trace::impossible() {
+        skipped(&format!("no process can be traced here: {why}"));
+        return;
+    }
+    let values: Vec<String> = (0..5).map(|n| n.to_string().repeat(100_000)).collect();
+    let traces = traced_values(1, &[], &values).await;
+    assert_eq!(bodies_before_checkpoint(&traces[0]), Ok(values.len()));
+    // the same, had it been otherwise
+    let doctored = |keep: fn(&Call) -> bool| {
+        let kept: Vec<Call> = traces[0].iter().filter(|c| keep(c)).cloned().collect();
+        bodies_before_checkpoint(&kept)
+    };
+    assert!(doctored(|c| !c.is_sync() || !c.target.contains("/bodies/records/")).is_err());
+    assert!(doctored(|c| !c.target.ends_with("/bodies/records")).is_err());
 }

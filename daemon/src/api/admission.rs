@@ -5,6 +5,8 @@
 //! lasts, and metrics.
 
 mod controller;
+#[cfg(test)]
+mod places;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -1,5 +1,6 @@
 //! Engines on real UDP sockets of this machine; TCP is a table of the others' handles.
 
+mod doors;
 mod guarded;
 
 use std::{

@@ -189,6 +189,8 @@ impl Node {
 
     /// This node as it tells of itself.
     pub fn member_state(&self) -> MemberState {
+        // gossip may have had to go on as a later life; an earlier one would be let in nowhere
+        let later = self.gossip.get().map(GossipHandle::generation);
         MemberState {
             id: self.facts.id.clone(),
             address: self.facts.address.clone(),
@@ -196,7 +198,7 @@ impl Node {
             version: cli::VERSION.to_owned(),
             status: MemberStatus::Alive,
             lifecycle: self.lifecycle.get(),
-            generation: self.facts.generation,
+            generation: later.unwrap_or(self.facts.generation),
             incarnation: 0,
             ring: self.ring_stamp(),
             load: self.load(0),

@@ -10,6 +10,8 @@
 #[cfg(test)]
 mod bytes;
 mod compare;
+#[cfg(test)]
+mod damage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

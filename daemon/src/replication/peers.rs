@@ -48,6 +48,8 @@ pub enum Class {
     Control,
     /// Quorum reads and writes.
     Data,
+    /// Quorum writes of large records, behind which a small one would wait for a MiB or more.
+    Large,
     /// Hints, repair, transfer, listing.
     Bulk,
 }

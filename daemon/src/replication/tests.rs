@@ -2,7 +2,7 @@
 //! that the tests cut, stall and repair.
 
 mod forgetting;
-pub(super) mod lab;
+pub(crate) mod lab;
 mod moving;
 mod repairing;
 mod serving;

@@ -52,6 +52,8 @@ pub(super) struct Core {
     poison: OnceLock<String>,
     /// Something in the table could not be read: a clean close leaves no summary.
     unreadable: AtomicBool,
+    /// Somebody took it on himself to say so.
+    told_unreadable: AtomicBool,
     table_size: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -95,13 +97,20 @@ impl Core {
             forgotten: AtomicU64::new(0),
             poison: OnceLock::new(),
             unreadable: AtomicBool::new(false),
+            told_unreadable: AtomicBool::new(false),
             table_size: Mutex::new(None),
         }
     }
 
+    /// Something could not be read, whoever wanted it.
+    pub fn note_unreadable(&self) {
+        self.unreadable.store(true, Ordering::Relaxed);
+    }
+
     /// `true` the first time.
-    pub fn note_unreadable(&self) -> bool {
-        !self.unreadable.swap(true, Ordering::Relaxed)
+    pub fn tell_unreadable(&self) -> bool {
+        self.note_unreadable();
+        !self.told_unreadable.swap(true, Ordering::Relaxed)
     }
 
     pub fn is_unreadable(&self) -> bool {

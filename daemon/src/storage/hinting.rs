@@ -61,7 +61,7 @@ impl Store {
         target: &NodeId,
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StorageError> {
-        Ok(scan::hints_for(self.core()?, target, limit)?)
+        self.read(scan::hints_for(self.core()?, target, limit))
     }
 
     /// Removes delivered hints whose stored record still has this fingerprint.
@@ -112,12 +112,12 @@ impl Store {
         rows: usize,
     ) -> Result<HintPage, StorageError> {
         let core = self.core()?;
-        Ok(scan::hints_before(core, target, after, before, rows)?)
+        self.read(scan::hints_before(core, target, after, before, rows))
     }
 
     /// Whether a hint for the key is kept for anybody.
     pub fn is_hinted(&self, key: &Key) -> Result<bool, StorageError> {
-        Ok(scan::is_hinted(self.core()?, key)?)
+        self.read(scan::is_hinted(self.core()?, key))
     }
 
     /// Partitions that have to be compared with a member, because hints for it were given up.

@@ -28,37 +28,37 @@ impl Store {
         (rows, limit): (usize, usize),
     ) -> Result<TombstonePage, StorageError> {
         let core = self.core()?;
-        Ok(scan::tombstones(
+        self.read(scan::tombstones(
             core,
             partition,
             after,
             until,
             (rows, limit),
-        )?)
+        ))
     }
 
-    /// Something here could not be read: the next start reads all of the table, also after a clean
-    /// close. `true` the first time.
+    /// Something here could not be read, and whoever asks is about to tell: `true` the first time. The
+    /// next start reads all of the table then, also after a clean close, as after any failed read.
     pub fn count_at_next_start(&self) -> bool {
-        self.inner.core.note_unreadable()
+        self.inner.core.tell_unreadable()
     }
 
     /// The fingerprint of what is stored for the key.
     pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
         let core = self.core()?;
-        let meta = core.table.records.meta(&core.record_item(key))?;
+        let meta = self.read(core.table.records.meta(&core.record_item(key)))?;
         Ok(meta.map(|m| m.fingerprint))
     }
 
     /// The stored record; only what is synced is visible.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StorageError> {
         let core = self.core()?;
-        Ok(core.table.records.get(&core.record_item(key))?)
+        self.read(core.table.records.get(&core.record_item(key)))
     }
 
     pub fn version(&self, key: &Key) -> Result<Option<RecordVersion>, StorageError> {
         let core = self.core()?;
-        Ok(core.table.records.version(&core.record_item(key))?)
+        self.read(core.table.records.version(&core.record_item(key)))
     }
 
     /// Records of one partition in key order, after `after`, until about `max_bytes`.
@@ -68,12 +68,8 @@ impl Store {
         after: Option<&Key>,
         max_bytes: usize,
     ) -> Result<ScanPage, StorageError> {
-        Ok(scan::scan_partition(
-            self.core()?,
-            partition,
-            after,
-            max_bytes,
-        )?)
+        let core = self.core()?;
+        self.read(scan::scan_partition(core, partition, after, max_bytes))
     }
 
     /// Keys with a value, in byte order, that start with `prefix` and come after `after`.
@@ -84,13 +80,8 @@ impl Store {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Key>, StorageError> {
-        Ok(scan::list_keys(
-            self.core()?,
-            partitions,
-            prefix,
-            after,
-            limit,
-        )?)
+        let core = self.core()?;
+        self.read(scan::list_keys(core, partitions, prefix, after, limit))
     }
 
     /// Order-independent digest of a partition; 0 when empty.
@@ -120,6 +111,6 @@ impl Store {
         partition: PartitionId,
         leaves: &BTreeSet<u16>,
     ) -> Result<Vec<(Key, u64)>, StorageError> {
-        Ok(scan::leaves_versions(self.core()?, partition, leaves)?)
+        self.read(scan::leaves_versions(self.core()?, partition, leaves))
     }
 }

@@ -3,8 +3,8 @@
 //! The head starts with fixed fields that answer most questions (fingerprint, newest stamp, is
 //! there a value) without decoding anything, and carries a checksum that also covers the key, so
 //! an item that ended up under another key is noticed. A small record is whole inside its head;
-//! a large one leaves its siblings to the body, which the table cuts into chunks, because sled
-//! puts large items into files it never syncs. Little-endian; see [`encode`] for the layout.
+//! a large one leaves its siblings to the body, which the table cuts into chunks or puts into a file,
+//! because sled puts large items into files it never syncs. Little-endian; see [`encode`] for the layout.
 
 use ringmaster_shared::{
     clock::Hlc,
@@ -27,7 +27,7 @@ pub(super) const INLINE_MAX: usize = 4096;
 /// A version vector beyond this moves into the body as well.
 const CLOCK_INLINE_MAX: usize = 2048;
 
-/// Where a body is: the log number of the write that made it names its chunks.
+/// Where a body is: the log number of the write that made it names its chunks, or its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodyRef {
     pub stamp: u64,

@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/lock         held while the engine is open
 //! <dir>/log/         commit log segments
-//! <dir>/table/       sled
+//! <dir>/table/       sled, and large bodies beside it
 //! <dir>/checkpoint   up to which log number the table is on disk
 //! <dir>/summary      figures of a clean close, see `summary`
 //! <dir>/ballast      space kept for bad times, see `space`

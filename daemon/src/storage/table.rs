@@ -3,9 +3,11 @@
 //! sled 0.34.7 is kept away from what it does badly (found in its source): its flush is not an
 //! fsync, so [`Table::checkpoint`] syncs the file itself; a kill while it opens can leave a
 //! snapshot it then refuses, so half-made ones are set aside first; large pages go to files it
-//! never syncs, so everything is stored in small items; it reports a held lock as an odd error
+//! never syncs, so everything is stored in small items, or in files of our own; it reports a held lock as an odd error
 //! for a moment after another handle was dropped, so opening is tried again; and it may panic on
 //! damaged files, so opening is fenced.
+
+mod files;
 
 use std::{
     fs::{self, File},
@@ -20,6 +22,7 @@ use std::{
 use ringmaster_shared::version::{Record, RecordVersion};
 use sled::{Db, IVec, Tree};
 
+use self::files::Files;
 use super::{
     checkpoint::sync_dir,
     record::{self, BodyRef, Meta},
@@ -28,10 +31,14 @@ use super::{
 
 /// Bytes of a body in one item; with [`record::INLINE_MAX`], what keeps items small.
 const CHUNK_BYTES: usize = 6 * 1024;
-/// Bodies of at least so many chunks are written and removed in two passes, see [`Space::put`].
-const SPREAD_CHUNKS_MIN: u32 = 10;
-/// Empty items behind the chunks of such a body: as many as a leaf of sled holds before it is cut
-/// in two, so that no leaf has chunks of two bodies.
+/// Bodies of at least so many bytes are files of their own: sled writes a leaf as a whole when it is
+/// cut in two, joined to its neighbour, or changed for the tenth time, and with chunks in it that
+/// is a hundred KiB.
+const FILE_BYTES_MIN: u32 = 64 * 1024;
+/// Folder of those files, in that of the table: who sets the table aside takes them along.
+const FILES: &str = "bodies";
+/// Items without content that earlier versions left behind the chunks of a body that would be a
+/// file today.
 const PADDING: u32 = 16;
 /// A checkpoint keeps the log number it vouches for under this name.
 const MARKER: &[u8] = b"checkpoint-lsn";
@@ -100,7 +107,8 @@ impl Table {
         let space = |name: &str| {
             Ok::<_, TableError>(Space {
                 heads: db.open_tree(name)?,
-                bodies: db.open_tree(format!("{name}-bodies"))?,
+                chunks: db.open_tree(format!("{name}-bodies"))?,
+                files: Files::open(&dir.join(FILES).join(name))?,
             })
         };
         Ok(Self {
@@ -126,6 +134,8 @@ impl Table {
     /// Puts everything written so far, and the marker `lsn`, on stable storage.
     pub fn checkpoint(&self, lsn: u64) -> Result<(), TableError> {
         self.db.insert(MARKER, &lsn.to_le_bytes())?;
+        self.records.files.sync()?;
+        self.hints.files.sync()?;
         self.db.flush()?;
         self.file.sync_all()?;
         sync_dir(&self.dir)?;
@@ -133,7 +143,8 @@ impl Table {
     }
 
     pub fn size_on_disk(&self) -> Option<u64> {
-        self.db.size_on_disk().ok()
+        let files = self.records.files.bytes() + self.hints.files.bytes();
+        Some(self.db.size_on_disk().ok()? + files)
     }
 }
 
@@ -232,14 +243,15 @@ fn is_lock(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::WouldBlock || e.to_string().contains("could not acquire lock")
 }
 
-/// Records by item key: heads in one tree, the chunks of large bodies in another.
+/// Records by item key: heads in one tree, bodies as chunks in another, or as [`files`].
 ///
-/// Chunks are named by the log number of the write that made them, so a new version never
-/// touches the chunks of the old one: they are written before the head that points to them and
-/// removed after it was replaced, and a reader that comes in between looks again.
+/// Both are named by the log number of the write that made them, so a new version never touches the
+/// body of the old one: it is written before the head that points to it and removed after it was
+/// replaced, and a reader that comes in between looks again.
 pub(super) struct Space {
     heads: Tree,
-    bodies: Tree,
+    chunks: Tree,
+    files: Files,
 }
 
 /// One item of a range: a checked head, from which the rest can be had.
@@ -274,9 +286,8 @@ fn chunk_len(body: BodyRef, index: u32) -> usize {
     (body.len as usize).saturating_sub(before).min(CHUNK_BYTES)
 }
 
-/// Whether it is written in two passes.
-fn is_spread(chunks: u32) -> bool {
-    chunks >= SPREAD_CHUNKS_MIN
+fn is_file(len: usize) -> bool {
+    len >= FILE_BYTES_MIN as usize
 }
 
 fn checked(key: &[u8], head: &[u8]) -> Result<Meta, TableError> {
@@ -341,11 +352,17 @@ impl Space {
         ))
     }
 
-    /// `None`: at least one chunk is not there (any more), or is being removed.
+    /// `None`: it is not there (any more), or is being removed.
     fn body(&self, at: BodyRef) -> Result<Option<Vec<u8>>, TableError> {
-        let mut body = Vec::with_capacity(at.len as usize);
+        if is_file(at.len as usize)
+            && let Some(body) = self.files.read(at.stamp)?
+        {
+            return Ok(Some(body));
+        }
+        // large ones of earlier versions are here too
+        let mut body = Vec::new();
         for index in 0..chunk_count(at) {
-            match self.bodies.get(chunk_key(at.stamp, index))? {
+            match self.chunks.get(chunk_key(at.stamp, index))? {
                 Some(chunk) if chunk.len() == chunk_len(at, index) => {
                     body.extend_from_slice(&chunk);
                 }
@@ -357,13 +374,6 @@ impl Space {
 
     /// Stores a record as the write with log number `stamp`. Returns what it replaced and what
     /// stands there now.
-    ///
-    /// sled writes a leaf as a whole when it is cut in two, joined to its neighbour, or changed for
-    /// the tenth time: with chunks in it that is a hundred KiB, and a large body passes through
-    /// dozens of leaves. So its items are first made empty, which gives the leaves their shape, and
-    /// then filled, each once; removed they are the other way round: first emptied, then taken out
-    /// from the last to the first, because a leaf that runs low is joined to the one before it.
-    /// [`PADDING`] keeps the neighbours' chunks out of all this.
     pub fn put(
         &self,
         key: &[u8],
@@ -371,17 +381,14 @@ impl Space {
         stamp: u64,
     ) -> Result<(Option<Meta>, Meta), TableError> {
         let encoded = record::encode(key, record, stamp).map_err(TableError::Failed)?;
-        if let Some(body) = &encoded.body {
-            let chunks = body.len().div_ceil(CHUNK_BYTES) as u32;
-            // a write that is replayed finds its items, perhaps with a head that points to them
-            if is_spread(chunks) && !self.bodies.contains_key(chunk_key(stamp, 0))? {
-                for index in 0..chunks + PADDING {
-                    self.bodies.insert(chunk_key(stamp, index), &[])?;
+        match &encoded.body {
+            Some(body) if is_file(body.len()) => self.files.write(stamp, body)?,
+            Some(body) => {
+                for (index, chunk) in (0..).zip(body.chunks(CHUNK_BYTES)) {
+                    self.chunks.insert(chunk_key(stamp, index), chunk)?;
                 }
             }
-            for (index, chunk) in (0..).zip(body.chunks(CHUNK_BYTES)) {
-                self.bodies.insert(chunk_key(stamp, index), chunk)?;
-            }
+            None => {}
         }
         let new = checked(key, &encoded.head)?;
         let old = self.heads.insert(key, encoded.head)?;
@@ -408,16 +415,16 @@ impl Space {
         let Some(body) = body else {
             return Ok(());
         };
-        let (stamp, chunks) = (body.stamp, chunk_count(body));
-        let mut items = chunks;
-        if is_spread(chunks) {
-            for index in 0..chunks {
-                self.bodies.insert(chunk_key(stamp, index), &[])?;
+        let mut items = chunk_count(body);
+        if is_file(body.len as usize) {
+            if self.files.remove(body.stamp)? {
+                return Ok(());
             }
             items += PADDING;
         }
+        // from the last on: a leaf that runs low is joined to the one before it
         for index in (0..items).rev() {
-            self.bodies.remove(chunk_key(stamp, index))?;
+            self.chunks.remove(chunk_key(body.stamp, index))?;
         }
         Ok(())
     }
@@ -430,27 +437,34 @@ impl Space {
     ) -> impl Iterator<Item = Result<Row, TableError>> + use<'a> {
         self.heads
             .range::<Vec<u8>, _>((from, Bound::Unbounded))
+            // first, so that a damaged row is no concern of whoever comes before it
+            .take_while(move |item| {
+                item.as_ref()
+                    .map_or(true, |(key, _)| key.starts_with(prefix))
+            })
             .map(|item| {
                 let (key, head) = item?;
                 let meta = checked(&key, &head)?;
                 let key = IVecKey(key);
                 Ok(Row { key, meta, head })
             })
-            .take_while(move |row| {
-                row.as_ref()
-                    .map_or(true, |row| row.key.as_ref().starts_with(prefix))
-            })
     }
 
-    /// Removes chunks that no head points to: what a kill between two steps of [`Self::put`]
-    /// leaves. `is_live` knows the stamps of all heads with a body.
+    /// Removes bodies that no head points to: what a kill between two steps of [`Self::put`]
+    /// leaves. `is_live` knows the stamps of all heads with a body. Returns how many items and files.
     pub fn remove_orphans(&self, is_live: impl Fn(u64) -> bool) -> Result<usize, TableError> {
         let mut removed = 0;
-        for item in self.bodies.iter().keys() {
+        for item in self.chunks.iter().keys() {
             let key = item?;
             let stamp = key.get(..8).and_then(|s| s.try_into().ok());
             if !stamp.is_some_and(|s| is_live(u64::from_be_bytes(s))) {
-                self.bodies.remove(key)?;
+                self.chunks.remove(key)?;
+                removed += 1;
+            }
+        }
+        for stamp in self.files.stamps()? {
+            if !is_live(stamp) {
+                self.files.remove(stamp)?;
                 removed += 1;
             }
         }
@@ -463,40 +477,30 @@ mod tests {
     use super::*;
     use crate::storage::testing::record;
 
-    /// Chunks, without the empty items behind them; those only stand behind chunks.
-    fn chunks(space: &Space) -> usize {
-        let items: Vec<_> = space
-            .bodies
-            .iter()
-            .values()
-            .map(|v| v.expect("readable"))
-            .collect();
-        let full = items.iter().filter(|item| !item.is_empty()).count();
-        assert!(
-            full > 0 || items.is_empty(),
-            "{} are left over",
-            items.len()
-        );
-        full
+    /// Items and files that bodies take.
+    fn bodies(space: &Space) -> (usize, usize) {
+        let files = space.files.stamps().expect("listed");
+        (space.chunks.len(), files.len())
     }
 
     #[test]
-    fn a_small_record_over_a_large_one_leaves_no_chunks() {
+    fn a_record_over_another_leaves_nothing_of_its_body() {
         let dir = tempfile::tempdir().expect("temp dir");
         let table = Table::open(dir.path(), 16 << 20).expect("opens");
         let space = &table.records;
         let large = record("a", 1, 1, 100_000);
         let (old, _) = space.put(b"k", &large, 1).expect("stored");
         assert_eq!(old, None);
-        assert_eq!(chunks(space), 100_000_usize.div_ceil(CHUNK_BYTES));
+        assert_eq!(bodies(space), (0, 1));
         assert_eq!(space.get(b"k").expect("readable"), Some(large.clone()));
+        assert!(table.size_on_disk().expect("counted") > 100_000);
 
-        space
-            .put(b"k", &record("a", 2, 2, 20_000), 2)
-            .expect("stored");
-        assert_eq!(chunks(space), 4);
+        let middle = record("a", 2, 2, 20_000);
+        space.put(b"k", &middle, 2).expect("stored");
+        assert_eq!(bodies(space), (4, 0));
+        assert_eq!(space.get(b"k").expect("readable"), Some(middle));
         space.put(b"k", &record("a", 3, 3, 10), 3).expect("stored");
-        assert_eq!(chunks(space), 0);
+        assert_eq!(bodies(space), (0, 0));
 
         space.put(b"k", &large, 4).expect("stored");
         space
@@ -504,25 +508,88 @@ mod tests {
             .expect("a replayed write is the same write");
         assert_eq!(space.get(b"k").expect("readable"), Some(large));
         assert!(space.remove(b"k").expect("removed").is_some());
-        assert_eq!((chunks(space), space.get(b"k")), (0, Ok(None)));
+        assert_eq!((bodies(space), space.get(b"k")), ((0, 0), Ok(None)));
     }
 
     #[test]
-    fn orphans_go_and_missing_chunks_are_damage() {
+    fn a_body_just_below_the_size_of_a_file_is_chunks() {
         let dir = tempfile::tempdir().expect("temp dir");
         let table = Table::open(dir.path(), 16 << 20).expect("opens");
         let space = &table.records;
+        let most = FILE_BYTES_MIN as usize;
+        let mut kinds = std::collections::HashSet::new();
+        for (stamp, len) in (1..).zip(most - 60..most + 60) {
+            let value = record("a", stamp, stamp, len);
+            let (_, meta) = space.put(b"k", &value, stamp).expect("stored");
+            let len = meta.body.expect("it is large").len;
+            let expected = if len < FILE_BYTES_MIN {
+                (11, 0)
+            } else {
+                (0, 1)
+            };
+            assert_eq!(bodies(space), expected, "{len}");
+            assert_eq!(space.get(b"k").expect("readable"), Some(value));
+            kinds.insert(expected);
+        }
+        assert_eq!(kinds.len(), 2, "both were met");
+    }
+
+    /// As stores of earlier versions have them: in the table, with empty items behind.
+    fn put_in_chunks(space: &Space, key: &[u8], record: &Record, stamp: u64) {
+        let encoded = record::encode(key, record, stamp).expect("encodes");
+        let body = encoded.body.expect("it is large");
+        let chunks: Vec<&[u8]> = body.chunks(CHUNK_BYTES).collect();
+        let padding = std::iter::repeat_n([].as_slice(), PADDING as usize);
+        for (index, chunk) in (0..).zip(chunks.into_iter().chain(padding)) {
+            let key = chunk_key(stamp, index);
+            space.chunks.insert(key, chunk).expect("stored");
+        }
+        space.heads.insert(key, encoded.head).expect("stored");
+    }
+
+    #[test]
+    fn large_bodies_of_earlier_versions_are_read_and_removed() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let space = &table.records;
+        for (stamp, key) in [(1, b"k"), (2, b"l")] {
+            let large = record("a", stamp, stamp, 200_000);
+            put_in_chunks(space, key, &large, stamp);
+            assert_eq!(space.get(key).expect("readable"), Some(large));
+        }
+        let newer = record("a", 3, 3, 300_000);
+        space.put(b"k", &newer, 3).expect("stored");
+        assert_eq!(space.get(b"k").expect("readable"), Some(newer));
+        assert!(space.remove(b"l").expect("removed").is_some());
+        assert_eq!(bodies(space), (0, 1));
+    }
+
+    #[test]
+    fn orphans_go_and_missing_bodies_are_damage() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let space = &table.records;
+        for (stamp, key, len) in [(1, b"k", 30_000), (2, b"l", 80_000), (3, b"m", 80_000)] {
+            let value = record("a", stamp, stamp, len);
+            space.put(key, &value, stamp).expect("stored");
+        }
         space
-            .put(b"k", &record("a", 1, 1, 30_000), 1)
-            .expect("stored");
-        space
-            .bodies
+            .chunks
             .insert(chunk_key(9, 0), b"left over")
             .expect("stored");
-        assert_eq!(space.remove_orphans(|stamp| stamp == 1), Ok(1));
-        assert!(space.get(b"k").expect("readable").is_some());
-        space.bodies.remove(chunk_key(1, 2)).expect("removed");
-        assert!(matches!(space.get(b"k"), Err(TableError::Damaged(_))));
+        space.files.write(10, b"left over").expect("stored");
+        assert_eq!(space.remove_orphans(|stamp| stamp < 4), Ok(2));
+        assert_eq!(bodies(space), (5, 2));
+        for key in [b"k", b"l", b"m"] {
+            assert!(space.get(key).expect("readable").is_some());
+        }
+        space.chunks.remove(chunk_key(1, 2)).expect("removed");
+        space.files.remove(2).expect("removed");
+        space.files.write(3, b"another").expect("stored");
+        for key in [b"k", b"l", b"m"] {
+            let read = space.get(key);
+            assert!(matches!(read, Err(TableError::Damaged(_))), "{read:?}");
+        }
     }
 
     /// Bytes that this process has handed to the system to write.
@@ -556,8 +623,8 @@ mod tests {
         const KEYS: u64 = 40;
         let dir = tempfile::tempdir().expect("temp dir");
         let table = Table::open(dir.path(), 64 << 20).expect("opens");
-        // chunk by chunk it is 3.7 at least for a new one, and 5 in the place of another
-        for (round, most) in [(0, 1.5), (1, 3.6)] {
+        // in chunks it is 3.7 at least for a new one, and 5 in the place of another
+        for (round, most) in [(0, 1.1), (1, 1.1)] {
             let before = bytes_written();
             for n in 0..KEYS {
                 let stamp = round * KEYS + n + 1;

@@ -4,7 +4,7 @@ mod basics;
 mod bench;
 mod commit_order;
 mod crash;
-mod disk_full;
+pub(super) mod disk_full;
 mod forgetting;
 mod kill;
 mod model;

@@ -29,7 +29,7 @@ pub(super) fn start(
     last_lsn: u64,
     queue: mpsc::Receiver<Ticket>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let applier = Arc::new(Applier::new(Arc::clone(core), last_lsn));
+    let applier = Arc::new(Applier::new(Arc::clone(core), Arc::clone(guard), last_lsn));
     let checkpointer = Arc::new(Checkpointer::new(
         Arc::clone(core),
         Arc::clone(guard),

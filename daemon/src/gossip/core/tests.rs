@@ -1,5 +1,6 @@
 //! The protocol by example, split by subject; here is what the examples share.
 
+mod alone;
 mod bounds;
 mod exchange;
 mod farewell;

@@ -23,6 +23,8 @@ impl Proof {
         let Some(secrecy) = secrecy.filter(|s| s.verify().outgoing) else {
             return Self::default();
         };
+        // the proof is of the life that it tells of
+        secrecy.live_on_as(member.generation);
         let bytes = secrecy.seal(Purpose::Join, &[], None, &content(member));
         Self {
             nonce: nonce_of(&bytes),
@@ -152,6 +154,25 @@ mod tests {
         assert!(judge(Some(&seed), &me, &proof.bytes).is_ok());
         let again = judge(Some(&seed), &me, &proof.bytes).expect_err("a replay");
         assert!(again.contains("before"), "{again}");
+    }
+
+    /// A process that goes on as a later life of its node has not sealed anything in that yet.
+    #[test]
+    fn a_proof_is_of_the_life_that_it_tells_of() {
+        let (mut me, seed, joiner) = (
+            member("new"),
+            keys(&[1], true, true),
+            keys(&[1], true, true),
+        );
+        for generation in [1, 2, 3] {
+            me.generation = generation;
+            let proof = Proof::of(Some(&joiner), &me);
+            let judged = judge(Some(&seed), &me, &proof.bytes);
+            assert!(judged.is_ok(), "{generation}: {judged:?}");
+        }
+        me.generation = 2;
+        let earlier = Proof::of(Some(&joiner), &me);
+        assert!(judge(Some(&seed), &me, &earlier.bytes).is_err());
     }
 
     #[test]

@@ -41,6 +41,8 @@ const TAIL: Duration = Duration::from_secs(2);
 /// Calls wait this much longer than their operation, so that a replica that stays silent ends the
 /// operation by its deadline and not, at the same moment, as a refusal.
 const CALL_GRACE: Duration = Duration::from_millis(100);
+/// A record that weighs more is large.
+const LARGE_BYTES: usize = 64 * 1024;
 /// How often one operation follows a topology change before it gives up.
 const REGROUPS_MAX: u32 = 16;
 
@@ -108,6 +110,7 @@ impl Drive {
         let epoch = self.view.topology.epoch;
         for (to, ask) in asks {
             let is_read = matches!(ask, Ask::Version | Ask::Record);
+            let class = class(&ask);
             let request = request(&self.key, self.issued, ask);
             if is_read && to == *self.inner.site.me() {
                 let answer = self.inner.site.read_here(epoch, &request);
@@ -118,7 +121,7 @@ impl Drive {
             let (inner, who) = (self.inner.clone(), to.clone());
             let deadline = deadline + CALL_GRACE;
             let call = async move {
-                let answer = inner.site.ask(&to, Class::Data, epoch, request, deadline);
+                let answer = inner.site.ask(&to, class, epoch, request, deadline);
                 inner.said(&to, answer.await?)
             };
             self.calls.add(who, is_read, Box::pin(call));
@@ -567,6 +570,14 @@ impl Inner {
     }
 }
 
+/// The connection that a question goes over.
+fn class(ask: &Ask) -> Class {
+    match ask {
+        Ask::Store(record) if weight(record) > LARGE_BYTES => Class::Large,
+        Ask::Store(_) | Ask::Version | Ask::Record => Class::Data,
+    }
+}
+
 fn request(key: &Key, issued: Hlc, ask: Ask) -> Request {
     let key = key.clone();
     match ask {
@@ -577,5 +588,34 @@ fn request(key: &Key, issued: Hlc, ask: Ask) -> Request {
             issued,
             record: Arc::unwrap_or_clone(record),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmaster_shared::version::{Actor, Dot, Sibling, Value, VersionVector};
+
+    use super::*;
+
+    #[test]
+    fn large_records_have_a_connection_of_their_own() {
+        let store = |bytes| {
+            let actor = Actor {
+                node: NodeId::new("a").expect("valid"),
+                epoch: 1,
+            };
+            let sibling = Sibling {
+                dot: Dot { actor, counter: 1 },
+                hlc: Hlc(1),
+                value: Some(Value::Raw(vec![0; bytes].into())),
+            };
+            let nothing = (Record::default(), VersionVector::default());
+            let record = Record::written(&nothing.0, &nothing.1, sibling);
+            class(&Ask::Store(Arc::new(record)))
+        };
+        assert_eq!(store(100), Class::Data);
+        assert_eq!(store(1 << 20), Class::Large);
+        assert_eq!(class(&Ask::Version), Class::Data);
+        assert_eq!(class(&Ask::Record), Class::Data);
     }
 }

@@ -13,7 +13,7 @@ use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
     config::seeds,
     gossip::{
-        MemberState, MemberView, Served, claim,
+        GossipHandle, MemberState, MemberView, Served, claim,
         secrecy::joining,
         sight::{self, Marks},
     },
@@ -127,7 +127,8 @@ impl PeerServer {
     }
 
     async fn welcome(&self, member: MemberState) -> Response {
-        let generation = self.identity.generation();
+        let own = self.gossip.get().map(GossipHandle::generation);
+        let generation = own.unwrap_or_else(|| self.identity.generation());
         if let Some(refusal) = namesake(&self.node_id, generation, &member) {
             return refusal;
         }

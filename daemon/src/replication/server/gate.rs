@@ -208,11 +208,8 @@ mod tests {
         (HEADER_TARGET, "node-1"),
     ];
 
-    fn check(method: &Method, edit: (&'static str, Option<&str>)) -> Result<Caller, ErrorCode> {
-        let door = Doorkeeper {
-            node_id: NodeId::new("node-1").expect("valid"),
-            cluster: Some(ClusterId::new(OURS).expect("valid")),
-        };
+    /// Those of a caller that is let in, but for one.
+    fn headers(edit: (&'static str, Option<&str>)) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in GOOD {
             headers.insert(name, HeaderValue::from_str(value).expect("valid"));
@@ -225,7 +222,15 @@ mod tests {
                 headers.remove(name);
             }
         }
-        door.check(method, &headers).map_err(|refusal| {
+        headers
+    }
+
+    fn check(method: &Method, edit: (&'static str, Option<&str>)) -> Result<Caller, ErrorCode> {
+        let door = Doorkeeper {
+            node_id: NodeId::new("node-1").expect("valid"),
+            cluster: Some(ClusterId::new(OURS).expect("valid")),
+        };
+        door.check(method, &headers(edit)).map_err(|refusal| {
             assert!(!refusal.sentence.is_empty());
             refusal.code
         })
@@ -267,6 +272,30 @@ mod tests {
         }
         for absent in [HEADER_CLUSTER, HEADER_TARGET] {
             assert!(check(&Method::GET, (absent, None)).is_ok(), "{absent}");
+        }
+    }
+
+    #[test]
+    fn only_who_names_another_cluster_is_a_stranger() {
+        let cluster = |id: &str| ClusterId::new(id).expect("valid");
+        let stranger = |ours: Option<&str>, edit: (&'static str, Option<&str>)| {
+            let door = Doorkeeper {
+                node_id: NodeId::new("node-1").expect("valid"),
+                cluster: ours.map(cluster),
+            };
+            door.stranger(&headers(edit))
+        };
+        let met = Some((NodeId::new("node-2").expect("valid"), cluster(THEIRS)));
+        let theirs = (HEADER_CLUSTER, Some(THEIRS));
+        assert_eq!(stranger(Some(OURS), theirs), met);
+        assert_eq!(stranger(None, theirs), None, "this node has none yet");
+        for edit in [
+            (HEADER_CLUSTER, Some(OURS)),
+            (HEADER_CLUSTER, None),
+            (HEADER_CLUSTER, Some("no cluster")),
+            (HEADER_TARGET, Some("node-3")),
+        ] {
+            assert_eq!(stranger(Some(OURS), edit), None, "{edit:?}");
         }
     }
 }

@@ -54,12 +54,15 @@ pub enum Wire {
     Cut,
     /// Swallowed, like by a stopped process.
     Stalled,
+    /// Held back until the wire is another.
+    Held,
     /// Writes are swallowed, all else goes through.
     WritesStalled,
 }
 
 pub struct Wires {
     nodes: Mutex<BTreeMap<NodeId, (ReplicaContext, Wire)>>,
+    changes: watch::Sender<()>,
     members: watch::Sender<Members>,
 }
 
@@ -72,6 +75,17 @@ impl Wires {
     fn target(&self, node: &NodeId) -> Option<(ReplicaContext, Wire)> {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.get(node).cloned()
+    }
+
+    /// The wire to `node`, once it lets something happen.
+    async fn wire_to(&self, node: &NodeId) -> Option<(ReplicaContext, Wire)> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            match self.target(node) {
+                Some((_, Wire::Held)) => changes.changed().await.ok()?,
+                other => return other,
+            }
+        }
     }
 
     async fn carry(
@@ -87,7 +101,8 @@ impl Wires {
             why: why.to_owned(),
         };
         let (replica, wire) = self
-            .target(&node)
+            .wire_to(&node)
+            .await
             .ok_or_else(|| unreachable("no such node"))?;
         if wire_bytes(&request) > FRAME_BYTES_MAX as u64 {
             return Err(PeerError::Protocol {
@@ -96,7 +111,7 @@ impl Wires {
             });
         }
         let stalled = match wire {
-            Wire::Up => false,
+            Wire::Up | Wire::Held => false,
             Wire::Cut => return Err(unreachable("cut")),
             Wire::Stalled => true,
             Wire::WritesStalled => matches!(request, Request::Write { .. }),
@@ -289,6 +304,7 @@ fn wires(names: &[&str]) -> Arc<Wires> {
     let (sender, _) = watch::channel(Arc::new(members));
     Arc::new(Wires {
         nodes: Mutex::default(),
+        changes: watch::Sender::new(()),
         members: sender,
     })
 }
@@ -340,6 +356,8 @@ impl Lab {
     pub fn wire(&self, name: &str, wire: Wire) {
         let mut nodes = self.wires.nodes.lock().expect("sound");
         nodes.get_mut(&id(name)).expect("a node").1 = wire;
+        drop(nodes);
+        self.wires.changes.send_replace(());
     }
 
     /// What gossip says of a node from now on; a return is a new generation.

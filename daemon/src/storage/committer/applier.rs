@@ -21,7 +21,9 @@ use super::{
     batch::{Batch, Place},
     line::SMALL_BYTES_MAX,
 };
-use crate::storage::{commit_log::LogOp, core::Core, weight};
+use crate::storage::{
+    commit_log::LogOp, core::Core, space::guard::Guard, table::TableError, weight,
+};
 
 /// The entries of a batch, and where in them the record of a key is.
 pub(super) struct Sealed {
@@ -87,6 +89,7 @@ struct Slot {
 
 pub(in crate::storage) struct Applier {
     core: Arc<Core>,
+    guard: Arc<Guard>,
     /// Number of the last entry that is in the table, with all before it.
     applied: AtomicU64,
     slot: Mutex<Slot>,
@@ -94,9 +97,10 @@ pub(in crate::storage) struct Applier {
 }
 
 impl Applier {
-    pub fn new(core: Arc<Core>, applied: u64) -> Self {
+    pub fn new(core: Arc<Core>, guard: Arc<Guard>, applied: u64) -> Self {
         Self {
             core,
+            guard,
             applied: AtomicU64::new(applied),
             slot: Mutex::default(),
             bell: Condvar::new(),
@@ -211,7 +215,13 @@ impl Applier {
             if self.core.poisoned().is_some() {
                 return false;
             }
-            let applied = self.core.apply(op, *lsn);
+            let mut applied = self.core.apply(op, *lsn);
+            if let Err(TableError::Full(_)) = applied {
+                // it is synced and must go in: what the reserve is for
+                let _room = self.guard.room();
+                self.guard.out_of_space();
+                applied = self.core.apply(op, *lsn);
+            }
             if let Err(e) = &applied {
                 self.core.poison(&format!(
                     "cannot write the table: {}; check the disk, then start the node again",
@@ -240,6 +250,7 @@ mod tests {
         committer::request::Request,
         recovery,
         testing::{key, record},
+        tests::disk_full::SmallDisk,
     };
 
     #[test]
@@ -248,7 +259,7 @@ mod tests {
         let config = crate::storage::tests::config(dir.path());
         let (recovered, _) = recovery::recover(&config).expect("opens");
         let core = Arc::new(recovered.core);
-        let applier = Applier::new(Arc::clone(&core), 0);
+        let applier = Applier::new(Arc::clone(&core), Arc::new(recovered.guard), 0);
         let mut batch = Batch::new(Arc::clone(&core), None, None);
         let mut ask = |names: &[&str], len| {
             let (reply, answer) = oneshot::channel();
@@ -282,5 +293,40 @@ mod tests {
             assert!(refused, "{answer:?}");
         }
         assert_eq!(applier.applied(), 0, "the log still has to be replayed");
+    }
+
+    /// Between a look at the disk and the write others may have filled it.
+    #[test]
+    fn a_large_body_that_finds_no_space_goes_into_the_reserve() {
+        let Some(disk) = SmallDisk::mount(48) else {
+            return;
+        };
+        let config = crate::storage::tests::disk_full::config(&disk);
+        let (recovered, _) = recovery::recover(&config).expect("opens");
+        let (core, guard) = (Arc::new(recovered.core), Arc::new(recovered.guard));
+        guard.look();
+        let applier = Applier::new(Arc::clone(&core), Arc::clone(&guard), 0);
+        disk.fill(0);
+        let mut batch = Batch::new(Arc::clone(&core), None, None);
+        let (reply, mut answer) = oneshot::channel();
+        batch.stage(Request::Merge {
+            entries: vec![(key("large"), record("a", 1, 1, 1 << 20))],
+            issued: Hlc(u64::MAX),
+            reply,
+        });
+        assert!(!guard.is_read_only());
+        let sealed = Arc::new(batch.seal());
+        applier.apply_here(Work {
+            sealed,
+            first: 1,
+            batch: Some(batch),
+            _permits: Vec::new(),
+        });
+        let answer = answer.try_recv();
+        assert!(matches!(answer, Ok(Ok(_))), "{answer:?}");
+        assert_eq!(core.poisoned(), None);
+        assert!(guard.is_read_only(), "and nothing more is taken");
+        let stored = core.table.records.get(&core.record_item(&key("large")));
+        assert_eq!(stored, Ok(Some(record("a", 1, 1, 1 << 20))));
     }
 }

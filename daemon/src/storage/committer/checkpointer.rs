@@ -230,8 +230,8 @@ mod tests {
         let log = recovery::log_dir(&config.dir);
         let files = LogFiles::new(&log, Vec::new(), 1, SPARES_MAX).expect("readable");
         let core = Arc::new(recovered.core);
-        let applier = Arc::new(Applier::new(Arc::clone(&core), lsn));
         let guard = Arc::new(recovered.guard);
+        let applier = Arc::new(Applier::new(Arc::clone(&core), Arc::clone(&guard), lsn));
         Checkpointer::new(
             core,
             guard,

@@ -234,6 +234,100 @@ async fn a_damaged_table_is_rebuilt_while_the_log_reaches_back() {
     }
 }
 
+/// What a loss of power may make of files that no checkpoint has synced: the log has it all.
+#[tokio::test]
+async fn bodies_of_their_own_that_were_not_synced_are_written_anew() {
+    type Ruin = (&'static str, fn(&Path));
+    let ruin: [Ruin; 4] = [
+        ("gone", |file| fs::remove_file(file).expect("removed")),
+        ("empty", |file| fs::write(file, b"").expect("written")),
+        ("zeros", |file| {
+            let len = fs::metadata(file).expect("there").len() as usize;
+            fs::write(file, vec![0; len]).expect("written");
+        }),
+        ("as it was", |_| ()),
+    ];
+    let large = |counter| record("a", counter, counter, 200_000);
+    for (what, ruin) in ruin {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        for name in ["kept", "replaced"] {
+            let stored = store.merge(key(name), large(1)).await;
+            stored.expect("stored");
+        }
+        store.close().await.expect("closed");
+        drop(store);
+        let bodies = |dir: &Path| {
+            let files = fs::read_dir(dir.join("store/table/bodies/records")).expect("a folder");
+            let paths = files.map(|file| file.expect("listed").path());
+            let named = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+            let named: std::collections::BTreeMap<_, _> =
+                paths.map(|path| (named(&path), path)).collect();
+            named
+        };
+        let synced = bodies(dir.path());
+        assert_eq!(synced.len(), 2);
+        let (store, _) = reopen(dir.path());
+        for (name, counter) in [("replaced", 2), ("new", 1), ("new", 2), ("short lived", 1)] {
+            let stored = store.merge(key(name), large(counter)).await;
+            stored.expect("stored");
+        }
+        let gone = store.merge(key("short lived"), tombstone("a", 2, 9)).await;
+        gone.expect("stored");
+        let image = tempfile::tempdir().expect("temp dir");
+        copy_dir(dir.path(), image.path());
+        let unsynced = bodies(image.path());
+        let unsynced = unsynced
+            .iter()
+            .filter(|(name, _)| !synced.contains_key(*name));
+        assert_eq!(unsynced.clone().count(), 2, "one of each key");
+        for (_, file) in unsynced {
+            ruin(file);
+        }
+        let (copy, report) = reopen(image.path());
+        assert!(report.replayed > 0, "{what}: {report:?}");
+        assert_eq!(picture(&copy), picture(&store), "{what}");
+        for (name, counter) in [("kept", 1), ("replaced", 2), ("new", 2)] {
+            assert_eq!(copy.get(&key(name)), Ok(Some(large(counter))), "{what}");
+        }
+        assert_eq!(
+            bodies(image.path()).len(),
+            3,
+            "{what}: nothing is left over"
+        );
+    }
+}
+
+/// Damage to what a checkpoint vouches for is noticed by whoever reads it, and nowhere else.
+#[tokio::test]
+async fn a_damaged_body_is_an_error_of_its_own_record_alone() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (store, _) = open(dir.path());
+    for name in ["damaged", "sound"] {
+        let stored = store.merge(key(name), record("a", 1, 1, 100_000)).await;
+        stored.expect("stored");
+    }
+    store.close().await.expect("closed");
+    drop(store);
+    let first = dir
+        .path()
+        .join("store/table/bodies/records/0000000000000001");
+    let mut bytes = fs::read(&first).expect("the first of the two");
+    bytes[50_000] ^= 1;
+    fs::write(&first, bytes).expect("written");
+    let (store, _) = reopen(dir.path());
+    let read = store.get(&key("damaged"));
+    assert!(matches!(read, Err(StorageError::Read { .. })), "{read:?}");
+    let sound = store.get(&key("sound")).expect("readable");
+    assert_eq!(sound, Some(record("a", 1, 1, 100_000)));
+    let newer = store
+        .merge(key("damaged"), record("a", 2, 2, 100_000))
+        .await;
+    newer.expect("whoever has seen it all may write it anew");
+    let read = store.get(&key("damaged")).expect("readable");
+    assert_eq!(read, Some(record("a", 2, 2, 100_000)));
+}
+
 #[tokio::test]
 async fn a_damaged_table_is_a_loss_when_the_log_was_let_go() {
     let dir = tempfile::tempdir().expect("temp dir");
@@ -425,4 +519,82 @@ async fn what_is_written_behind_a_drop_is_not_dropped() {
         Ok(Some(record("b", 1, 1, 10))),
         "an acknowledged write is gone"
     );
+}
+
+/// Full steps of a drop alone do not say whether that was all: one more look does.
+#[tokio::test]
+async fn a_drop_of_whole_steps_ends_and_leaves_what_comes_after_it() {
+    for rows in [255, 256, 257, 512] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (store, _) = open(dir.path());
+        let entries = (0..rows)
+            .flat_map(|n| [2, 5].map(|p| (key_in(p, n), record("a", 1, 1, 10))))
+            .collect();
+        store.merge_many(entries).await.expect("stored");
+        let other = store.digest_root(5);
+        // who gains the partition again drops it first, behind the drop that is under way
+        let gained = async {
+            store.drop_partition(2).await.expect("dropped again");
+            assert_eq!(store.digest_root(2), 0, "of {rows}");
+            let written = store.merge(key_in(2, 0), record("b", 1, 1, 10)).await;
+            written.expect("stored");
+        };
+        let dropped = async {
+            store.drop_partition(2).await.expect("dropped");
+            assert_eq!(store.digest_root(2), 0, "of {rows}");
+        };
+        tokio::join!(biased; dropped, gained);
+        let picture = |store: &Store| {
+            let page = store.scan_partition(2, None, usize::MAX).expect("readable");
+            assert_eq!(
+                page.entries,
+                [(key_in(2, 0), record("b", 1, 1, 10))],
+                "of {rows}"
+            );
+            assert_eq!(store.digest_root(5), other);
+            assert_eq!(store.stats().keys, rows as u64 + 1);
+        };
+        store.drop_partition(7).await.expect("the line is empty");
+        picture(&store);
+        drop(store);
+        let (store, _) = reopen(dir.path());
+        picture(&store);
+    }
+}
+
+/// A summary speaks for a table that nobody looks at again.
+#[tokio::test]
+async fn where_damage_was_met_no_summary_is_left_and_the_next_start_looks_at_all() {
+    for met in [false, true] {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let summary = dir.path().join("store/summary");
+        let (store, _) = open(dir.path());
+        fill(&store, 200).await;
+        store.close().await.expect("closed");
+        drop(store);
+        let (store, report) = reopen(dir.path());
+        assert!(!report.counted);
+        store.spoil(&key("k5"));
+        if met {
+            let damaged = store.get(&key("k5"));
+            assert!(
+                matches!(damaged, Err(StorageError::Read { .. })),
+                "{damaged:?}"
+            );
+        }
+        store.close().await.expect("closed");
+        drop(store);
+        assert_eq!(summary.exists(), !met, "a summary is left");
+        if !met {
+            continue;
+        }
+        let (store, report) = open(dir.path());
+        assert!(report.counted, "it was not looked at");
+        // whether the log or the other replicas have to bring it back
+        assert!(report.lost_data || holds(&store, 200));
+        assert!(!matches!(
+            store.get(&key("k5")),
+            Err(StorageError::Read { .. })
+        ));
+    }
 }

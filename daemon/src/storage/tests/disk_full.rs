@@ -21,12 +21,12 @@ const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A mounted tmpfs, unmounted when dropped.
-struct SmallDisk {
+pub(in crate::storage) struct SmallDisk {
     dir: TempDir,
 }
 
 impl SmallDisk {
-    fn mount(mib: u64) -> Option<Self> {
+    pub(in crate::storage) fn mount(mib: u64) -> Option<Self> {
         let dir = tempfile::tempdir().expect("temp dir");
         let size = format!("size={mib}m");
         let mut mount = Command::new("mount");
@@ -57,7 +57,7 @@ impl SmallDisk {
     }
 
     /// Somebody else takes all but `leave` bytes.
-    fn fill(&self, leave: u64) {
+    pub(in crate::storage) fn fill(&self, leave: u64) {
         let mut file = File::options()
             .create(true)
             .append(true)
@@ -83,7 +83,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn config(disk: &SmallDisk) -> StoreConfig {
+pub(in crate::storage) fn config(disk: &SmallDisk) -> StoreConfig {
     StoreConfig {
         dir: disk.path().join("store"),
         segment_bytes: 256 << 10,

@@ -16,7 +16,7 @@ use crate::replication::{
     tombstones::rules::{Answer, Book, Pending, judge},
 };
 
-/// The shortest that anybody goes by.
+/// The longest that anybody goes by.
 pub const GRACE_MS: u64 = 1000;
 const REPLICAS: usize = 3;
 pub const NODES: usize = 4;
@@ -40,6 +40,8 @@ pub enum Broken {
     ComparisonsBySending,
     /// No second check, while stores are lost.
     OneCheck,
+    /// The collector goes by its own grace, however long those of others are.
+    OthersGraceIgnored,
 }
 
 #[derive(Default)]
@@ -140,18 +142,15 @@ impl World {
     pub fn new(seed: u64, broken: Broken) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let loses = random.random_bool(0.4);
+        // each goes by a grace of its own, drawn apart from all else
+        let mut graces = StdRng::seed_from_u64(!seed);
+        let grace_ms = std::array::from_fn(|_| GRACE_MS >> graces.random_range(0..=2));
         let most = if loses {
-            (GRACE_MS / 8).cast_signed()
+            let longest = grace_ms.into_iter().max().unwrap_or(GRACE_MS);
+            (longest / 8).cast_signed()
         } else {
             6000
         };
-        // in every fifth run each goes by a grace of its own
-        let mut graces = StdRng::seed_from_u64(!seed);
-        let own = seed.is_multiple_of(5);
-        let grace_ms = std::array::from_fn(|_| {
-            let longer = graces.random_range(0..=2);
-            if own { GRACE_MS << longer } else { GRACE_MS }
-        });
         Self {
             grace_ms,
             skew: std::array::from_fn(|_| random.random_range(-most..=most)),
@@ -177,10 +176,10 @@ impl World {
         }
     }
 
-    /// They are all set to the same grace.
-    pub fn all_go_by(&mut self, grace_ms: u64) {
-        self.grace_ms = [grace_ms; NODES];
-        self.book = book(grace_ms);
+    /// They are set to these graces.
+    pub fn go_by(&mut self, grace_ms: [u64; NODES]) {
+        self.grace_ms = grace_ms;
+        self.book = book(grace_ms[0]);
     }
 
     fn wall(&self, node: usize) -> u64 {
@@ -545,10 +544,11 @@ impl World {
             };
             let clock = self.stamp(node, Hlc(0));
             let states = vec![state];
+            let ignored = self.broken == Broken::OthersGraceIgnored;
             let answer = Answer {
                 states,
                 clock,
-                grace_ms: self.grace_ms[node],
+                grace_ms: self.grace_ms[if ignored { 0 } else { node }],
             };
             check.answers.insert(name(node), answer);
         }

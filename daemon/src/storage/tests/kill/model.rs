@@ -37,10 +37,12 @@ pub(super) enum Work {
     Hint,
 }
 
-/// Every fifth write is large, every seventh a tombstone.
+/// Every fifth write is large, every other of these too large for the table; every seventh is a
+/// tombstone.
 fn write_of(counter: u64) -> Record {
     match counter {
         n if n % 7 == 0 => tombstone("a", n, n),
+        n if n % 10 == 0 => record("a", n, n, 100_000),
         n if n % 5 == 0 => record("a", n, n, 40_000),
         n => record("a", n, n, 100),
     }
