@@ -39,6 +39,8 @@ pub struct Picture<'a> {
     pub overloaded: bool,
     /// Why lost data does not come back before an operator decides, if so.
     pub refill_blocked: Option<&'a str>,
+    /// Why this node does not vote on changes of the ring, if so.
+    pub votes_forgotten: Option<&'a str>,
 }
 
 /// One thing an operator should know, before anybody knows how long it has lasted.
@@ -111,6 +113,12 @@ fn of_this_node(picture: &Picture) -> Vec<Finding> {
         found.push(Finding {
             subject: Some(picture.node_id.clone()),
             ..finding("REFILL_BLOCKED", Severity::Error, why.to_owned())
+        });
+    }
+    if let Some(why) = picture.votes_forgotten {
+        found.push(Finding {
+            subject: Some(picture.node_id.clone()),
+            ..finding("VOTES_FORGOTTEN", Severity::Warning, why.to_owned())
         });
     }
     if picture.overloaded {
@@ -357,6 +365,7 @@ pub mod tests {
             read_only: None,
             overloaded: false,
             refill_blocked: None,
+            votes_forgotten: None,
         };
         findings(&picture).iter().map(|f| f.code).collect()
     }

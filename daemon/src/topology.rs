@@ -242,6 +242,33 @@ impl TopologyHandle {
         })
     }
 
+    /// Why this node does not vote on changes of the ring, if so.
+    pub fn votes_forgotten(&self) -> Option<String> {
+        let current = self.current()?;
+        let me = self.inner.identity.node_id();
+        let barred = recall::is_barred(self.inner.identity.abstains_through(), &current);
+        (barred && current.voters().contains(me)).then(|| {
+            format!(
+                "{me} lost its data folder, and with it what it had voted on changes of the ring; it votes again \
+                 when the others have decided the ring anew, which it sees to by itself as soon as \
+                 its data is back. Do not empty another node before that"
+            )
+        })
+    }
+
+    /// An operator accepts what that may cost: from here on this node votes as if it had never
+    /// voted before.
+    pub async fn vote_again(&self) -> anyhow::Result<()> {
+        let slot = Arc::clone(&self.inner.acceptor).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        let written = tokio::task::spawn_blocking(move || {
+            let written = inner.identity.vote_again();
+            drop(slot);
+            written
+        });
+        written.await?
+    }
+
     /// The highest ballot promised here for the successor of the current topology.
     async fn promised(&self) -> Option<Ballot> {
         let slot = self.inner.acceptor.lock().await;

@@ -76,6 +76,8 @@ pub struct Look {
     pub gossip: Option<GossipHealth>,
     /// Why lost data does not come back before an operator decides, if so.
     pub refill_blocked: Option<String>,
+    /// Why this node does not vote on changes of the ring, if so.
+    pub votes_forgotten: Option<String>,
 }
 
 /// The three answers that make up the live feed.
@@ -186,6 +188,7 @@ fn status(
         read_only: store.stats.read_only.as_deref(),
         overloaded: look.overloaded,
         refill_blocked: look.refill_blocked.as_deref(),
+        votes_forgotten: look.votes_forgotten.as_deref(),
     });
     StatusResponse {
         node: node_status(facts, look),
@@ -414,6 +417,7 @@ pub mod tests {
             overloaded: false,
             gossip: None,
             refill_blocked: None,
+            votes_forgotten: None,
         }
     }
 

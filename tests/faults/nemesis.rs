@@ -240,8 +240,9 @@ impl Nemesis {
         let what = ["", "store"][self.random.random_range(0..2)];
         arena.node(victim).lose(what);
         arena.start_node(victim);
-        // until it is filled again another loss could be one too many
+        // until it is filled and votes again another loss could be one too many
         arena.agree().await;
+        arena.votes(victim).await;
         true
     }
 

@@ -163,6 +163,21 @@ impl Arena {
         .await
     }
 
+    /// This node knows what it voted, or is told that it may vote again.
+    pub async fn votes(&mut self, index: usize) {
+        let api = self.api(index);
+        let what = format!("{} votes", self.node(index).id);
+        eventually(&what, AGREED, async || {
+            let status = api.status().await.map_err(|e| format!("{e:#}"))?;
+            let problems = &status.cluster.problems;
+            match problems.iter().find(|p| p.code == "VOTES_FORGOTTEN") {
+                Some(told) => Err(told.message.clone()),
+                None => Ok(()),
+            }
+        })
+        .await;
+    }
+
     /// All members serve and go by the same members and the same settled ring.
     pub async fn agree(&mut self) {
         let apis: Vec<Api> = self.members().into_iter().map(|i| self.api(i)).collect();

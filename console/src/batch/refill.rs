@@ -1,5 +1,7 @@
 //! `ringmaster refill`: tells a node that lost its data, together with another replica, to go on with
-//! what the remaining replicas hold. Nobody else can decide that: acknowledged writes may be gone.
+//! what the remaining replicas hold. Nobody else can decide that: acknowledged writes may be gone. The
+//! same order lets a node vote again that lost its votes with its folder, when too few others are
+//! left to decide the ring without it.
 
 use ringmaster_shared::{
     api::{
@@ -16,8 +18,8 @@ use crate::{
     procedure::survey::first_answer,
 };
 
-/// What the node says when it waits for this.
-const CODE: &str = "REFILL_BLOCKED";
+/// What the node says when it waits for this, the weightier first.
+const CODES: [&str; 2] = ["REFILL_BLOCKED", "VOTES_FORGOTTEN"];
 
 #[derive(Debug, Clone)]
 pub struct Refill {
@@ -42,7 +44,8 @@ pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyho
         Err(error) => return Ok(explain(&error)),
     };
     let problems = &status.cluster.problems;
-    let Some(waits) = problems.iter().find(|p| p.code == CODE) else {
+    let told = |code: &&str| problems.iter().find(|p| p.code == *code);
+    let Some(waits) = CODES.iter().find_map(told) else {
         eprintln!("ringmaster: {} waits for no such decision", wanted.node);
         return Ok(exit::FAILED);
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ringmaster_shared::{
+    api::health::Problem,
     event::{EventCode, Severity},
     id::NodeId,
     member::{Lifecycle, MemberStatus},
@@ -12,6 +13,7 @@ use super::{Case, Finding, cluster_rules::names, node_rules::recent};
 use crate::change::{self, candidates, seen, words};
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
+    votes(case, found);
     stalled(case, found);
     fork(case, found);
     candidates_wait(case, found);
@@ -60,6 +62,69 @@ fn stalled(case: &Case, found: &mut Vec<Finding>) {
         evidence: told.iter().map(|e| e.message.clone()).collect(),
         fix,
         since: told.last().map(|e| e.time),
+    });
+}
+
+/// Voters that lost their folder, and with it their votes. One sees to it by itself; too many of
+/// them can no longer.
+fn votes(case: &Case, found: &mut Vec<Finding>) {
+    let Some(ring) = case.cluster.topology.as_ref() else {
+        return;
+    };
+    let forgot: Vec<(&NodeId, &Problem)> = case
+        .answering()
+        .filter_map(|(id, node)| {
+            let problems = &node.status.as_ref()?.value.cluster.problems;
+            let told = problems.iter().find(|p| p.code == "VOTES_FORGOTTEN")?;
+            Some((id, told))
+        })
+        .collect();
+    let Some((first, _)) = forgot.first() else {
+        return;
+    };
+    let voters = ring.voters().len();
+    let stuck = voters - forgot.len().min(voters) < ring.voter_majority();
+    let who: Vec<&NodeId> = forgot.iter().map(|(id, _)| *id).collect();
+    let who = names(&who);
+    let since = forgot.iter().map(|(_, told)| told.since).min();
+    let evidence = forgot
+        .iter()
+        .map(|(id, told)| format!("{id}: {}", told.message));
+    let (severity, title, explanation, fix) = if stuck {
+        (
+            Severity::Error,
+            format!("The ring cannot change any more: {who} lost their folders"),
+            "Who lost its folder does not know what it had voted on the ring, and too few others are \
+             left to decide without it. Data is served as before, but nobody can join, leave or be \
+             replaced. Only you can accept what a second vote may cost: a change that only the lost \
+             folders knew to be decided could be decided again."
+                .to_owned(),
+            vec![
+                "Start all members that are down first. Then let one vote again, and look for \
+                 RING_FORK afterwards:"
+                    .to_owned(),
+                format!("$ ringmaster refill {first} --accept-loss --yes"),
+            ],
+        )
+    } else {
+        (
+            Severity::Warning,
+            format!("No vote on changes of the ring: {who}"),
+            "It lost its folder, and with it what it had voted on. As soon as its data is back it \
+             has the others decide the ring anew, seconds later, and votes again. Until then the \
+             loss of another folder may be one too many."
+                .to_owned(),
+            vec!["Wait until it is gone before you empty or replace another node.".to_owned()],
+        )
+    };
+    found.push(Finding {
+        code: "VOTES_FORGOTTEN",
+        severity,
+        title,
+        explanation,
+        evidence: evidence.collect(),
+        fix,
+        since,
     });
 }
 

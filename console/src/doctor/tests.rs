@@ -193,7 +193,7 @@ fn a_console_without_its_feed() {
 #[test]
 fn one_change_one_finding() {
     type Change = fn(&mut crate::app::App);
-    let cases: [(&str, Change); 25] = [
+    let cases: [(&str, Change); 26] = [
         ("MEMBER_SUSPECTED", |app| {
             status_of(app, "node-2", MemberStatus::Suspected);
         }),
@@ -289,6 +289,7 @@ fn one_change_one_finding() {
                 s.node.lifecycle = Lifecycle::Recovering;
             });
         }),
+        ("VOTES_FORGOTTEN", |app| forgot_votes(app, &["node-2"])),
         ("SIBLINGS_MANY", |app| {
             happened(app, EventCode::SiblingsMany);
         }),
@@ -359,6 +360,37 @@ fn old_events_and_old_lives_are_forgotten() {
     );
     app.cluster.events.extend([earlier_life, old]);
     assert_eq!(codes(&app), Vec::<&str>::new());
+}
+
+fn forgot_votes(app: &mut crate::app::App, nodes: &[&str]) {
+    for node in nodes {
+        says(app, node, |s| {
+            s.cluster
+                .problems
+                .push(ringmaster_shared::api::health::Problem {
+                    code: "VOTES_FORGOTTEN".to_owned(),
+                    severity: Severity::Warning,
+                    message: "it lost its data folder".to_owned(),
+                    since: before(40),
+                });
+        });
+    }
+}
+
+#[test]
+fn lost_votes_are_an_error_once_the_others_are_too_few() {
+    let mut app = fixture::healthy();
+    forgot_votes(&mut app, &["node-2"]);
+    let found = findings(&app);
+    assert_eq!(found[0].severity, Severity::Warning);
+    assert_eq!(found[0].since, Some(before(40)));
+    assert!(!found[0].fix.iter().any(|line| line.contains("refill")));
+    forgot_votes(&mut app, &["node-3"]);
+    let found = findings(&app);
+    assert_eq!(found[0].severity, Severity::Error);
+    assert!(found[0].title.contains("node-2 and node-3"), "{found:?}");
+    let order = "$ ringmaster refill node-2 --accept-loss --yes";
+    assert!(found[0].fix.iter().any(|line| line == order), "{found:?}");
 }
 
 #[test]

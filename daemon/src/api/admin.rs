@@ -187,7 +187,8 @@ pub async fn clear_gossip(
     }))
 }
 
-/// Ends a wait that nobody else can end: two replicas lost their data, and each needs the other's.
+/// Ends a wait that nobody else can end: two replicas lost their data, and each needs the other's;
+/// or so many voters lost their folders that the ring can no longer be decided without their votes.
 #[utoipa::path(post, path = "/api/v1/admin/refill", tag = "operating", request_body = RefillOrder,
     responses((status = 202, body = OrderResponse)))]
 pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Body) -> Accepted {
@@ -199,13 +200,23 @@ pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bo
     }
     running_only(&node, "refilled")?;
     let coordinator = node.coordinator.get().ok_or_else(|| not_serving(&node))?;
+    let why = reason(order.reason.as_deref());
     let Some(stuck) = coordinator.accept_loss() else {
-        let why = if node.identity.needs_refill() {
-            "is getting its data back from the others and waits for nobody's decision"
-        } else {
-            "has its data"
-        };
-        return Err(conflict(&node, why));
+        if node.identity.needs_refill() {
+            let why = "is getting its data back from the others and waits for nobody's decision";
+            return Err(conflict(&node, why));
+        }
+        if node.topology.votes_forgotten().is_none() {
+            return Err(conflict(&node, "has its data"));
+        }
+        heard(
+            &node,
+            &format!("vote, whatever it had voted before ({why})"),
+        );
+        let written = node.topology.vote_again().await;
+        written.map_err(|e| ApiError::new(ErrorCode::StorageUnavailable, format!("{e:#}")))?;
+        let what = "votes on changes of the ring again, as if it had never voted before";
+        return Ok(done(&node, StatusCode::ACCEPTED, what));
     };
     let what = format!(
         "gets its data back without that of {}, which lost theirs in {} partitions as well",
@@ -217,7 +228,6 @@ pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bo
             .join(", "),
         stuck.partitions
     );
-    let why = reason(order.reason.as_deref());
     heard(&node, &format!("refill, accepting loss ({why})"));
     Ok(done(&node, StatusCode::ACCEPTED, &what))
 }

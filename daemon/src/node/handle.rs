@@ -115,6 +115,7 @@ impl Node {
             overloaded: false,
             gossip: None,
             refill_blocked: None,
+            votes_forgotten: None,
         };
         let mut keeper = Keeper::default();
         let first = view::build(&facts, &look, &mut keeper);
@@ -162,6 +163,7 @@ impl Node {
                 tombstones_wait_for: repair.tombstones_wait_for,
             }),
             refill_blocked: repair.refill_blocked,
+            votes_forgotten: self.topology.votes_forgotten(),
             overloaded: self.gates.admission.pressure().overloaded,
             gossip: self.gossip.get().map(GossipHandle::health),
         }

@@ -49,8 +49,9 @@ impl TopologyHandle {
                     }
                     return Err(ChangeError::Overtaken { now });
                 }
-                Outcome::Unreachable => {
-                    let why = format!("the ring cannot change: {}", no_majority(base));
+                Outcome::Unreachable(abstain) => {
+                    let why = no_majority(base, &abstain);
+                    let why = format!("the ring cannot change: {why}");
                     return Err(ChangeError::NoMajority(why));
                 }
                 Outcome::Contended => {}

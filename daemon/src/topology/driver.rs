@@ -361,8 +361,9 @@ impl<A: Around> Driver<A> {
                 self.install(*later).await;
                 Duration::ZERO
             }
-            Outcome::Unreachable => {
-                let message = format!("the ring cannot change: {}", no_majority(base));
+            Outcome::Unreachable(abstain) => {
+                let why = no_majority(base, &abstain);
+                let message = format!("the ring cannot change: {why}");
                 self.tell_once(message, EventCode::RingChangeStalled);
                 IDLE
             }

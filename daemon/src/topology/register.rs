@@ -67,8 +67,8 @@ pub enum Step {
     Outbid(Ballot),
     /// A voter goes by a later epoch: the base is history.
     Superseded(Topology),
-    /// Too many voters cannot be asked.
-    Unreachable,
+    /// Too many voters cannot be asked, or abstain: these.
+    Unreachable(BTreeSet<NodeId>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +92,8 @@ pub struct Proposer {
     accepts: BTreeSet<NodeId>,
     /// Voters that did not answer, or could not judge, in this phase.
     lost: BTreeSet<NodeId>,
+    /// Of all that were asked: those that lost their folder and do not vote on this base.
+    abstain: BTreeSet<NodeId>,
 }
 
 impl Proposer {
@@ -107,6 +109,7 @@ impl Proposer {
             promises: BTreeMap::new(),
             accepts: BTreeSet::new(),
             lost: BTreeSet::new(),
+            abstain: BTreeSet::new(),
         }
     }
 
@@ -149,7 +152,12 @@ impl Proposer {
                 self.phase = Phase::Over;
                 Step::Superseded(topology)
             }
-            (_, RegisterReply::Behind { .. }) => self.on_lost(from),
+            (_, RegisterReply::Behind { epoch }) => {
+                if epoch == 0 {
+                    self.abstain.insert(from.clone());
+                }
+                self.on_lost(from)
+            }
             // an answer to the phase before, or one that makes no sense
             _ => Step::Wait,
         }
@@ -163,9 +171,14 @@ impl Proposer {
         self.lost.insert(from.clone());
         if self.voters.len() - self.lost.len() < self.majority {
             self.phase = Phase::Over;
-            return Step::Unreachable;
+            return self.unreachable();
         }
         Step::Wait
+    }
+
+    /// What is left when everybody has been asked in vain.
+    pub fn unreachable(&self) -> Step {
+        Step::Unreachable(self.abstain.clone())
     }
 
     fn after_promise(&mut self) -> Step {

@@ -124,7 +124,10 @@ async fn who_lost_its_folder_does_not_know_what_it_accepted() {
             "it adopts it"
         );
         let identity = &handle.inner.identity;
+        assert_eq!(handle.votes_forgotten(), None);
         identity.forget_votes().expect("synced");
+        // where every voter is needed anyway it votes
+        assert_eq!(handle.votes_forgotten().is_some(), names.len() > 2);
         assert_eq!(handle.register(recall(&base)).await, abstains);
         identity.recall_votes(4).expect("synced");
         assert_eq!(handle.register(recall(&base)).await, abstains);
@@ -201,6 +204,43 @@ async fn a_voter_that_cannot_ask_enough_abstains_until_it_can() {
     };
     let in_time = tokio::time::timeout(SOON, known).await;
     assert!(in_time.is_ok(), "nobody stops it from asking");
+    cluster.assert_one_content_per_epoch();
+}
+
+/// Two of three, the second before the first could have the ring decided anew: an operator decides.
+#[tokio::test(start_paused = true)]
+async fn voters_that_are_too_few_without_those_that_forgot_wait_for_an_operator() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    for name in ["n1", "n2"] {
+        cluster.crash(name);
+    }
+    for (name, seed) in [("n1", "n3"), ("n2", "n3")] {
+        cluster.revive_without_folder(name, seed).await;
+    }
+    cluster.start("n4");
+    cluster
+        .until_events("n1", EventCode::RingChangeStalled, 1)
+        .await;
+    let stalls = cluster.events("n1").into_iter();
+    let mut stalls = stalls.filter(|e| e.code == EventCode::RingChangeStalled);
+    assert!(
+        stalls.any(|e| e.message.contains("n1, n2 lost their folders")),
+        "{:#?}",
+        cluster.events("n1")
+    );
+    let (first, second) = (cluster.handle("n1"), cluster.handle("n2"));
+    assert!(first.votes_forgotten().is_some() && second.votes_forgotten().is_some());
+    first.vote_again().await.expect("synced");
+    cluster.until_settled_with(4, SOON).await;
+    for each in [&first, &second] {
+        let mut rings = each.watch();
+        let votes = rings.wait_for(|_| each.votes_forgotten().is_none());
+        let in_time = tokio::time::timeout(SOON, votes).await;
+        assert!(in_time.is_ok(), "it knows enough of the next ring");
+    }
     cluster.assert_one_content_per_epoch();
 }
 

@@ -70,12 +70,14 @@ pub struct AdoptOrder {
     pub reason: Option<String>,
 }
 
-/// `POST /api/v1/admin/refill`: only when `REFILL_BLOCKED` is shown. Get back the lost data from the
-/// replicas that have theirs, and count what they do not have as lost.
+/// `POST /api/v1/admin/refill`: only when `REFILL_BLOCKED` is shown: get back the lost data from the
+/// replicas that have theirs, and count what they do not have as lost. Or, with all data back, when
+/// `VOTES_FORGOTTEN` is shown: vote on changes of the ring as if nothing had been voted before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RefillOrder {
-    /// Must be true: writes that only the emptied replicas had acknowledged are gone.
+    /// Must be true: writes that only the emptied replicas had acknowledged are gone, and a change
+    /// of the ring that only the emptied voters had decided may be decided a second time.
     pub accept_loss: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -39,8 +39,8 @@ pub(in crate::topology) enum Outcome {
     Decided(Box<Topology>),
     /// Somebody goes by a later topology: the base is history.
     Superseded(Box<Topology>),
-    /// No majority of the voters answers.
-    Unreachable,
+    /// No majority of the voters answers and votes; these answer and abstain.
+    Unreachable(BTreeSet<NodeId>),
     /// Others proposed at the same time; worth another look.
     Contended,
 }
@@ -73,7 +73,7 @@ impl<A: Around> Proposing<A> {
                 Step::Decided(decided) => return self.enter(base, decided).await,
                 Step::Superseded(later) => return Outcome::Superseded(Box::new(later)),
                 Step::Outbid(by) => above = by.round,
-                Step::Unreachable => return Outcome::Unreachable,
+                Step::Unreachable(abstain) => return Outcome::Unreachable(abstain),
                 Step::Wait | Step::Send(_) => {}
             }
             sleep(backoff(attempt)).await;
@@ -101,7 +101,7 @@ impl<A: Around> Proposing<A> {
             RegisterReply::Newer(topology) => Step::Superseded(topology),
             RegisterReply::Behind { .. }
             | RegisterReply::Accepted
-            | RegisterReply::Recalled { .. } => Step::Unreachable,
+            | RegisterReply::Recalled { .. } => proposer.unreachable(),
         };
         loop {
             if step == Step::Wait {
@@ -151,7 +151,7 @@ impl<A: Around> Proposing<A> {
                 return step;
             }
         }
-        Step::Unreachable
+        proposer.unreachable()
     }
 
     /// Spreads what was decided and goes by it.
@@ -175,7 +175,7 @@ impl<A: Around> Proposing<A> {
             let voters = decided.voters();
             let knowing = voters.iter().filter(|id| told.contains(*id)).count();
             if knowing < decided.voter_majority() {
-                return Outcome::Unreachable;
+                return Outcome::Unreachable(BTreeSet::new());
             }
         }
         if let Err(why) = self.handle.install(decided.clone()).await {

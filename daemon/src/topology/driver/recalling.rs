@@ -27,12 +27,13 @@ use crate::{
     },
 };
 
-/// Between rounds of questions; doubled with each, up to the longest of all pauses.
+/// Between rounds of questions; doubled with each.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+const ASK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A ring that is to be decided anew has been quiet for this long; doubled when it was not decided.
-const RENEW_AFTER: Duration = Duration::from_secs(2);
-/// Longest pause; of each a random half is left out.
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+const RENEW_AFTER: Duration = Duration::from_millis(500);
+/// Short: until it is decided, the loss of one more folder may be one too many.
+const RENEW_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// What this node has to do about its votes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +177,7 @@ impl<A: Around> Recalling<A> {
                 decided.epoch
             ),
             Outcome::Superseded(later) => self.catch_up(*later).await,
-            outcome @ (Outcome::Unreachable | Outcome::Contended) => {
+            outcome @ (Outcome::Unreachable(_) | Outcome::Contended) => {
                 tracing::debug!(?outcome, epoch = next.epoch, "not decided anew yet");
             }
         }
@@ -190,11 +191,12 @@ impl<A: Around> Recalling<A> {
     }
 }
 
+/// How long to wait before the next attempt; a random half is left out.
 fn pause(task: Task, rounds: u32) -> Duration {
-    let first = match task {
-        Task::Ask => ASK_AGAIN,
-        Task::Renew => RENEW_AFTER,
+    let (first, most) = match task {
+        Task::Ask => (ASK_AGAIN, ASK_PAUSE_MAX),
+        Task::Renew => (RENEW_AFTER, RENEW_PAUSE_MAX),
     };
-    let most = (first * 2_u32.pow(rounds.min(8))).min(PAUSE_MAX);
-    most.mul_f64(rand::rng().random_range(0.5..1.0))
+    let pause = (first * 2_u32.pow(rounds.min(8))).min(most);
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
 }

@@ -56,14 +56,22 @@ impl<A: Around> Driver<A> {
     }
 }
 
-/// Who would have to answer for the ring to change.
-pub(in crate::topology) fn no_majority(topology: &Topology) -> String {
-    let voters: Vec<String> = topology.voters().iter().map(ToString::to_string).collect();
+/// Who would have to answer for the ring to change, and who does, but does not vote.
+pub(in crate::topology) fn no_majority(topology: &Topology, abstain: &BTreeSet<NodeId>) -> String {
+    let voters: BTreeSet<NodeId> = topology.voters().into_iter().collect();
+    let (needed, count) = (topology.voter_majority(), voters.len());
+    let voters = listed(&voters);
+    if abstain.is_empty() {
+        return format!("no majority of its voters answers ({needed} of {count} needed: {voters})");
+    }
+    let whose = if abstain.len() == 1 {
+        "lost its folder and does not vote yet"
+    } else {
+        "lost their folders and do not vote yet"
+    };
     format!(
-        "no majority of its voters answers ({} of {} needed: {})",
-        topology.voter_majority(),
-        voters.len(),
-        voters.join(", ")
+        "no majority of its voters votes ({needed} of {count} needed: {voters}); {} {whose}",
+        listed(abstain)
     )
 }
 

@@ -123,7 +123,7 @@ fn a_proposer_gives_up_when_it_must() {
     assert_eq!(proposer.on_lost(&id("b")), Step::Wait, "the same one");
     assert_eq!(
         proposer.on_reply(&id("c"), RegisterReply::Behind { epoch: 0 }),
-        Step::Unreachable
+        Step::Unreachable([id("c")].into())
     );
 }
 
@@ -249,7 +249,7 @@ impl World {
                     Step::Send(request) => self.broadcast(to, &request),
                     Step::Decided(value) => self.decided.push(value),
                     Step::Outbid(above) => self.highest[to] = self.highest[to].max(above.round),
-                    Step::Wait | Step::Superseded(_) | Step::Unreachable => {}
+                    Step::Wait | Step::Superseded(_) | Step::Unreachable(_) => {}
                 }
             }
         }
