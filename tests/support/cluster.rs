@@ -200,6 +200,16 @@ impl Cluster {
     }
 }
 
+/// This node votes on changes of the ring.
+pub async fn votes(api: &Api) -> Result<(), String> {
+    let status = api.status().await.map_err(|e| format!("{e:#}"))?;
+    let mut problems = status.cluster.problems.into_iter();
+    match problems.find(|p| p.code == "VOTES_FORGOTTEN") {
+        Some(told) => Err(told.message),
+        None => Ok(()),
+    }
+}
+
 /// All of them serve and go by the same members and the same settled ring.
 pub async fn agreement(apis: &[Api]) -> Result<(), String> {
     let mut rings = Vec::new();

@@ -167,15 +167,7 @@ impl Arena {
     pub async fn votes(&mut self, index: usize) {
         let api = self.api(index);
         let what = format!("{} votes", self.node(index).id);
-        eventually(&what, AGREED, async || {
-            let status = api.status().await.map_err(|e| format!("{e:#}"))?;
-            let problems = &status.cluster.problems;
-            match problems.iter().find(|p| p.code == "VOTES_FORGOTTEN") {
-                Some(told) => Err(told.message.clone()),
-                None => Ok(()),
-            }
-        })
-        .await;
+        eventually(&what, AGREED, async || cluster::votes(&api).await).await;
     }
 
     /// All members serve and go by the same members and the same settled ring.
