@@ -11,6 +11,7 @@ mod checkpoint;
 mod commit_log;
 mod committer;
 mod core;
+mod damaged;
 mod digest;
 mod dirty;
 mod floors;
@@ -226,7 +227,9 @@ impl Store {
     /// What was read from the table; what could not be is noted.
     fn read<T>(&self, found: Result<T, TableError>) -> Result<T, StorageError> {
         found.map_err(|error| {
-            self.inner.core.note_unreadable();
+            if let TableError::Damaged(_) = error {
+                self.inner.core.note_unreadable();
+            }
             StorageError::Read {
                 what: "the table".to_owned(),
                 why: error.why().to_owned(),

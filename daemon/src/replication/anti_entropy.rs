@@ -222,6 +222,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
     if !site.replica.lifecycle.get().replicates() {
         return None;
     }
+    site.tell_damaged();
     let found = Clean {
         at: Instant::now(),
         epoch: topology.epoch,

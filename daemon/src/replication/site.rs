@@ -359,6 +359,19 @@ impl Site {
         self.events.error(EventCode::TableDamaged, None, what);
     }
 
+    /// Records were read that are damaged. Told once, by whoever has them brought back.
+    pub fn tell_damaged(&self) {
+        let damaged = self.replica.store.damaged();
+        if damaged == 0 || !self.replica.store.count_at_next_start() {
+            return;
+        }
+        let what = format!(
+            "{damaged} stored records were read that are damaged; they are brought back from the other \
+             replicas now. Check the disk: there may be more that nobody has read yet"
+        );
+        self.events.error(EventCode::TableDamaged, None, what);
+    }
+
     /// A stamp of `node` from the far future: reported, and to be refused by the caller.
     pub fn is_absurd(&self, node: &NodeId, stamp: ringmaster_shared::clock::Hlc) -> bool {
         if node == self.me() || !stamp.is_absurd(unix_ms()) {

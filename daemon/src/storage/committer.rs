@@ -179,17 +179,15 @@ impl Committer {
             // first, so that whoever is closing hears about it
             self.parts.core.poison(&why);
         }
-        self.parts.checkpointer.when_due();
-        match self.parts.core.poisoned() {
+        if let Some(why) = self.parts.core.poisoned() {
             // perhaps somebody else found out
-            Some(why) => {
-                if let Some(reply) = closing {
-                    drop(reply.send(Err(self.parts.core.poison_error())));
-                }
-                Err(why.to_owned())
+            if let Some(reply) = closing {
+                drop(reply.send(Err(self.parts.core.poison_error())));
             }
-            None => Ok(closing),
+            return Err(why.to_owned());
         }
+        self.parts.checkpointer.when_due();
+        Ok(closing)
     }
 
     /// Commits what waits, starting with `first`.

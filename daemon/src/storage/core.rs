@@ -19,6 +19,7 @@ use ringmaster_shared::{clock::Hlc, id::PartitionId, key::Key};
 use super::{
     StorageError, StoreStats,
     commit_log::LogOp,
+    damaged::Damaged,
     digest::Digests,
     dirty::{self, Dirty},
     floors::{self, Floors},
@@ -52,6 +53,7 @@ pub(super) struct Core {
     poison: OnceLock<String>,
     /// Something in the table could not be read: a clean close leaves no summary.
     unreadable: AtomicBool,
+    damaged: Damaged,
     /// Somebody took it on himself to say so.
     told_unreadable: AtomicBool,
     table_size: Mutex<Option<(Instant, u64)>>,
@@ -97,6 +99,7 @@ impl Core {
             forgotten: AtomicU64::new(0),
             poison: OnceLock::new(),
             unreadable: AtomicBool::new(false),
+            damaged: Damaged::default(),
             told_unreadable: AtomicBool::new(false),
             table_size: Mutex::new(None),
         }
@@ -105,6 +108,49 @@ impl Core {
     /// Something could not be read, whoever wanted it.
     pub fn note_unreadable(&self) {
         self.unreadable.store(true, Ordering::Relaxed);
+    }
+
+    /// The record of this key was read and is damaged. Behind a sound head it shows in the digests as
+    /// another record, until it is replaced: so the next comparison brings it back.
+    pub fn note_damaged(&self, key: &Key) {
+        self.note_unreadable();
+        let item = self.record_item(key);
+        // by now it may have been replaced
+        let still = matches!(self.table.records.get(&item), Err(TableError::Damaged(_)));
+        let head = self.table.records.meta(&item).ok().flatten();
+        if let Some(head) = head.filter(|_| still)
+            && self.damaged.note(key, head.fingerprint)
+        {
+            let shown = Damaged::shown(head.fingerprint);
+            self.show(key, Some(head.fingerprint), Some(shown));
+        }
+    }
+
+    pub fn damaged(&self) -> usize {
+        self.damaged.len()
+    }
+
+    /// It was read, and is sound.
+    pub fn note_sound(&self, key: &Key) {
+        if let Some(fingerprint) = self.damaged.forget(key) {
+            let shown = Damaged::shown(fingerprint);
+            self.show(key, Some(shown), Some(fingerprint));
+        }
+    }
+
+    /// What others are told of the stored record.
+    pub fn shown_fingerprint(&self, key: &Key, stored: u64) -> u64 {
+        if self.damaged.is(key, stored) {
+            Damaged::shown(stored)
+        } else {
+            stored
+        }
+    }
+
+    fn show(&self, key: &Key, old: Option<u64>, new: Option<u64>) {
+        let hash = key.hash();
+        let partition = key.partition(self.partition_count);
+        self.digests.change(partition, hash, old, new);
     }
 
     /// `true` the first time.
@@ -198,35 +244,32 @@ impl Core {
 
     /// [`Self::apply`] for an entry that the table may already hold, or hold something newer of:
     /// records are merged. A record whose body is missing behind a sound head is replaced, for the log
-    /// has all of it; a damaged head ends the replay, and recovery looks at the table as a whole.
+    /// has all of it; a damaged head ends the replay, and recovery looks at the table as a whole. A
+    /// body in a file is written anew even when it is the same: see [`super::table`].
     pub fn replay(&self, op: LogOp, lsn: u64) -> Result<(), TableError> {
-        let op = match op {
-            LogOp::Put { key, record } => match self.table.records.get(&self.record_item(&key)) {
-                Ok(Some(current)) => {
-                    let merged = current.merge(&record);
-                    if merged == current {
-                        return Ok(());
-                    }
-                    let record = merged;
-                    LogOp::Put { key, record }
-                }
-                Ok(None) | Err(TableError::Damaged(_)) => LogOp::Put { key, record },
-                Err(failed) => return Err(failed),
-            },
-            other => other,
+        let LogOp::Put { key, mut record } = op else {
+            return self.apply(&op, lsn);
         };
-        self.apply(&op, lsn)
+        let (item, records) = (self.record_item(&key), &self.table.records);
+        match records.get(&item) {
+            Ok(Some(current)) => {
+                let merged = current.merge(&record);
+                if merged == current && !records.is_in_file(&item)? {
+                    return Ok(());
+                }
+                record = merged;
+            }
+            Ok(None) | Err(TableError::Damaged(_)) => {}
+            Err(failed) => return Err(failed),
+        }
+        self.apply(&LogOp::Put { key, record }, lsn)
     }
 
     fn count(&self, key: &Key, old: Option<&Meta>, new: Option<&Meta>) {
-        let hash = key.hash();
+        // whatever stood there is replaced
+        self.note_sound(key);
+        self.show(key, old.map(|m| m.fingerprint), new.map(|m| m.fingerprint));
         let partition = key.partition(self.partition_count);
-        self.digests.change(
-            partition,
-            hash,
-            old.map(|m| m.fingerprint),
-            new.map(|m| m.fingerprint),
-        );
         for (meta, by) in [(old, u64::MAX), (new, 1)] {
             // adding u64::MAX takes one away
             let counter = match meta {

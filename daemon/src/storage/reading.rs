@@ -10,7 +10,7 @@ use ringmaster_shared::{
     version::{Record, RecordVersion},
 };
 
-use super::{BRANCHES, ScanPage, StorageError, Store, TombstonePage, scan};
+use super::{BRANCHES, ScanPage, StorageError, Store, TombstonePage, scan, table::TableError};
 
 impl Store {
     /// Upper bound of the tombstones in a partition. No lock.
@@ -43,6 +43,11 @@ impl Store {
         self.inner.core.tell_unreadable()
     }
 
+    /// Records that were found damaged in this life, and are to be had from other replicas.
+    pub fn damaged(&self) -> usize {
+        self.inner.core.damaged()
+    }
+
     /// The fingerprint of what is stored for the key.
     pub fn fingerprint(&self, key: &Key) -> Result<Option<u64>, StorageError> {
         let core = self.core()?;
@@ -53,12 +58,19 @@ impl Store {
     /// The stored record; only what is synced is visible.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StorageError> {
         let core = self.core()?;
-        self.read(core.table.records.get(&core.record_item(key)))
+        self.read_of(key, core.table.records.get(&core.record_item(key)))
     }
 
     pub fn version(&self, key: &Key) -> Result<Option<RecordVersion>, StorageError> {
         let core = self.core()?;
-        self.read(core.table.records.version(&core.record_item(key)))
+        self.read_of(key, core.table.records.version(&core.record_item(key)))
+    }
+
+    fn read_of<T>(&self, key: &Key, found: Result<T, TableError>) -> Result<T, StorageError> {
+        if let Err(TableError::Damaged(_)) = found {
+            self.inner.core.note_damaged(key);
+        }
+        self.read(found)
     }
 
     /// Records of one partition in key order, after `after`, until about `max_bytes`.

@@ -129,7 +129,8 @@ pub(super) fn leaves_versions(
         let row = row?;
         let (_, key) = split_item_key(row.key.as_ref())?;
         if leaves.contains(&leaf_of(key.hash())) {
-            found.push((key, row.meta.fingerprint));
+            let fingerprint = core.shown_fingerprint(&key, row.meta.fingerprint);
+            found.push((key, fingerprint));
         }
     }
     Ok(found)

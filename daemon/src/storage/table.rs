@@ -15,11 +15,16 @@ use std::{
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use ringmaster_shared::version::{Record, RecordVersion};
+use rustix::io::Errno;
 use sled::{Db, IVec, Tree};
 
 use self::files::Files;
@@ -99,6 +104,9 @@ pub(super) struct Table {
     /// A second descriptor of sled's file: fsync works on the file, whoever wrote it.
     file: File,
     dir: PathBuf,
+    /// Why a checkpoint failed. The system tells once that something could not be written, and takes
+    /// it for written from then on: no later checkpoint may vouch for it.
+    failed: OnceLock<TableError>,
 }
 
 impl Table {
@@ -109,6 +117,7 @@ impl Table {
                 heads: db.open_tree(name)?,
                 chunks: db.open_tree(format!("{name}-bodies"))?,
                 files: Files::open(&dir.join(FILES).join(name))?,
+                littered: AtomicBool::new(false),
             })
         };
         Ok(Self {
@@ -117,6 +126,7 @@ impl Table {
             notes: Notes(db.open_tree("notes")?),
             file: File::open(dir.join("db"))?,
             dir: dir.to_owned(),
+            failed: OnceLock::new(),
             db,
         })
     }
@@ -131,8 +141,17 @@ impl Table {
         Ok(Some(u64::from_le_bytes(bytes)))
     }
 
-    /// Puts everything written so far, and the marker `lsn`, on stable storage.
+    /// Puts everything written so far, and the marker `lsn`, on stable storage. After it failed once it
+    /// fails for as long as the table is open.
     pub fn checkpoint(&self, lsn: u64) -> Result<(), TableError> {
+        if let Some(failed) = self.failed.get() {
+            return Err(failed.clone());
+        }
+        self.make_durable(lsn)
+            .map_err(|why| self.failed.get_or_init(|| why).clone())
+    }
+
+    fn make_durable(&self, lsn: u64) -> Result<(), TableError> {
         self.db.insert(MARKER, &lsn.to_le_bytes())?;
         self.records.files.sync()?;
         self.hints.files.sync()?;
@@ -140,6 +159,13 @@ impl Table {
         self.file.sync_all()?;
         sync_dir(&self.dir)?;
         Ok(())
+    }
+
+    /// Whether there is something on the disk that nothing leads to.
+    pub fn is_littered(&self) -> bool {
+        [&self.records, &self.hints]
+            .iter()
+            .any(|space| space.littered.load(Ordering::Relaxed))
     }
 
     pub fn size_on_disk(&self) -> Option<u64> {
@@ -252,6 +278,8 @@ pub(super) struct Space {
     heads: Tree,
     chunks: Tree,
     files: Files,
+    /// A body that no head points to could not be removed: the next start must look for it.
+    littered: AtomicBool,
 }
 
 /// One item of a range: a checked head, from which the rest can be had.
@@ -316,6 +344,12 @@ impl Space {
         }
     }
 
+    /// Whether the body of what is stored for the key is a file of its own.
+    pub fn is_in_file(&self, key: &[u8]) -> Result<bool, TableError> {
+        let body = self.row(key)?.and_then(|row| row.meta.body);
+        Ok(body.is_some_and(|body| is_file(body.len as usize)))
+    }
+
     fn row(&self, key: &[u8]) -> Result<Option<Row>, TableError> {
         let Some(head) = self.heads.get(key)? else {
             return Ok(None);
@@ -354,10 +388,17 @@ impl Space {
 
     /// `None`: it is not there (any more), or is being removed.
     fn body(&self, at: BodyRef) -> Result<Option<Vec<u8>>, TableError> {
-        if is_file(at.len as usize)
-            && let Some(body) = self.files.read(at.stamp)?
-        {
-            return Ok(Some(body));
+        if is_file(at.len as usize) {
+            match self.files.read(at.stamp) {
+                Ok(Some(body)) => return Ok(Some(body)),
+                Ok(None) => {}
+                // the disk does not give back what it took; anything else may work at the next try
+                Err(e) if e.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                    let why = "a stored record: the disk does not return its body";
+                    return Err(TableError::Damaged(format!("{why}: {e}")));
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         // large ones of earlier versions are here too
         let mut body = Vec::new();
@@ -405,6 +446,19 @@ impl Space {
         Ok(old)
     }
 
+    /// Takes away the file with the body of this key.
+    #[cfg(test)]
+    pub fn lose_body(&self, key: &[u8]) {
+        let row = self.row(key).expect("readable").expect("stored");
+        let body = row.meta.body.expect("it has a body");
+        assert!(self.files.remove(body.stamp).expect("removed"), "a file");
+    }
+
+    #[cfg(test)]
+    pub fn unsynced_bodies(&self) -> Vec<u64> {
+        self.files.unsynced()
+    }
+
     /// Makes the record of this key unreadable.
     #[cfg(test)]
     pub fn spoil(&self, key: &[u8]) {
@@ -417,10 +471,19 @@ impl Space {
         };
         let mut items = chunk_count(body);
         if is_file(body.len as usize) {
-            if self.files.remove(body.stamp)? {
-                return Ok(());
+            match self.files.remove(body.stamp) {
+                Ok(true) => return Ok(()),
+                Ok(false) => items += PADDING,
+                // the write itself is done; what stays behind costs space until the next count
+                Err(e) => {
+                    if !self.littered.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(
+                            "a replaced value cannot be removed, its space is free after the next start: {e}"
+                        );
+                    }
+                    return Ok(());
+                }
             }
-            items += PADDING;
         }
         // from the last on: a leaf that runs low is joined to the one before it
         for index in (0..items).rev() {
@@ -509,6 +572,44 @@ mod tests {
         assert_eq!(space.get(b"k").expect("readable"), Some(large));
         assert!(space.remove(b"k").expect("removed").is_some());
         assert_eq!((bodies(space), space.get(b"k")), ((0, 0), Ok(None)));
+    }
+
+    #[test]
+    fn a_replaced_body_that_cannot_be_removed_is_no_trouble_of_the_write() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        let space = &table.records;
+        let large = |n| record("a", n, n, 100_000);
+        space.put(b"k", &large(1), 1).expect("stored");
+        space.put(b"l", &large(1), 2).expect("stored");
+        for stamp in [1, 2] {
+            // what cannot be unlinked
+            let file = dir.path().join(format!("bodies/records/{stamp:016x}"));
+            fs::remove_file(&file).expect("removed");
+            fs::create_dir(&file).expect("made");
+        }
+        assert!(!table.is_littered());
+        let (old, _) = space.put(b"k", &large(2), 3).expect("stored");
+        assert!(old.is_some(), "what it replaced is told");
+        assert!(table.is_littered());
+        assert_eq!(space.get(b"k").expect("readable"), Some(large(2)));
+        assert!(space.remove(b"l").expect("removed").is_some());
+    }
+
+    #[test]
+    fn after_a_failed_checkpoint_there_is_none() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let table = Table::open(dir.path(), 16 << 20).expect("opens");
+        table.checkpoint(1).expect("durable");
+        let large = record("a", 1, 1, 100_000);
+        table.records.put(b"k", &large, 2).expect("stored");
+        let file = dir.path().join("bodies/records/0000000000000002");
+        fs::remove_file(&file).expect("removed");
+        std::os::unix::fs::symlink(&file, &file).expect("made");
+        let first = table.checkpoint(2).expect_err("it leads to itself");
+        assert_eq!(table.checkpoint(2).expect_err("again"), first);
+        fs::remove_file(&file).expect("removed");
+        assert_eq!(table.checkpoint(3).expect_err("for good"), first);
     }
 
     #[test]

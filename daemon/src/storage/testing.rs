@@ -16,6 +16,19 @@ impl super::Store {
     }
 }
 
+impl super::Store {
+    /// Takes away the file with the body of this key.
+    pub(crate) fn lose_body(&self, key: &Key) {
+        let core = &self.inner.core;
+        core.table.records.lose_body(&core.record_item(key));
+    }
+
+    /// Large bodies that the next checkpoint syncs.
+    pub(super) fn unsynced_bodies(&self) -> Vec<u64> {
+        self.inner.core.table.records.unsynced_bodies()
+    }
+}
+
 pub(super) fn node(name: &str) -> NodeId {
     NodeId::new(name).expect("valid")
 }

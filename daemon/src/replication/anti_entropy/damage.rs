@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use ringmaster_shared::{event::EventCode, key::Key, version::Record};
+use ringmaster_shared::{
+    event::EventCode,
+    key::Key,
+    version::{Record, Value},
+};
 
 use super::compare::Comparison;
 use crate::{
@@ -106,6 +110,53 @@ async fn a_damaged_row_keeps_no_other_partition_from_being_compared() {
         let next = &lab.site(damaged_at).replica.store;
         assert!(damaged_at == "b" || !next.count_at_next_start());
     }
+}
+
+/// Its head says all is well, so the digests would never tell.
+#[tokio::test]
+async fn a_record_whose_body_is_lost_comes_back_with_the_next_comparison() {
+    let large = |n: u64| {
+        let mut record = record(n);
+        let value = vec![b'x'; 200_000 + n as usize];
+        record.siblings[0].value = Some(Value::Raw(value.into()));
+        record
+    };
+    let lab = Quiet::start(&settled(1, &["a", "b"]), &["a", "b"]);
+    let keys = [key("read"), key("written"), key("unread"), key("sound")];
+    for at in ["a", "b"] {
+        let entries = keys.iter().map(|k| (k.clone(), large(1)));
+        store(&lab, at, entries.collect()).await;
+    }
+    let held = &lab.site("a").replica.store;
+    for key in &keys[..3] {
+        held.lose_body(key);
+    }
+    let mut partitions: Vec<u16> = keys.iter().map(|k| k.partition(PARTITIONS)).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let roots = |at: &str| -> Vec<u64> {
+        let held = &lab.site(at).replica.store;
+        partitions.iter().map(|p| held.digest_root(*p)).collect()
+    };
+    assert_eq!(roots("a"), roots("b"), "nobody has read any of it");
+    assert!(matches!(held.get(&keys[0]), Err(StorageError::Read { .. })));
+    // a write beside what is there needs it
+    let beside = alone(sibling(dot("other", 1), 1001, 1));
+    let refused = held.merge_many(vec![(keys[1].clone(), beside)]).await;
+    assert!(matches!(refused, Err(StorageError::Read { .. })));
+    assert_eq!(held.damaged(), 2);
+    assert_ne!(roots("a"), roots("b"));
+
+    super::round(lab.site("a"), &BTreeSet::new()).await;
+    assert_eq!(told(&lab, "a"), 1);
+    assert_eq!(held.damaged(), 0);
+    assert_eq!(roots("a"), roots("b"));
+    for key in [&keys[0], &keys[1], &keys[3]] {
+        assert_eq!(held.get(key), Ok(Some(large(1))), "{key}");
+    }
+    assert!(held.get(&keys[2]).is_err(), "it is found by who reads it");
+    super::round(lab.site("a"), &BTreeSet::new()).await;
+    assert_eq!(held.get(&keys[2]), Ok(Some(large(1))));
 }
 
 /// Brings the others to the same again, so that the next order begins without differences there.

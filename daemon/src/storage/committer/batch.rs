@@ -360,15 +360,31 @@ impl Batch {
         let before = self.before.as_ref();
         if place.is_none() && before.is_none_or(|b| b.record(key).is_none()) {
             let found = self.core.table.records.version(&self.core.record_item(key));
-            match found.map_err(|e| unreadable(key, &e))? {
-                None => return Ok(joined(None, incoming)),
+            match found {
+                Ok(None) => return Ok(joined(None, incoming)),
                 // whoever writes has mostly seen what is here: then a large value need not be read
-                Some(found) if supersedes(&incoming, &found.clock) => return Ok(Some(incoming)),
-                Some(_) => {}
+                Ok(Some(found)) if supersedes(&incoming, &found.clock) => {
+                    return Ok(Some(incoming));
+                }
+                // why not, if so, is found out below
+                Ok(Some(_)) | Err(_) => {}
             }
         }
-        let current = self.current(key, place)?;
-        Ok(joined(current.as_ref(), incoming))
+        match self.current(key, place) {
+            Ok(current) => {
+                self.core.note_sound(key);
+                Ok(joined(current.as_ref(), incoming))
+            }
+            // another replica's copy of the very record that is damaged here
+            Err(_) if place.is_none() && self.is_stored(key, &incoming) => Ok(Some(incoming)),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Whether the table says that this is what it holds; it need not be able to return it.
+    fn is_stored(&self, key: &Key, record: &Record) -> bool {
+        let meta = self.core.table.records.meta(&self.core.record_item(key));
+        meta.is_ok_and(|meta| meta.is_some_and(|m| m.fingerprint == record.fingerprint()))
     }
 
     /// The record as this batch leaves it so far.
@@ -384,7 +400,12 @@ impl Batch {
                     return Ok(Some(record.clone()));
                 }
                 let current = self.core.table.records.get(&self.core.record_item(key));
-                current.map_err(|e| unreadable(key, &e))
+                current.map_err(|e| {
+                    if let TableError::Damaged(_) = e {
+                        self.core.note_damaged(key);
+                    }
+                    unreadable(key, &e)
+                })
             }
         }
     }

@@ -161,7 +161,8 @@ impl Checkpointer {
             self.checkpoint()
         };
         self.done();
-        if done.is_ok() && !self.core.is_unreadable() {
+        let sound = !self.core.is_unreadable() && !self.core.table.is_littered();
+        if done.is_ok() && sound {
             let summary = self.core.summary(self.applier.applied());
             if let Err(e) = summary::write(&self.dir, &summary) {
                 tracing::warn!("the next start has to count: cannot write the summary: {e}");

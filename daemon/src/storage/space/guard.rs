@@ -66,6 +66,8 @@ pub(in crate::storage) struct Guard {
 struct State {
     mode: Mode,
     ballast: u64,
+    /// It became read-only since the last look, which has not told that yet.
+    untold: bool,
 }
 
 /// What a look changed.
@@ -94,6 +96,7 @@ impl Guard {
             state: Mutex::new(State {
                 mode: Mode::Writable,
                 ballast: allocated(&dir.join(NAME)),
+                untold: false,
             }),
             read_only: AtomicBool::new(false),
             times_read_only: AtomicU64::new(0),
@@ -127,7 +130,8 @@ impl Guard {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One look and what follows from it. A file system that does not answer changes nothing.
+    /// One look, what follows from it, and what has changed since the look before. A file system that
+    /// does not answer changes nothing.
     pub fn look(&self) -> Option<Change> {
         let mut state = self.state();
         let free = free_bytes(&self.dir).ok()?;
@@ -148,9 +152,11 @@ impl Guard {
             Ballast::Release => self.release(&mut state),
             Ballast::Make(bytes) => self.make(&mut state, bytes),
         }
+        let untold = std::mem::take(&mut state.untold);
         match (before, state.mode) {
             (Mode::Writable, Mode::ReadOnly) => Some(Change::BecameReadOnly),
             (Mode::ReadOnly, Mode::Writable) => Some(Change::BecameWritable),
+            (Mode::ReadOnly, Mode::ReadOnly) if untold => Some(Change::BecameReadOnly),
             _ => None,
         }
     }
@@ -189,6 +195,7 @@ impl Guard {
     /// room for what has to be finished.
     pub fn out_of_space(&self) {
         let mut state = self.state();
+        state.untold |= state.mode == Mode::Writable;
         self.set_mode(&mut state, Mode::ReadOnly);
         self.release(&mut state);
     }
@@ -386,6 +393,23 @@ mod tests {
         write_noise(&mut file, 20_000, 50_000).expect("written");
         assert_eq!(fs::metadata(&path).expect("there").len(), 50_000);
         assert!(allocated(&path) >= 50_000);
+    }
+
+    /// Whoever looks next lets go of what the log takes.
+    #[test]
+    fn what_became_read_only_between_two_looks_is_told_once() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let limits = |min_free| Limits {
+            reserve: 0,
+            min_free,
+        };
+        let mut guard = Guard::new(dir.path(), limits(0));
+        guard.out_of_space();
+        guard.limits = limits(u64::MAX / 4);
+        assert_eq!(guard.look(), Some(Change::BecameReadOnly));
+        assert_eq!(guard.look(), None);
+        guard.out_of_space();
+        assert_eq!(guard.look(), None, "it was already");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A file is named by the log number of the write that made it, is written once, whole, before the
 //! head that points to it, and removed after that head was replaced. Its content is checked by
 //! whoever reads it: the head has its length and checksum. Files are brought to stable storage by
-//! the next checkpoint, and until then the log has what is in them: so one that is cut short,
-//! missing or left over after a crash is mended by the replay, or removed with the orphans.
+//! the next checkpoint, and until then the log has what is in them: so the replay after a crash
+//! writes all of them anew (also one that reads well: perhaps only from memory, and no sync of
+//! this life would bring it to the disk), and what is left over goes with the orphans.
 
 use std::{
     fs::{self, File},
@@ -46,7 +47,11 @@ impl Files {
         let files = Self {
             dir: dir.to_owned(),
             bytes: AtomicU64::new(0),
-            changed: Mutex::default(),
+            // what an earlier life removed may not be on stable storage
+            changed: Mutex::new(Changed {
+                any: true,
+                ..Changed::default()
+            }),
         };
         let mut bytes = 0;
         for entry in fs::read_dir(dir)? {
@@ -91,7 +96,11 @@ impl Files {
             return Ok(false);
         };
         fs::remove_file(&path)?;
-        self.bytes.fetch_sub(found.len(), Ordering::Relaxed);
+        // what a failed write could not clean up was never added
+        let left = |bytes: u64| Some(bytes.saturating_sub(found.len()));
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
         self.note(None);
         Ok(true)
     }
@@ -102,7 +111,14 @@ impl Files {
         changed.any = true;
     }
 
-    /// Everything written and removed before this call is on stable storage when it returns.
+    #[cfg(test)]
+    pub fn unsynced(&self) -> Vec<u64> {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.written.clone()
+    }
+
+    /// Everything written and removed before this call is on stable storage when it returns. After an
+    /// error nothing is known of what was to be synced, and another call does not try that again.
     pub fn sync(&self) -> io::Result<()> {
         let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
         let Changed { written, any } = mem::take(&mut *changed);
@@ -177,5 +193,21 @@ mod tests {
         files.sync().expect("synced");
         let changed = files.changed.lock().expect("not poisoned");
         assert!(changed.written.is_empty() && !changed.any);
+    }
+
+    #[test]
+    fn the_folder_is_synced_once_for_what_an_earlier_life_removed() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let files = Files::open(dir.path()).expect("opens");
+        assert!(files.changed.lock().expect("not poisoned").any);
+    }
+
+    #[test]
+    fn what_was_never_counted_is_not_taken_off() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let files = Files::open(dir.path()).expect("opens");
+        fs::write(files.path(3), b"left by a write that failed").expect("written");
+        files.write(3, b"a body").expect("written");
+        assert_eq!(files.bytes(), 6);
     }
 }
