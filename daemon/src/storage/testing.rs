@@ -23,6 +23,10 @@ impl super::Store {
         core.table.records.lose_body(&core.record_item(key));
     }
 
+    pub(super) fn flush_table(&self) {
+        self.inner.core.table.flush();
+    }
+
     /// Large bodies that the next checkpoint syncs.
     pub(super) fn unsynced_bodies(&self) -> Vec<u64> {
         self.inner.core.table.records.unsynced_bodies()

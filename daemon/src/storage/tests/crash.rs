@@ -248,7 +248,9 @@ async fn bodies_of_their_own_that_were_not_synced_are_written_anew() {
         ("as it was", |_| ()),
     ];
     let large = |counter| record("a", counter, counter, 200_000);
-    for (what, ruin) in ruin {
+    // heads without bodies, or neither
+    let both = ruin.iter().flat_map(|r| [(*r, false), (*r, true)]);
+    for ((what, ruin), heads) in both {
         let dir = tempfile::tempdir().expect("temp dir");
         let (store, _) = open(dir.path());
         for name in ["kept", "replaced"] {
@@ -274,6 +276,9 @@ async fn bodies_of_their_own_that_were_not_synced_are_written_anew() {
         }
         let gone = store.merge(key("short lived"), tombstone("a", 2, 9)).await;
         gone.expect("stored");
+        if heads {
+            store.flush_table();
+        }
         let image = tempfile::tempdir().expect("temp dir");
         copy_dir(dir.path(), image.path());
         let unsynced = bodies(image.path());
