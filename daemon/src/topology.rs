@@ -31,7 +31,7 @@ use anyhow::Context;
 use futures_util::future::BoxFuture;
 use ringmaster_shared::{
     event::EventCode,
-    id::{Epoch, NodeId, PartitionId},
+    id::{Epoch, Generation, NodeId, PartitionId},
     topology::Topology,
 };
 use serde::{Deserialize, Serialize};
@@ -51,11 +51,14 @@ use driver::ballots::Proposing;
 use epoch_gate::EpochGate;
 pub use epoch_gate::EpochGuard;
 
-/// A proposer's number; ordered by round, ties by node.
+/// A proposer's number; ordered by round, ties by node. With the life of the node that drew it, so
+/// that one that lost its folder draws none of an earlier life.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ballot {
     pub round: u64,
     pub node: NodeId,
+    #[serde(default)]
+    pub life: Generation,
 }
 
 /// Proposer to acceptor; decides epoch `base.epoch + 1`.
@@ -126,8 +129,10 @@ struct Inner {
     /// along to the blocking thread, so that a caller that gives up cannot let a later write
     /// overtake an earlier one.
     acceptor: Arc<Mutex<Option<AcceptorState>>>,
-    /// Held by whoever proposes from this node: one at a time, so that ballots are used once.
-    proposing: Mutex<()>,
+    /// Held by whoever proposes from this node: one at a time, so that ballots are used once. The
+    /// last round that was drawn in this life, for an acceptor here may not remember it: one that
+    /// abstains promises nothing, not even to itself.
+    proposing: Mutex<u64>,
     /// How this node proposes, while its driver runs. It leads back here, so that it must go with
     /// the driver, or this would never be freed.
     proposer: std::sync::Mutex<Option<Proposing<driver::Live>>>,
@@ -161,7 +166,7 @@ impl TopologyHandle {
             current: watch::Sender::new(topology),
             before_gaining: OnceLock::new(),
             acceptor: Arc::new(Mutex::new(acceptor)),
-            proposing: Mutex::new(()),
+            proposing: Mutex::new(0),
             proposer: std::sync::Mutex::default(),
             identity,
             events,
@@ -360,7 +365,8 @@ impl Inner {
             return Ok(false);
         }
         let me = self.identity.node_id();
-        let lost = leftovers::never_filled(current.as_deref(), &topology, me);
+        let filled = self.identity.filled_epoch();
+        let lost = leftovers::never_filled(current.as_deref(), &topology, me, filled);
         // each refuses another cluster's and malformed ones
         if lost.is_empty() {
             self.identity.save_topology(&topology)?;

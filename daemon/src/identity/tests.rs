@@ -42,6 +42,7 @@ fn ballot(round: u64) -> Ballot {
     Ballot {
         round,
         node: id("node-2"),
+        life: 1,
     }
 }
 

@@ -8,8 +8,8 @@
 //! let in by a node that goes by an older ring, which does not name it. Pure.
 
 use ringmaster_shared::{
-    id::{NodeId, PartitionId},
-    topology::Topology,
+    id::{Epoch, NodeId, PartitionId},
+    topology::{Step, Topology},
 };
 
 /// The partitions that `me` is to hold in `next` and does not hold by right in `mine`, the
@@ -41,30 +41,45 @@ pub(super) fn gained_anew(
         .collect()
 }
 
-/// The partitions that `me` holds in force in `next`, and neither held nor filled by `mine`: an
-/// earlier life did, and its data is gone.
+/// The partitions that `me` holds in force in `next`, and neither held in force by `mine` nor filled
+/// in the change that `mine` is in: an earlier life did, and its data is gone. `filled`: the last
+/// epoch whose gains this node had all of, in this folder.
 ///
 /// Nobody else gets here. A change ends only after each replica that gains settled it and was
-/// filled, so whoever holds in force what it gained went by the change itself before. Who goes by
-/// no ring yet founds one, or was told by the ring it enters what it lost (`node::entry`).
+/// filled, so whoever holds in force what it gained went by the change itself before, and filled
+/// it. Who goes by no ring yet founds one, or was told by the ring it enters what it lost
+/// (`node::entry`). To have gone by the change is not enough: whoever is let in by a ring from before
+/// the change that took its earlier life in may hear of that change late, when the others are past it
+/// and it can no longer be filled, or when they count it as filled because the earlier life said so.
 pub(super) fn never_filled(
     mine: Option<&Topology>,
     next: &Topology,
     me: &NodeId,
+    filled: Epoch,
 ) -> Vec<PartitionId> {
-    if mine.is_none() {
+    let Some(mine) = mine else {
         return Vec::new();
-    }
-    let mut missing = gained_anew(mine, next, me);
-    missing.retain(|p| next.replicas(*p).contains(me));
-    missing
+    };
+    // the second step follows the first at once
+    let began = mine.transition.as_ref().map(|t| match t.step {
+        Step::Filling => mine.epoch,
+        Step::Dual => mine.epoch.saturating_sub(1),
+    });
+    let filled_it = began.is_some_and(|began| filled >= began);
+    let by_right = |p: PartitionId| {
+        mine.replicas(p).contains(me)
+            || (filled_it && mine.target_replicas(p).is_some_and(|t| t.contains(me)))
+    };
+    (0..next.partition_count())
+        .filter(|p| next.replicas(*p).contains(me) && !by_right(*p))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use ringmaster_shared::{
-        id::{ClusterId, Epoch},
-        topology::{ChangeKind, RingMember, Step, Transition},
+        id::ClusterId,
+        topology::{ChangeKind, RingMember, Transition},
     };
 
     use super::*;
@@ -176,99 +191,141 @@ mod tests {
         use Step::{Dual, Filling};
         let with = &[0, 1, 3][..];
         let without = &[0, 1, 2][..];
-        let cases: [(&str, Option<State<'_>>, State<'_>, bool); 16] = [
-            ("founds", None, (1, with, None), false),
-            ("is told as it enters", None, (5, with, None), false),
+        let cases: [(&str, Option<State<'_>>, Epoch, State<'_>, bool); 20] = [
+            ("founds", None, 0, (1, with, None), false),
+            ("is told as it enters", None, 0, (5, with, None), false),
             (
                 "joins",
                 Some((4, without, None)),
+                0,
                 (5, without, Some((Filling, with))),
                 false,
             ),
             (
                 "joins and missed epochs",
                 Some((1, without, None)),
+                0,
                 (6, without, Some((Filling, with))),
                 false,
             ),
             (
                 "joins again after a change that was given up",
                 Some((5, without, Some((Filling, with)))),
+                5,
                 (7, without, Some((Filling, with))),
                 false,
             ),
             (
                 "fills, cut off in its midst",
                 Some((5, without, Some((Filling, with)))),
+                0,
                 (6, without, Some((Dual, with))),
                 false,
             ),
             (
                 "filled, missed the second step",
                 Some((5, without, Some((Filling, with)))),
+                5,
                 (7, with, None),
                 false,
             ),
             (
                 "filled, was away for long",
                 Some((5, without, Some((Filling, with)))),
+                5,
                 (19, with, None),
                 false,
             ),
             (
                 "filled",
                 Some((6, without, Some((Dual, with)))),
+                5,
                 (7, with, None),
                 false,
             ),
             (
                 "the change is given up",
                 Some((5, without, Some((Filling, with)))),
+                0,
                 (6, without, None),
                 false,
             ),
             (
                 "was away, and stays",
                 Some((2, with, None)),
+                0,
                 (9, with, None),
                 false,
             ),
             (
                 "leaves",
                 Some((2, with, None)),
+                0,
                 (3, with, Some((Filling, without))),
                 false,
             ),
             (
                 "stays after all",
                 Some((3, with, Some((Dual, without)))),
+                0,
                 (4, with, None),
                 false,
             ),
             (
                 "lost its folder, let in by one who lagged",
                 Some((4, without, None)),
+                0,
                 (7, with, None),
                 true,
             ),
             (
                 "the same, as it is to leave",
                 Some((4, without, None)),
+                0,
                 (9, with, Some((Dual, without))),
                 true,
             ),
             (
+                "the same, and heard of the change that took its earlier life in when that was done",
+                Some((5, without, Some((Filling, with)))),
+                0,
+                (7, with, None),
+                true,
+            ),
+            (
+                "the same, and heard of its second step first",
+                Some((6, without, Some((Dual, with)))),
+                0,
+                (7, with, None),
+                true,
+            ),
+            (
+                "the same, and had filled an earlier change",
+                Some((6, without, Some((Dual, with)))),
+                4,
+                (7, with, None),
+                true,
+            ),
+            (
+                "the same, before the change is done",
+                Some((5, without, Some((Filling, with)))),
+                0,
+                (6, without, Some((Dual, with))),
+                false,
+            ),
+            (
                 "the same, let in at a change that was given up",
                 Some((4, without, Some((Filling, &[0, 2, 1])))),
+                0,
                 (9, with, None),
                 true,
             ),
         ];
         let d = NodeId::new("d").expect("valid");
-        for (who, mine, next, lost) in cases {
+        for (who, mine, filled, next, lost) in cases {
             let mine = mine.map(|(epoch, row, step)| topology(epoch, row, step));
             let next = topology(next.0, next.1, next.2);
-            let missing = never_filled(mine.as_ref(), &next, &d);
+            let missing = never_filled(mine.as_ref(), &next, &d, filled);
             assert_eq!(!missing.is_empty(), lost, "{who}");
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct Recall {
     majority: usize,
     /// Those that go by the base, do not abstain there, and accepted nothing.
     clear: BTreeSet<NodeId>,
+    /// Somebody accepted something.
+    undecided: bool,
 }
 
 impl Recall {
@@ -91,7 +93,14 @@ impl Recall {
             base,
             me,
             clear: BTreeSet::new(),
+            undecided: false,
         }
+    }
+
+    /// Whether somebody accepted what may never be decided, if nobody sees to it: then who did so
+    /// never says "nothing", and this round may never come to its end.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.undecided
     }
 
     pub(super) fn question(&self) -> RegisterRequest {
@@ -116,6 +125,10 @@ impl Recall {
                 if self.voters.len() - self.clear.len() < self.majority {
                     return Heard::Through(self.base.epoch);
                 }
+                Heard::More
+            }
+            RegisterReply::Recalled { accepted: true } => {
+                self.undecided = true;
                 Heard::More
             }
             _ => Heard::More,
@@ -181,6 +194,7 @@ mod tests {
             for from in ["b", "c"] {
                 assert_eq!(round.on_reply(&id(from), reply.clone()), Heard::More);
             }
+            assert!(round.is_undecided());
         }
         let later = topology(6, &["a", "b", "c"]);
         let heard = round.on_reply(&id("b"), RegisterReply::Newer(later.clone()));
@@ -198,6 +212,7 @@ mod tests {
         let ballot = Ballot {
             round: 1,
             node: id("b"),
+            life: 1,
         };
         state.prepare(ballot.clone());
         assert_eq!(answer(5, 0, Some(&state)), NOTHING, "a promise is no vote");

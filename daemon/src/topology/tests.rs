@@ -9,7 +9,7 @@ use std::time::Duration;
 use ringmaster_shared::{
     event::EventCode,
     member::{Lifecycle, MemberStatus},
-    topology::Step,
+    topology::{ChangeKind, Step, Transition},
 };
 
 use super::{
@@ -87,6 +87,7 @@ async fn a_voter_that_forgot_abstains_until_the_ring_changed_without_it() {
         ballot: Ballot {
             round: 7,
             node: id("b"),
+            life: 1,
         },
     };
     let promised = RegisterReply::Promised { accepted: None };
@@ -140,6 +141,7 @@ async fn who_lost_its_folder_does_not_know_what_it_accepted() {
             ballot: Ballot {
                 round: 1,
                 node: id("b"),
+                life: 1,
             },
             value: topology(6, names),
         };
@@ -207,6 +209,72 @@ async fn a_voter_that_cannot_ask_enough_abstains_until_it_can() {
     cluster.assert_one_content_per_epoch();
 }
 
+/// Who abstains promises nothing to itself either, and draws its ballots all the same.
+#[tokio::test(start_paused = true)]
+async fn a_proposer_that_abstains_uses_no_ballot_for_two_values() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    cluster.crash("n3");
+    cluster.crash("n1");
+    cluster.revive_without_folder("n1", "n2").await;
+    let (proposing, other) = (cluster.proposing("n1"), cluster.handle("n2"));
+    let base = other.current().expect("one");
+    let mut ballots = Vec::new();
+    for zone in ["here", "there"] {
+        let mut next = (*base).clone();
+        next.epoch += 1;
+        next.members[0].zone = zone.into();
+        proposing.decide(&base, &next).await;
+        ballots.extend(other.promised().await);
+    }
+    assert_eq!(ballots.len(), 2);
+    assert!(ballots[0] < ballots[1], "{ballots:?}");
+    cluster.assert_one_content_per_epoch();
+}
+
+/// Nobody wants it any more, so nobody proposes it again; but who accepted it never says "nothing".
+#[tokio::test(start_paused = true)]
+async fn a_value_that_was_left_behind_keeps_no_voter_from_voting_again() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    cluster.crash("n1");
+    let half = cluster.handle("n2");
+    let base = (*half.current().expect("one")).clone();
+    let ballot = Ballot {
+        round: 1_000,
+        node: id("n1"),
+        life: 1,
+    };
+    let mut value = base.clone();
+    value.epoch += 1;
+    value.members[0].zone = "left-behind".into();
+    let prepare = RegisterRequest::Prepare {
+        base: base.clone(),
+        ballot: ballot.clone(),
+    };
+    half.register(prepare).await;
+    let accept = RegisterRequest::Accept {
+        base_epoch: base.epoch,
+        ballot,
+        value,
+    };
+    assert_eq!(half.register(accept).await, RegisterReply::Accepted);
+    cluster.revive_without_folder("n1", "n3").await;
+    let identity = cluster.handle("n1").inner.identity.clone();
+    let known = async {
+        while identity.forgot_votes() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(SOON, known).await;
+    assert!(in_time.is_ok(), "it has something decided");
+    cluster.assert_one_content_per_epoch();
+}
+
 /// Two of three, the second before the first could have the ring decided anew: an operator decides.
 #[tokio::test(start_paused = true)]
 async fn voters_that_are_too_few_without_those_that_forgot_wait_for_an_operator() {
@@ -266,6 +334,7 @@ async fn who_holds_by_a_later_ring_what_it_never_filled_lost_it() {
         ballot: Ballot {
             round: 7,
             node: id("b"),
+            life: 1,
         },
     };
     let abstains = RegisterReply::Behind { epoch: 0 };
@@ -284,6 +353,44 @@ async fn who_holds_by_a_later_ring_what_it_never_filled_lost_it() {
     assert!(!identity.needs_refill());
 }
 
+/// The same, let in before the change that took its earlier life in: it hears of each step, and of
+/// the first when that can no longer be filled.
+#[tokio::test(start_paused = true)]
+async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
+    let with = ["a", "b", "c", "d"];
+    for filled in [false, true] {
+        let (handle, _dir) = quiet_handle("d", &cluster());
+        let identity = handle.inner.identity.clone();
+        let before = topology(4, &with[..3]);
+        handle.adopt(before.clone()).await.expect("adopts");
+        let done = topology(7, &with);
+        let filling = Topology {
+            epoch: 5,
+            members: done.members.clone(),
+            transition: Some(Transition {
+                kind: ChangeKind::Join,
+                step: Step::Filling,
+                joining: vec![id("d")],
+                leaving: vec![],
+                target: done.table.clone(),
+            }),
+            ..before
+        };
+        handle.adopt(filling.clone()).await.expect("adopts");
+        if filled {
+            identity.set_filled_epoch(5).expect("writes");
+        }
+        let mut dual = filling;
+        dual.epoch = 6;
+        dual.transition.as_mut().expect("one").step = Step::Dual;
+        handle.adopt(dual).await.expect("adopts");
+        assert!(!identity.needs_refill(), "others are read");
+        handle.adopt(done).await.expect("adopts");
+        assert_eq!(identity.needs_refill(), !filled);
+        assert_eq!(identity.forgot_votes(), !filled);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_acceptor_judges_only_its_own_base_and_remembers() {
     let (handle, dir) = quiet_handle("a", &cluster());
@@ -291,6 +398,7 @@ async fn an_acceptor_judges_only_its_own_base_and_remembers() {
     let ballot = |round| Ballot {
         round,
         node: id("b"),
+        life: 1,
     };
     let prepare = |base: &Topology, round| RegisterRequest::Prepare {
         base: base.clone(),

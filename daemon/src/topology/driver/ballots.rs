@@ -1,17 +1,14 @@
 //! Getting a proposal decided, and telling everybody: rounds of the register over the network.
 //!
 //! Promises: no ballot of this node is used for two values (one proposal at a time, each ballot
-//! promised by this node itself first, synced); who goes by a decided topology never is the only
-//! one that knows it while it leaves the ring by it.
+//! above all that were drawn in this life, and marked with it); who goes by a decided topology never
+//! is the only one that knows it while it leaves the ring by it.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::Rng;
-use ringmaster_shared::{
-    id::{Generation, NodeId},
-    topology::Topology,
-};
+use ringmaster_shared::{id::NodeId, topology::Topology};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +58,7 @@ impl<A: Around> Proposing<A> {
     /// Tries to make `next` the successor of `base`.
     pub(in crate::topology) async fn decide(&self, base: &Topology, next: &Topology) -> Outcome {
         // two proposals of one node at a time could draw the same ballot
-        let _turn = self.handle.inner.proposing.lock().await;
+        let mut drawn = self.handle.inner.proposing.lock().await;
         let mut above = 0;
         for attempt in 0..ROUNDS {
             if let Some(current) = self.handle.current()
@@ -69,7 +66,7 @@ impl<A: Around> Proposing<A> {
             {
                 return Outcome::Superseded(Box::new((*current).clone()));
             }
-            match self.round(base, next, above).await {
+            match self.round(base, next, above, &mut drawn).await {
                 Step::Decided(decided) => return self.enter(base, decided).await,
                 Step::Superseded(later) => return Outcome::Superseded(Box::new(later)),
                 Step::Outbid(by) => above = by.round,
@@ -81,16 +78,15 @@ impl<A: Around> Proposing<A> {
         Outcome::Contended
     }
 
-    /// One attempt under a ballot that was never used: this node promises itself first, which is
-    /// synced, and its next ballot is above that even after a restart.
-    async fn round(&self, base: &Topology, next: &Topology, above: u64) -> Step {
+    /// One attempt under a ballot that was never used.
+    async fn round(&self, base: &Topology, next: &Topology, above: u64, drawn: &mut u64) -> Step {
         let me = self.me();
         let promised = self.handle.promised().await.map_or(0, |b| b.round);
-        let identity = &self.handle.inner.identity;
-        let forgot = base.epoch <= identity.abstains_through();
+        *drawn = above.max(promised).max(*drawn).saturating_add(1);
         let ballot = Ballot {
-            round: unused_round(above.max(promised), forgot.then(|| identity.generation())),
+            round: *drawn,
             node: me.clone(),
+            life: self.handle.inner.identity.generation(),
         };
         let mut proposer = Proposer::new(base.clone(), next.clone(), ballot);
         let mut request = proposer.prepare();
@@ -218,13 +214,6 @@ impl<A: Around> Proposing<A> {
     }
 }
 
-/// Above all this node is known to have promised. One that `forgot` what it promised may have used
-/// any round of its lives before, which had earlier generations: each began at its own, or far
-/// below.
-fn unused_round(known: u64, forgot: Option<Generation>) -> u64 {
-    known.max(forgot.unwrap_or_default()).saturating_add(1)
-}
-
 async fn push_to<A: Around>(around: &A, node: &NodeId, topology: &Topology) -> bool {
     for _ in 0..PUSH_TRIES {
         let request = Request::PushTopology {
@@ -246,19 +235,4 @@ async fn push_to<A: Around>(around: &A, node: &NodeId, topology: &Topology) -> b
 pub(super) fn backoff(attempt: u32) -> Duration {
     let most = BACKOFF * 2_u32.pow(attempt.min(5));
     most.mul_f64(rand::rng().random_range(0.25..1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_life_that_forgot_its_ballots_draws_none_of_them() {
-        assert_eq!(unused_round(0, None), 1);
-        assert_eq!(unused_round(7, None), 8);
-        let (before, now): (Generation, Generation) = (1_780_000_000_000, 1_780_000_900_000);
-        let used = unused_round(unused_round(0, Some(before)), Some(before));
-        assert!(unused_round(0, Some(now)) > used);
-        assert!(unused_round(now + 40, Some(now)) > now + 40);
-    }
 }

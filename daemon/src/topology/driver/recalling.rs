@@ -2,7 +2,8 @@
 //!
 //! It asks the other voters until it knows what it may have voted on, at once when the ring changes.
 //! Then it has the ring that it abstains on decided anew, unchanged, when that is quiet and its
-//! data is back: the others decide that without it, and on the ring after it votes as any other.
+//! data is back: the others decide that without it, and on the ring after it votes as any other. It
+//! does the same, whatever there is to be decided, when a voter says that it accepted something.
 //! Without that, voters that lost their folders one after the other would abstain on one ring
 //! together, until too few were left to decide the next. Runs beside the driver, for a voter that
 //! waits must not hold up the changes that others decide. What counts is in `recall`.
@@ -95,18 +96,20 @@ impl<A: Around> Recalling<A> {
 
     /// One round of questions; whether its answer is on the disk.
     async fn ask(&self, ring: &Topology) -> bool {
-        match self.hear(ring).await {
-            Heard::Through(epoch) => self.write_down(epoch).await,
-            Heard::Later(later) => {
-                self.catch_up(later).await;
-                false
-            }
-            Heard::More => false,
+        let (heard, undecided) = self.hear(ring).await;
+        match heard {
+            Heard::Through(epoch) => return self.write_down(epoch).await,
+            Heard::Later(later) => self.catch_up(later).await,
+            // this comes of it, or the ring as it is
+            Heard::More if undecided => self.decide_next(ring).await,
+            Heard::More => {}
         }
+        false
     }
 
-    /// Until it is known, or everybody has answered or failed to.
-    async fn hear(&self, ring: &Topology) -> Heard {
+    /// Until it is known, or everybody has answered or failed to; and whether somebody accepted
+    /// something.
+    async fn hear(&self, ring: &Topology) -> (Heard, bool) {
         let me = self.handle.inner.identity.node_id().clone();
         let mut round = Recall::new(ring.clone(), me);
         let mut asked: FuturesUnordered<_> = round
@@ -128,10 +131,10 @@ impl<A: Around> Recalling<A> {
             };
             let heard = round.on_reply(&id, reply);
             if heard != Heard::More {
-                return heard;
+                return (heard, false);
             }
         }
-        Heard::More
+        (Heard::More, round.is_undecided())
     }
 
     async fn write_down(&self, through: Epoch) -> bool {
@@ -159,8 +162,15 @@ impl<A: Around> Recalling<A> {
         let me = self.handle.inner.identity.node_id();
         let members = self.around.members();
         let state = members.iter().map(|m| &m.state).find(|m| m.id == *me);
-        let serves = state.is_some_and(|m| m.lifecycle == Lifecycle::Serving);
-        if !serves || ring.transition.is_some() {
+        if state.is_some_and(|m| m.lifecycle == Lifecycle::Serving) {
+            self.decide_next(ring).await;
+        }
+    }
+
+    /// Has something decided on top of the ring, that ring itself where nobody accepted another. A
+    /// change under way is seen to by everybody's driver.
+    async fn decide_next(&self, ring: &Topology) {
+        if ring.transition.is_some() {
             return;
         }
         let mut next = ring.clone();

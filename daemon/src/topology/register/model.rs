@@ -161,6 +161,7 @@ impl Register {
             ballots.push(Ballot {
                 round: round as u64,
                 node: id(name),
+                life: 1,
             });
             let mut value = base.clone();
             value.epoch += 1;

@@ -11,6 +11,7 @@ fn ballot(round: u64, node: &str) -> Ballot {
     Ballot {
         round,
         node: id(node),
+        life: 1,
     }
 }
 

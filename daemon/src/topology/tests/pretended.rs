@@ -92,7 +92,7 @@ pub(super) struct Cluster {
 
 /// The cluster as one node reaches it.
 #[derive(Clone)]
-struct Seat {
+pub(super) struct Seat {
     me: NodeId,
     cluster: Cluster,
 }
@@ -293,14 +293,21 @@ impl Cluster {
         let Some(next) = plan.next.filter(|_| plan.response.obstacles.is_empty()) else {
             return false;
         };
-        let proposing = Proposing {
-            handle,
-            around: seat,
-            stop: CancellationToken::new(),
-        };
-        match proposing.decide(&ring, &next).await {
+        match self.proposing(through.as_str()).decide(&ring, &next).await {
             Outcome::Decided(decided) => *decided == next,
             _ => false,
+        }
+    }
+
+    /// This node's way to propose, beside its driver.
+    pub(super) fn proposing(&self, name: &str) -> Proposing<Seat> {
+        Proposing {
+            handle: self.handle(name),
+            around: Seat {
+                me: id(name),
+                cluster: self.clone(),
+            },
+            stop: CancellationToken::new(),
         }
     }
 
