@@ -35,7 +35,7 @@ use crate::{
 
 /// Path of the upgrade.
 pub const PEER_PATH: &str = "/internal/peer";
-/// Connections of other nodes to this process: three classes, and room for far more nodes than
+/// Connections of other nodes to this process: four classes, and room for far more nodes than
 /// a cluster of this kind has.
 static CONNECTIONS: Semaphore = Semaphore::const_new(4096);
 /// How long the switch from HTTP to frames may take.
