@@ -226,6 +226,15 @@ impl Record {
             .unwrap_or_default()
     }
 
+    /// The stamp of the oldest sibling: of a record that travels by itself, nothing in it is older.
+    pub fn min_hlc(&self) -> Hlc {
+        self.siblings
+            .iter()
+            .map(|s| s.hlc)
+            .min()
+            .unwrap_or_default()
+    }
+
     /// Same knowledge, same number, on every node. Covers clock, dots, stamps and tombstone flags
     /// but not values: a dot names exactly one value for ever.
     pub fn fingerprint(&self) -> u64 {

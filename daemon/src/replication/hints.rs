@@ -7,18 +7,27 @@
 //! that arrives late or twice does no harm; one that is older than the target's floor is refused
 //! there and discarded here.
 
+mod marks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use rand::Rng;
 use ringmaster_shared::{
-    clock::Hlc, event::EventCode, id::NodeId, key::Key, topology::Topology, version::Record,
+    clock::Hlc,
+    event::EventCode,
+    id::{NodeId, PartitionId},
+    key::Key,
+    topology::Topology,
+    version::Record,
 };
 use tokio::time::Instant;
 
+use self::marks::Marks;
 use super::{
     frames::{Request, Response},
     replica::{fits_frame, weight},
@@ -48,6 +57,8 @@ pub struct Hints {
     outages: Arc<Mutex<BTreeSet<NodeId>>>,
     /// Targets whose dirty partitions have been reported.
     dirty: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Given up, and not yet noted in the store.
+    marks: Arc<Marks>,
 }
 
 /// When a target that failed may be tried again.
@@ -63,8 +74,12 @@ impl Hints {
             site: site.clone(),
             outages: Arc::default(),
             dirty: Arc::default(),
+            marks: Arc::default(),
         };
-        let worker = hints.clone();
+        let (worker, marker, stop) = (hints.clone(), hints.clone(), site.stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(marker.mark_for_ever()).await;
+        });
         tokio::spawn(async move {
             site.stop
                 .run_until_cancelled(worker.replay_for_ever())
@@ -94,20 +109,37 @@ impl Hints {
                 }
             }
             Ok(false) => self.tell_dropped(target),
-            Err(error) => self.tell_lost(target, &error),
+            Err(error) => self.tell_lost(target, &error.to_string()),
         }
     }
 
     /// Keeps nothing of a record for a replica that is not known to have it, but that they have to
-    /// be compared.
-    pub async fn drop_one(&self, target: &NodeId, key: &Key) {
-        let site = &self.site;
-        if target == site.me() || broken("no-repair") {
+    /// be compared. The store notes it later: a busy one can take long.
+    pub fn drop_later(&self, target: &NodeId, partition: PartitionId, key: &Key) {
+        if target == self.site.me() || broken("no-repair") {
             return;
         }
-        match site.replica.store.hint_dropped(target, key.clone()).await {
-            Ok(()) => self.tell_dropped(target),
-            Err(error) => self.tell_lost(target, &error),
+        if !self.marks.add(target, partition, key) {
+            self.tell_lost(target, "too many others wait to be noted");
+        }
+    }
+
+    async fn mark_for_ever(self) {
+        loop {
+            let marks = self.marks.next().await;
+            join_all(
+                marks
+                    .into_iter()
+                    .map(|(target, key)| self.mark(target, key)),
+            )
+            .await;
+        }
+    }
+
+    async fn mark(&self, target: NodeId, key: Key) {
+        match self.site.replica.store.hint_dropped(&target, key).await {
+            Ok(()) => self.tell_dropped(&target),
+            Err(error) => self.tell_lost(&target, &error.to_string()),
         }
     }
 
@@ -125,13 +157,13 @@ impl Hints {
     }
 
     /// Neither the hint nor the mark could be stored.
-    fn tell_lost(&self, target: &NodeId, error: &StorageError) {
+    fn tell_lost(&self, target: &NodeId, why: &str) {
         let site = &self.site;
         let code = EventCode::HintsDropped;
         // whoever closes has nobody left to tell
         if !site.stop.is_cancelled() && site.worth_reporting(code, Some(target)) {
             let what = format!(
-                "a write owed to {target} could not be kept here: {error}; the next comparison of \
+                "a write owed to {target} could not be kept here: {why}; the next comparison of \
                  its partition brings {target} up"
             );
             site.events.warn(code, Some(target), what);

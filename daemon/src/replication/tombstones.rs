@@ -276,6 +276,7 @@ impl Worker {
         let answers = answers.into_iter().flatten().collect();
         let verdict = judge(keys, &asked, &answers);
         self.nudge(&verdict);
+        warn_of_clocks(&self.site, &verdict);
         verdict
     }
 
@@ -335,6 +336,21 @@ impl Worker {
                 .emit(code, Severity::Warning, subject, what, details);
         }
         self.shown.tell((members, count));
+    }
+}
+
+/// Forgetting waits for that, so it has to be told apart from a member that is away.
+fn warn_of_clocks(site: &Site, verdict: &Verdict) {
+    let Some((ahead, behind)) = &verdict.apart else {
+        return;
+    };
+    let code = EventCode::ClockSkew;
+    if site.worth_reporting(code, Some(ahead)) {
+        let what = format!(
+            "the clock of {ahead} is more than a day ahead of that of {behind}; deleted keys are not \
+             forgotten until both are right: set the clock that is wrong and restart its node"
+        );
+        site.events.warn(code, Some(ahead), what);
     }
 }
 

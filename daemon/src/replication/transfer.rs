@@ -390,6 +390,9 @@ async fn scan(
                 next,
                 floor,
             }) => {
+                if site.is_absurd(from, floor) {
+                    return Err("goes by a floor more than a day in the future".to_owned());
+                }
                 highest = highest.max(floor);
                 (entries, next)
             }

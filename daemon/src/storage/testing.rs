@@ -17,6 +17,13 @@ impl super::Store {
 }
 
 impl super::Store {
+    /// Nothing more is taken into the store until what this returns is dropped.
+    pub(crate) async fn stall(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let budget = self.inner.budget.clone();
+        let all = budget.acquire_many_owned(super::QUEUE_KIB).await;
+        all.expect("an open store")
+    }
+
     /// Takes away the file with the body of this key.
     pub(crate) fn lose_body(&self, key: &Key) {
         let core = &self.inner.core;

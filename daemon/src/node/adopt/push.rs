@@ -321,7 +321,7 @@ impl Carrier {
             let request = Request::Write {
                 key: key.clone(),
                 record: record.clone(),
-                issued: self.issued(record),
+                issued: issued(record, self.comes_back(), unix_ms()),
             };
             let (peers, answers, epoch) = (self.peers.clone(), answers.clone(), topology.epoch);
             tokio::spawn(async move {
@@ -385,16 +385,6 @@ impl Carrier {
 
     fn comes_back(&self) -> bool {
         self.route.from == self.route.into
-    }
-
-    /// What another cluster never saw cannot have been deleted there: it is as new as this push.
-    /// Of its own former member a cluster may have deleted, and forgotten, what that one still
-    /// holds; every acknowledged write of it was handed over when it was removed.
-    fn issued(&self, record: &Record) -> Hlc {
-        if self.comes_back() {
-            return record.max_hlc();
-        }
-        Hlc::default().next(record.max_hlc(), unix_ms())
     }
 
     async fn teach(&self, topology: &Topology, id: &NodeId) {
@@ -486,6 +476,19 @@ impl Carrier {
     }
 }
 
+/// What another cluster never saw cannot have been deleted there: it is as new as this push.
+///
+/// Of its own former member (one that `comes_back`) a cluster may have deleted, and forgotten, what
+/// that one still holds; every acknowledged write of it was handed over when it was removed. The
+/// oldest sibling counts: a newer one, or one stamped by a clock that was ahead, must not carry it
+/// past the floor.
+fn issued(record: &Record, comes_back: bool, now_ms: u64) -> Hlc {
+    if comes_back {
+        return record.min_hlc();
+    }
+    Hlc::default().next(record.max_hlc(), now_ms)
+}
+
 /// `pushing: 12,300 of about 40,000 records`.
 fn told(pushed: u64, total: u64, trouble: Option<&str>) -> String {
     let total = total.max(pushed);
@@ -514,7 +517,65 @@ fn thousands(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ringmaster_shared::version::{Actor, Dot, Sibling, Value};
+
     use super::*;
+    use crate::storage::StoreConfig;
+
+    const PARTITIONS: u16 = 4;
+
+    fn open(dir: &std::path::Path) -> Store {
+        let config = StoreConfig {
+            dir: dir.join("store"),
+            partition_count: PARTITIONS,
+            segment_bytes: 1 << 20,
+            cache_bytes: 1 << 20,
+            hint_bytes_max: 1 << 20,
+            reserve_bytes: 0,
+            min_free_bytes: 0,
+        };
+        Store::open(config).expect("opens").0
+    }
+
+    fn written(by: &str, at_ms: u64) -> Record {
+        let node = NodeId::new(by).expect("valid");
+        let sibling = Sibling {
+            dot: Dot {
+                actor: Actor { node, epoch: 1 },
+                counter: 1,
+            },
+            hlc: Hlc::from_parts(at_ms, 0),
+            value: Some(Value::Raw(vec![1].into())),
+        };
+        Record::written(&Record::default(), &Default::default(), sibling)
+    }
+
+    /// Two versions side by side, the newer one by a clock that was minutes ahead, and a floor
+    /// between them.
+    #[tokio::test]
+    async fn who_comes_back_brings_nothing_past_the_floor_that_is_older_than_it() {
+        let (old, new, floor) = (10_000, 400_000, Hlc::from_parts(300_000, 0));
+        let both = written("a", old).merge(&written("b", new));
+        let dir = tempfile::tempdir().expect("temp dir");
+        let store = open(dir.path());
+        let key = Key::new("k").expect("valid");
+        let floors = vec![(key.partition(PARTITIONS), floor)];
+        store.raise_floors(floors).await.expect("raised");
+
+        let at = issued(&both, true, 500_000);
+        let answer = store.merge_issued(key.clone(), both.clone(), at).await;
+        assert_eq!(answer, Err(StorageError::Stale { floor }));
+        assert_eq!(store.get(&key), Ok(None));
+
+        let alone = written("b", new);
+        let at = issued(&alone, true, 500_000);
+        let answer = store.merge_issued(key.clone(), alone, at).await;
+        assert!(answer.is_ok(), "nothing of it is older than the floor");
+        // another cluster never saw any of it
+        let at = issued(&both, false, 500_000);
+        let answer = store.merge_issued(key, both, at).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
 
     #[test]
     fn progress_is_told_for_people() {

@@ -420,7 +420,7 @@ impl Drive {
             return;
         }
         let Some(room) = self.inner.tail_room(machine.record()) else {
-            return self.write_without_tail(machine).await;
+            return self.write_without_tail(&machine);
         };
         let until = Instant::now() + TAIL;
         while let Ok(Some(answer)) = timeout_at(until, self.calls.next()).await {
@@ -448,15 +448,12 @@ impl Drive {
         drop(room);
     }
 
-    /// Keeps nothing in memory but who has to be compared: a busy store can take long to note it.
-    async fn write_without_tail(self, machine: WriteMachine) {
-        let Self {
-            inner, key, calls, ..
-        } = self;
-        let behind = machine.owed().map(|(_, behind)| behind);
-        drop((calls, machine));
-        for target in behind.into_iter().flatten() {
-            inner.hints.drop_one(&target, &key).await;
+    /// Keeps nothing in memory but who has to be compared, once for each partition: a busy store can
+    /// take long to note it, and nothing here waits for that.
+    fn write_without_tail(self, machine: &WriteMachine) {
+        for target in machine.owed().into_iter().flat_map(|(_, behind)| behind) {
+            let partition = self.view.partition;
+            self.inner.hints.drop_later(&target, partition, &self.key);
         }
     }
 }

@@ -466,7 +466,9 @@ impl WriteMachine {
                 earlier,
                 ..
             } => {
-                if let Some(refuser) = refuser {
+                // one that refused only the last question holds the record
+                let holds = |id: &NodeId| self.round.who_answered().contains(id);
+                if let Some(refuser) = refuser.filter(|id| !holds(id)) {
                     possible.remove(refuser);
                 }
                 let earlier = *earlier || !possible.is_empty();

@@ -1,6 +1,7 @@
 //! Filling, refilling, and service while ownership moves.
 
 use ringmaster_shared::{
+    clock::Hlc,
     event::EventCode,
     placement,
     topology::{Step, Topology, Transition},
@@ -174,6 +175,29 @@ async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
         let record = a.store.get(&key(&format!("k{n}"))).expect("readable");
         assert_eq!(record.map(|r| head(&r)), Some(n + 1));
     }
+}
+
+/// Its own writes would be refused for days, and nothing would ever lower it again.
+#[tokio::test]
+async fn a_floor_from_the_far_future_is_not_taken_over() {
+    let names = ["a", "b", "c"];
+    let topology = settled(1, &names);
+    let lab = Lab::start(&topology, &names);
+    let partition = topology.partition_of(&key("k"));
+    let days = crate::time::unix_ms() + 3 * 24 * 60 * 60 * 1000;
+    let floors = vec![(partition, Hlc::from_parts(days, 0))];
+    let b = &lab.node("b").replica;
+    b.store.raise_floors(floors).await.expect("raised");
+    let a = lab.node("a");
+    a.replica.identity.set_needs_refill().expect("noted");
+    until("a tells of it", || {
+        let events = a.events.newest(1000);
+        let mut told = events.iter().filter(|e| e.code == EventCode::ClockSkew);
+        told.any(|e| e.subject == Some(id("b")))
+    })
+    .await;
+    assert!(a.replica.store.highest_floor().unix_ms() < days);
+    assert!(a.replica.identity.needs_refill(), "it goes on asking");
 }
 
 #[tokio::test]

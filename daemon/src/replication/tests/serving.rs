@@ -1,6 +1,6 @@
 //! Clients' reads, writes and listings.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -320,6 +320,49 @@ async fn a_write_that_finds_no_room_to_wait_for_late_replicas_marks_their_partit
     drop(full);
     lab.put("a", "k", 2).await.expect("two are enough");
     until("the hint", || store.hints_owed().contains_key(&id("c"))).await;
+}
+
+/// A replica is away, and the store of a coordinator that holds none of the keys stands still: what
+/// its writes leave behind does not grow with their number.
+#[tokio::test]
+async fn writes_leave_no_tasks_behind_while_the_store_stands_still() {
+    const FOUR: [&str; 4] = ["a", "b", "c", "d"];
+    const WRITES: usize = 200;
+    let topology = settled(1, &FOUR);
+    let lab = Lab::start(&topology, &FOUR);
+    let node = lab.node("d");
+    let mine = |k: &String| {
+        let replicas = topology.replicas(topology.partition_of(&key(k)));
+        !replicas.contains(&id("d"))
+    };
+    let keys = (0..).map(|n| format!("k{n}")).filter(mine);
+    let keys: Vec<String> = keys.take(WRITES).collect();
+    let partitions: BTreeSet<u16> = keys
+        .iter()
+        .map(|k| topology.partition_of(&key(k)))
+        .collect();
+    lab.gossip("c", MemberStatus::Dead);
+    let full = node.coordinator.without_tails();
+    let stalled = node.replica.store.stall().await;
+    let tasks = || {
+        let runtime = tokio::runtime::Handle::current();
+        runtime.metrics().num_alive_tasks()
+    };
+    let before = tasks();
+    for k in &keys {
+        lab.put("d", k, 1).await.expect("two are enough");
+    }
+    until("the tasks of the writes have ended", || {
+        tasks() < before + WRITES / 10
+    })
+    .await;
+    assert!(node.replica.store.dirty().is_empty(), "it stands still");
+    drop((stalled, full));
+    let marked = || {
+        let dirty = node.replica.store.dirty();
+        dirty.get(&id("c")).map_or(0, Vec::len)
+    };
+    until("all are marked", || marked() == partitions.len()).await;
 }
 
 #[tokio::test]

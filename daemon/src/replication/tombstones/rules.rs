@@ -36,6 +36,9 @@ pub struct Verdict {
     pub behind: BTreeSet<NodeId>,
     /// The highest clock of those who answered.
     pub clock: Hlc,
+    /// Whose clocks are more than a day apart, if any are: the one ahead and the one behind. Then
+    /// nothing is confirmed: a floor above them all would be from the far future to who is right.
+    pub apart: Option<(NodeId, NodeId)>,
     /// The longest grace of those who answered.
     pub grace_ms: u64,
 }
@@ -73,9 +76,22 @@ pub fn judge(
             }
         }
     }
+    verdict.apart = apart(answers);
+    if let Some((ahead, behind)) = verdict.apart.clone() {
+        verdict.blockers.extend([ahead, behind]);
+        open.fill(false);
+    }
     let keys = keys.iter().zip(open).filter(|(_, open)| *open);
     verdict.confirmed = keys.map(|(key, _)| key.clone()).collect();
     verdict
+}
+
+/// Who has the highest clock and who the lowest, when that one would refuse the other's stamps.
+fn apart(answers: &BTreeMap<NodeId, Answer>) -> Option<(NodeId, NodeId)> {
+    let (ahead, highest) = answers.iter().max_by_key(|(_, a)| a.clock)?;
+    let (behind, lowest) = answers.iter().min_by_key(|(_, a)| a.clock)?;
+    let absurd = highest.clock.is_absurd(lowest.clock.unix_ms());
+    absurd.then(|| (ahead.clone(), behind.clone()))
 }
 
 /// Tombstones of a partition on their way out.
@@ -282,6 +298,46 @@ mod tests {
             let names = |list: &[&str]| list.iter().map(|n| id(n)).collect::<BTreeSet<_>>();
             assert_eq!(verdict.blockers, names(blockers), "{said:?}");
             assert_eq!(verdict.behind, names(behind), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn clocks_a_day_apart_confirm_nothing() {
+        const DAY: u64 = 24 * 60 * 60 * 1000;
+        const NOW: u64 = 100 * DAY;
+        // the clocks of a, b and x; who is ahead of whom
+        let cases = [
+            ([NOW, NOW, NOW], None),
+            ([NOW + DAY, NOW, NOW], None),
+            ([NOW + DAY + 1, NOW, NOW + 1], Some(("a", "b"))),
+            ([NOW + 3 * DAY, NOW + 3 * DAY, NOW], Some(("b", "x"))),
+            ([NOW, NOW - 3 * DAY, NOW], Some(("x", "b"))),
+        ];
+        for (clocks, apart) in cases {
+            let asked = [("a", true), ("b", true), ("x", false)].map(|(n, r)| (id(n), r));
+            let answers = ["a", "b", "x"].iter().zip(clocks).map(|(name, clock)| {
+                let states = match *name {
+                    "x" => vec![Gone, Gone],
+                    _ => vec![Holds, Holds],
+                };
+                let clock = Hlc::from_parts(clock, 0);
+                let grace_ms = 1000;
+                let answer = Answer {
+                    states,
+                    clock,
+                    grace_ms,
+                };
+                (id(name), answer)
+            });
+            let verdict = judge(&keys(2), &asked.into(), &answers.collect());
+            let named = apart.map(|(ahead, behind)| (id(ahead), id(behind)));
+            assert_eq!(verdict.apart, named, "{clocks:?}");
+            assert_eq!(verdict.confirmed.is_empty(), apart.is_some(), "{clocks:?}");
+            let blockers = named.into_iter().flat_map(|(a, b)| [a, b]).collect();
+            assert_eq!(verdict.blockers, blockers, "{clocks:?}");
+            let mut book = Book::new(1000);
+            book.confirm(7, verdict, Hlc::from_parts(clocks[0], 0), 0, 2);
+            assert_eq!(book.is_pending(7), apart.is_none(), "{clocks:?}");
         }
     }
 

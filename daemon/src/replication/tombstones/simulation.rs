@@ -171,3 +171,33 @@ fn the_grace_of_who_waits_longest_keeps_its_floor_above_what_is_late() {
     let red = lose_a_store_after(Broken::OthersGraceIgnored);
     assert!(red.is_err(), "without it nothing would be noticed");
 }
+
+/// The collector's clock is three days ahead for many graces, and is then set right: no floor of that
+/// time is left that would refuse what is written from then on.
+#[test]
+fn a_clock_that_was_days_ahead_leaves_no_floor_behind() {
+    const DAYS: u64 = 3 * 24 * 60 * 60 * 1000;
+    let mut world = World::new(1, Broken::Nothing);
+    world.skew = [DAYS.cast_signed(), 0, 0, 0];
+    world.go_by([GRACE_MS; NODES]);
+    drop(late_comparison(&mut world));
+    let graces = |world: &mut World| {
+        for _ in 0..8 * GRACE_MS {
+            world.now += 1;
+            for _ in 0..NODES {
+                world.collect();
+            }
+            deliver_all(world);
+        }
+    };
+    graces(&mut world);
+    world.set_clock(0);
+    for at in 0..NODES {
+        assert_eq!(world.write_through(at), 3, "through n{at}");
+    }
+    assert_eq!(world.forgotten, 0);
+    // and what waited is forgotten, now that the clocks agree
+    drop(late_comparison(&mut world));
+    graces(&mut world);
+    assert_eq!(world.forgotten, 3);
+}

@@ -311,7 +311,8 @@ impl Batch {
             .floors
             .get(key.partition(self.core.partition_count));
         let issued = if issued == Hlc::default() {
-            oldest(&incoming)
+            // one that was stamped after it had read an older sibling must not carry that along
+            incoming.min_hlc()
         } else {
             issued
         };
@@ -596,13 +597,6 @@ fn supersedes(incoming: &Record, clock: &VersionVector) -> bool {
         && !incoming.siblings.is_empty()
         && siblings.all(|s| !clock.covers(&s.dot))
         && incoming.siblings.is_sorted_by(|a, b| a.dot < b.dot)
-}
-
-/// The stamp of a record's oldest sibling: of a record that travels by itself (a hint), nothing in
-/// it is older. One that was stamped after it had read an older sibling must not carry that along.
-fn oldest(record: &Record) -> Hlc {
-    let stamps = record.siblings.iter().map(|s| s.hlc);
-    stamps.min().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -318,6 +318,38 @@ fn a_conditional_write_asks_at_last_whether_it_is_alone() {
     assert!(matches!(step, Step::Ask(asks) if asks.iter().all(|(_, a)| *a == Ask::Version)));
 }
 
+/// It refused the last question because it had learned of a later ring: the record it keeps.
+#[test]
+fn who_stored_a_write_and_refused_its_last_question_may_have_it() {
+    let alone = Needs {
+        read: majorities(&[&["a"]]),
+        write: majorities(&[&["a"]]),
+    };
+    let create = WriteIntent {
+        condition: Condition::Absent,
+        ..intent()
+    };
+    let (mut machine, _) = WriteMachine::start(create, alone, &off(&[]));
+    let step = machine.on_said(&id("a"), Said::Version(None));
+    assert_eq!(step, Step::Stamp { seen: Hlc(0) });
+    machine.stamp(dot("me", 1), Hlc(1), &off(&[]));
+    let step = machine.on_said(&id("a"), Said::Stored);
+    assert!(matches!(&step, Step::Ask(asks) if asks[0].1 == Ask::Version));
+    let both = Needs {
+        read: majorities(&[&["a", "b"]]),
+        write: majorities(&[&["a", "b"]]),
+    };
+    let step = machine.regroup(Some(&id("a")), both, &off(&["b"]));
+    let unknown = matches!(
+        step,
+        Step::Failed(Unmet::Unanswered {
+            may_have_written: true,
+            ..
+        })
+    );
+    assert!(unknown, "{step:?}");
+}
+
 #[test]
 fn other_writes_do_not_ask_again() {
     for condition in [Condition::Always, Condition::Present] {

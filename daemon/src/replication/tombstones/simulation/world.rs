@@ -182,6 +182,12 @@ impl World {
         self.book = book(grace_ms[0]);
     }
 
+    /// A clock is set right, and its node started anew.
+    pub fn set_clock(&mut self, node: usize) {
+        self.skew[node] = 0;
+        self.last[node] = Hlc(0);
+    }
+
     fn wall(&self, node: usize) -> u64 {
         self.now.saturating_add_signed(self.skew[node])
     }
@@ -257,7 +263,11 @@ impl World {
 
     /// As the store does it; whether the record is held now.
     fn merge(&mut self, to: usize, record: &Record, issued: Hlc) -> bool {
+        let wall = self.wall(to);
         let replica = &mut self.replicas[to];
+        if record.max_hlc().is_absurd(wall) {
+            return false;
+        }
         let merged = replica.record.merge(record);
         if merged == replica.record {
             return true;
@@ -382,6 +392,30 @@ impl World {
                 });
             }
         }
+    }
+
+    /// A client writes through this node; how many replicas took it.
+    pub fn write_through(&mut self, at: usize) -> usize {
+        let issued = self.stamp(at, Hlc(0));
+        let base = (0..REPLICAS).fold(Record::default(), |all, r| {
+            all.merge(&self.replicas[r].record)
+        });
+        let hlc = self.stamp(at, base.max_hlc());
+        let which = (100 + self.writes.len()) as u64;
+        let sibling = Sibling {
+            dot: dot(at, which),
+            hlc,
+            value: Some(number(which)),
+        };
+        let record = Record::written(&base, &base.clock, sibling);
+        self.writes.push(Write {
+            record: record.clone(),
+            acks: BTreeSet::new(),
+            acknowledged: false,
+        });
+        (0..REPLICAS)
+            .filter(|to| self.merge(*to, &record, issued))
+            .count()
     }
 
     pub fn deliver(&mut self) {
