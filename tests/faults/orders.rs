@@ -29,14 +29,14 @@ use crate::support::{
     wait::{GENEROUS, eventually, same},
 };
 
-async fn signal(api: &Api, signal: Signal) {
+pub async fn signal(api: &Api, signal: Signal) {
     let status = api.status().await.expect("it answers");
     let pid = i32::try_from(status.node.pid).expect("a pid");
     let pid = Pid::from_raw(pid).expect("a pid");
     kill_process(pid, signal).expect("the signal is sent");
 }
 
-async fn drains(api: &Api) {
+pub async fn drains(api: &Api) {
     eventually("it drains", GENEROUS, async || {
         let status = api.status().await.map_err(|e| e.to_string())?;
         same("lifecycle", &status.node.lifecycle, &Lifecycle::Draining)
@@ -45,7 +45,7 @@ async fn drains(api: &Api) {
 }
 
 /// A request that does not finish and so holds up the graceful end, until it is dropped.
-async fn half_a_request(node: &Node, api: &Api) -> TcpStream {
+pub async fn half_a_request(node: &Node, api: &Api) -> TcpStream {
     let mut held = TcpStream::connect(("127.0.0.1", node.port))
         .await
         .expect("it listens");
@@ -66,7 +66,7 @@ async fn half_a_request(node: &Node, api: &Api) -> TcpStream {
     held
 }
 
-async fn ends_with(node: &mut Node, code: i32) {
+pub async fn ends_with(node: &mut Node, code: i32) {
     let what = format!("{} ends", node.id);
     let status = eventually(&what, GENEROUS, async || {
         node.ended().ok_or_else(|| "it runs".to_owned())

@@ -28,17 +28,24 @@ pub enum Cause {
 pub struct Again {
     pub why: String,
     pub standby: Option<Ticket>,
+    /// Seeds of the cluster to adopt.
+    pub adopt: Option<Vec<String>>,
 }
 
 impl Again {
     pub fn restart(why: String) -> Self {
-        Self { why, standby: None }
+        Self {
+            why,
+            standby: None,
+            adopt: None,
+        }
     }
 
     fn standby(ticket: Ticket) -> Self {
         Self {
             why: ticket.reason.clone(),
             standby: Some(ticket),
+            adopt: None,
         }
     }
 
@@ -47,6 +54,7 @@ impl Again {
         Self {
             why: later.why,
             standby: later.standby.or(self.standby),
+            adopt: later.adopt.or(self.adopt),
         }
     }
 }
@@ -56,7 +64,10 @@ impl Cause {
     pub fn of(order: Order) -> Option<Self> {
         match order {
             Order::Stop { why } => Some(Self::Stop { why }),
-            Order::Restart { why } => Some(Self::Replace(Again::restart(why))),
+            Order::Restart { why, adopt } => Some(Self::Replace(Again {
+                adopt,
+                ..Again::restart(why)
+            })),
             Order::Standby(ticket) => Some(Self::Replace(Again::standby(ticket))),
             Order::Fail(failure) => Some(Self::Fail(failure)),
             Order::Start { .. } => None,
@@ -96,7 +107,15 @@ mod tests {
     #[test]
     fn what_is_ordered_on_the_way_out_is_not_forgotten() {
         let stop = || Order::Stop { why: "s".into() };
-        let restart = |why: &str| Order::Restart { why: why.into() };
+        let restart = |why: &str| Order::Restart {
+            why: why.into(),
+            adopt: None,
+        };
+        let seeds = || Some(vec!["s:1".to_owned()]);
+        let adopt = || Order::Restart {
+            why: "b".into(),
+            adopt: seeds(),
+        };
         let ticket = |until| Ticket {
             hold_until: until,
             reason: "t".into(),
@@ -107,6 +126,14 @@ mod tests {
             Cause::Replace(Again {
                 why: why.into(),
                 standby,
+                adopt: None,
+            })
+        };
+        let adopting = |why: &str, standby| {
+            Cause::Replace(Again {
+                why: why.into(),
+                standby,
+                adopt: seeds(),
             })
         };
         let stopped = Cause::Stop { why: "s".into() };
@@ -123,7 +150,15 @@ mod tests {
             (vec![stop(), Order::Standby(ticket(1))], stopped.clone()),
             (vec![stop(), fail("f")], stopped.clone()),
             (vec![fail("f"), fail("g")], failed("f")),
-            // who is to hold holds, in whatever order it comes
+            (vec![stop(), adopt()], stopped.clone()),
+            (vec![adopt(), stop()], stopped.clone()),
+            // nor is what was accepted, in whatever order it came
+            (vec![adopt(), restart("a")], adopting("a", None)),
+            (vec![restart("a"), adopt()], adopting("b", None)),
+            (
+                vec![adopt(), Order::Standby(ticket(1))],
+                adopting("t", Some(ticket(1))),
+            ),
             (
                 vec![restart("a"), Order::Standby(ticket(1))],
                 replace("t", Some(ticket(1))),

@@ -7,7 +7,7 @@ use ringmaster_shared::event::EventCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    SharedNode,
+    SharedNode, adopt,
     cause::{Again, Cause, End},
 };
 use crate::{
@@ -45,7 +45,7 @@ pub async fn shutdown(
     node.stop.cancel();
     let closed = ending.during(close_store(node)).await;
     ending.during(server.close(LAST_ANSWERS)).await;
-    let end = match ending.last_look() {
+    let end = match ending.decide().await {
         Cause::Stop { .. } => {
             closed?;
             Ok(End::Stopped)
@@ -77,16 +77,39 @@ impl Ending<'_> {
         }
     }
 
-    /// Why it ends, now that nothing more is to be done.
-    fn last_look(mut self) -> Cause {
-        while let Ok(order) = self.received.try_recv() {
-            self.hear(order);
+    /// Why it ends, now that nothing more is to be done. Only here, when nothing can refuse it any
+    /// more, an order to adopt is written down for the next life.
+    async fn decide(mut self) -> Cause {
+        self.last_look();
+        if let Some(seeds) = self.to_adopt() {
+            let node = self.node;
+            self.during(adopt::note(node, seeds)).await;
+            self.last_look();
+            if self.to_adopt().is_none() {
+                adopt::take_back(self.node).await;
+            }
+        } else {
+            adopt::tell_written(self.node);
         }
         self.cause
     }
 
+    fn last_look(&mut self) {
+        while let Ok(order) = self.received.try_recv() {
+            self.hear(order);
+        }
+    }
+
+    fn to_adopt(&self) -> Option<Vec<String>> {
+        match &self.cause {
+            Cause::Replace(again) => again.adopt.clone(),
+            Cause::Stop { .. } | Cause::Fail(_) => None,
+        }
+    }
+
     fn hear(&mut self, order: Order) {
         let before = matches!(self.cause, Cause::Replace(_));
+        let adopts = self.to_adopt().is_some();
         self.cause = self.cause.clone().then(order);
         let why = match &self.cause {
             Cause::Stop { why } => why.clone(),
@@ -99,6 +122,9 @@ impl Ending<'_> {
             let message = format!("{id} does not start again: {why}");
             let events = &self.node.events;
             events.info(EventCode::NodeStopping, Some(id), message);
+            if adopts {
+                adopt::given_back(self.node, "it was told to stop before it had restarted");
+            }
         }
     }
 }
@@ -113,12 +139,12 @@ fn stop_taking(node: &SharedNode, cause: &Cause) {
 
 fn tell_wait(node: &SharedNode, cause: &Cause) {
     let waits = match cause {
-        Cause::Replace(_) => "it is about to start again",
-        Cause::Stop { .. } | Cause::Fail(_) => "it is about to stop",
+        Cause::Replace(_) => format!("it is about to stop, {}", cause.sentence()),
+        Cause::Stop { .. } | Cause::Fail(_) => "it is about to stop".to_owned(),
     };
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;
-        facts.waiting_for = Some(waits.to_owned());
+        facts.waiting_for = Some(waits);
     });
 }
 
