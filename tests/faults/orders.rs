@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -12,9 +13,13 @@ use std::{
     },
 };
 
+use base64::Engine;
 use reqwest::Method;
 use ringmaster_shared::{
-    api::health::{NodeStatus, StatusResponse},
+    api::{
+        health::{NodeStatus, StatusResponse},
+        keys::KeysResponse,
+    },
     member::Lifecycle,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,6 +31,8 @@ use crate::support::{
     client::{Api, http},
     cluster::Cluster,
     node::{Node, free_port},
+    skip::skipped,
+    trace,
     wait::{GENEROUS, eventually, same},
 };
 
@@ -298,6 +305,70 @@ async fn nobody_takes_the_place_of_a_living_node_but_of_a_dead_one() {
     std::mem::swap(&mut cluster.nodes[1], &mut heir);
     cluster.agree().await;
     cluster.reads(1, "kept", &json!(1)).await;
+}
+
+/// A key for the gossip, as it is written in files and orders.
+fn gossip_key(byte: u8) -> String {
+    base64::engine::general_purpose::STANDARD.encode([byte; 32])
+}
+
+/// Skipped where `strace`, which makes the disk of one node slow, cannot trace.
+#[tokio::test]
+async fn a_change_of_keys_is_carried_out_whole_though_its_client_is_gone() {
+    if let Some(why) = trace::impossible() {
+        return skipped(&why);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("key");
+    fs::write(&file, gossip_key(1)).expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+    let mut cluster = Cluster::empty().await;
+    cluster.set_env("RINGD_GOSSIP_KEYRING_FILE", &file.display().to_string());
+    // where the node that is given the order writes its new keyring, slowly
+    let written = cluster.data_dir(0).join("keyring.tmp");
+    let slowly = ["-D", "-f", "-qq", "-o", "/dev/null", "--trace=fsync", "-P"];
+    let mut wrapper: Vec<String> = ["strace"]
+        .into_iter()
+        .chain(slowly)
+        .map(Into::into)
+        .collect();
+    wrapper.push(written.display().to_string());
+    wrapper.push("--inject=fsync:delay_enter=5000000".to_owned());
+    cluster.add_wrapped(&[], wrapper, &[]).await;
+    let seed = cluster.seed(0);
+    cluster.add(&seed).await;
+    cluster.agree().await;
+
+    let api = cluster.api(0);
+    let client = tokio::spawn({
+        let (api, path) = (api.clone(), "/api/v1/gossip/keys");
+        let order = json!({"operation": "install", "key": gossip_key(2)});
+        async move { api.send(Method::POST, path, Some(&order)).await }
+    });
+    let node = &cluster.nodes[0];
+    eventually("the node itself is at it", GENEROUS, async || {
+        if written.exists() || node.log().contains("was installed") {
+            Ok(())
+        } else {
+            Err(node.log())
+        }
+    })
+    .await;
+    client.abort();
+    eventually("both hold the new key", GENEROUS, async || {
+        let shown: KeysResponse = api
+            .get("/api/v1/gossip/keys")
+            .await
+            .map_err(|e| e.to_string())?;
+        let rings = shown.nodes.iter().filter_map(|n| n.keyring.as_ref());
+        let counts: Vec<usize> = rings.map(|ring| ring.keys.len()).collect();
+        same("keys", &counts, &vec![2, 2])
+    })
+    .await;
+    let line = "was installed, as ordered through node-1";
+    for node in &cluster.nodes {
+        assert!(node.log().contains(line), "{}", node.log());
+    }
 }
 
 /// Writes distinct keys through the first three nodes until told to stop.
