@@ -2,7 +2,8 @@
 //!
 //! Promises: misuse is one sentence on stderr and exit code 2, any other failure one sentence
 //! and 1, a clean stop 0. A restart order replaces the process image; when that is impossible
-//! the node starts again inside this process rather than leave the cluster short of a member.
+//! the node starts again inside this process rather than leave the cluster short of a member. Asked
+//! to stop, however late, it does not start again.
 
 mod arguments;
 mod failure;
@@ -14,7 +15,7 @@ pub use failure::Failure;
 
 use crate::{
     config::{Config, Layers, LogConfig},
-    lifecycle::{Program, Ticket, leash},
+    lifecycle::{Program, Ticket, leash, signals::Signals},
     node::{self, End},
 };
 
@@ -55,11 +56,18 @@ fn run() -> Result<ExitCode, Failure> {
 }
 
 fn keep_running(config: &Config, program: &Program) -> Result<ExitCode, Failure> {
+    let signals = Signals::listen()
+        .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
     let mut ticket = Ticket::from_environment();
     loop {
-        match node::run(config, ticket.take())? {
+        match node::run(config, ticket.take(), &signals)? {
             End::Stopped => return Ok(ExitCode::SUCCESS),
             End::Replace { standby } => {
+                // it may have come after the last look of the life that ended
+                if let Some(why) = signals.asked() {
+                    tracing::info!("does not start again: {why}");
+                    return Ok(ExitCode::SUCCESS);
+                }
                 let error = program.replace(standby.as_ref());
                 tracing::error!(
                     "cannot start {} anew ({error}); starting again inside the old process",

@@ -7,6 +7,7 @@
 mod address_book;
 pub mod adopt;
 mod bind;
+mod cause;
 mod departure;
 mod descriptors;
 mod entry;
@@ -20,6 +21,7 @@ mod watchers;
 
 use std::time::Duration;
 
+pub use cause::End;
 pub use handle::{Node, SharedNode};
 
 use crate::{
@@ -34,53 +36,31 @@ use crate::{
     lifecycle::{
         Ticket,
         facts::Phase,
-        orders::{self, Order, OrderReceiver},
-        signals,
+        orders::{self, OrderReceiver},
+        signals::Signals,
     },
     storage::Store,
 };
+use cause::{Again, Cause};
 use standby::Held;
 use start::Started;
-
-/// How a life ended without failure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    Stopped,
-    /// Replace the process image.
-    Replace {
-        standby: Option<Ticket>,
-    },
-}
-
-/// Why a life ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
-    Stop {
-        why: String,
-    },
-    Replace {
-        why: String,
-        standby: Option<Ticket>,
-    },
-    Fail(Failure),
-}
 
 /// Tasks that do not end by themselves are cut off after this.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// One life of the node, from its sockets to its end. With a ticket it begins in standby.
-pub fn run(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
+pub fn run(config: &Config, ticket: Option<Ticket>, signals: &Signals) -> Result<End, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ringd")
         .build()
         .map_err(|e| Failure::Failed(format!("cannot start threads: {e}")))?;
-    let end = runtime.block_on(live(config, ticket));
+    let end = runtime.block_on(live(config, ticket, signals));
     runtime.shutdown_timeout(LAST_WAIT);
     end
 }
 
-async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
+async fn live(config: &Config, ticket: Option<Ticket>, signals: &Signals) -> Result<End, Failure> {
     let sockets = bind::bind(config.bind, config.port)?;
     // a full disk would not take the note of this start
     Store::make_room(
@@ -103,8 +83,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
     )
     .map_err(|e| Failure::Usage(e.to_string()))?;
     let (orders, mut received) = orders::channel();
-    signals::watch(orders.clone())
-        .map_err(|e| Failure::Failed(format!("cannot listen for signals: {e}")))?;
+    signals.stop(orders.clone());
     let phase = match ticket {
         Some(_) => Phase::Standby,
         None => Phase::Starting,
@@ -124,7 +103,7 @@ async fn live(config: &Config, ticket: Option<Ticket>) -> Result<End, Failure> {
     watchers::spawn_looks(&node);
     watchers::spawn_lifecycle(&node);
     let cause = course(&node, sockets.udp, ticket, &mut received).await;
-    shutdown::shutdown(&node, server, cause).await
+    shutdown::shutdown(&node, server, cause, &mut received).await
 }
 
 /// From the open port to the reason to stop.
@@ -148,29 +127,18 @@ async fn course(
     };
     match started {
         Ok(Started::Runs) => next_cause(received).await,
-        Ok(Started::Again { why }) => Cause::Replace { why, standby: None },
+        Ok(Started::Again { why }) => Cause::Replace(Again::restart(why)),
         Err(failure) => Cause::Fail(failure),
     }
 }
 
 async fn next_cause(received: &mut OrderReceiver) -> Cause {
-    loop {
-        match received.recv().await {
-            Some(Order::Stop { why }) => return Cause::Stop { why },
-            Some(Order::Restart { why }) => return Cause::Replace { why, standby: None },
-            Some(Order::Standby(ticket)) => {
-                return Cause::Replace {
-                    why: format!("to hold in standby: {}", ticket.reason),
-                    standby: Some(ticket),
-                };
-            }
-            Some(Order::Fail(failure)) => return Cause::Fail(failure),
-            // it came just as the hold ran out: the node starts anyway
-            Some(Order::Start { .. }) => {}
-            None => {
-                let why = "nobody is left to give orders".to_owned();
-                return Cause::Stop { why };
-            }
+    while let Some(order) = received.recv().await {
+        // an order to start came just as the hold ran out: the node starts anyway
+        if let Some(cause) = Cause::of(order) {
+            return cause;
         }
     }
+    let why = "nobody is left to give orders".to_owned();
+    Cause::Stop { why }
 }

@@ -2,6 +2,7 @@
 //! key shows as siblings, whatever is killed on the way.
 
 use std::{
+    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,12 +12,18 @@ use std::{
 
 use reqwest::Method;
 use ringmaster_shared::{
-    api::data::{ReadResponse, ReplicasResponse},
+    api::{
+        data::{ReadResponse, ReplicasResponse},
+        health::NodeStatus,
+    },
     error::ErrorCode,
+    member::Lifecycle,
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use super::orders::{drains, ends_with, half_a_request, signal};
 use crate::support::{
     client::Api,
     cluster::{Cluster, agreement},
@@ -352,4 +359,149 @@ async fn an_order_is_checked_before_anything_is_given_up() {
     };
     eventually("all hold the same", GENEROUS, all_same).await;
     assert_eq!(versions(&api, "held").await, Ok(vec![json!("b")]));
+}
+
+/// Takes connections and never says a word; so many that a look at them takes its time.
+struct Silence {
+    listeners: Vec<TcpListener>,
+}
+
+impl Silence {
+    fn new() -> Self {
+        let listener = |_| TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self {
+            listeners: (0..4).map(listener).collect(),
+        }
+    }
+
+    /// Asked before `seed` is.
+    fn before(&self, seed: String) -> Vec<String> {
+        let addresses = self.listeners.iter().map(|l| l.local_addr());
+        let silent = addresses.map(|a| a.expect("bound").to_string());
+        silent.chain([seed]).collect()
+    }
+}
+
+/// `count` requests are under way, this look included.
+async fn under_way(api: &Api, count: usize) {
+    eventually("so much is under way", GENEROUS, async || {
+        let metrics = api.send(Method::GET, "/metrics", None).await;
+        let metrics = metrics.map_err(|e| e.to_string())?.text();
+        if metrics.contains(&format!("ringd_http_requests_in_flight {count}\n")) {
+            Ok(())
+        } else {
+            Err("it is not".into())
+        }
+    })
+    .await;
+}
+
+async fn serves_anew(api: &Api, than: u64) -> NodeStatus {
+    eventually("it serves anew", GENEROUS, async || {
+        let node = api.status().await.map_err(|e| e.to_string())?.node;
+        if node.generation <= than {
+            return Err(format!("generation {}", node.generation));
+        }
+        same("lifecycle", &node.lifecycle, &Lifecycle::Serving)?;
+        Ok(node)
+    })
+    .await
+}
+
+async fn restart(api: &Api) -> NodeStatus {
+    let before = api.status().await.expect("it answers").node;
+    let reply = api.send(Method::POST, "/api/v1/admin/restart", None).await;
+    assert_eq!(reply.expect("answered").status, 202);
+    serves_anew(api, before.generation).await
+}
+
+#[tokio::test]
+async fn an_order_that_was_not_accepted_is_not_carried_out_at_a_later_start() {
+    let patient = [("RINGD_LIMITS_DRAIN_TIMEOUT", "600s")];
+    let mut cluster = Cluster::start_with(1, &patient).await;
+    let lone = cluster.add(&[]).await;
+    agree_among(&cluster, &[lone]).await;
+    let api = cluster.api(lone);
+    put(&api, "held", "here").await;
+    let cluster_id = async || api.members().await.expect("it answers").cluster_id;
+    let own = cluster_id().await;
+    let silence = Silence::new();
+    let seeds = silence.before(cluster.nodes[0].address());
+
+    // refused, because the node was told to restart while it asked the seeds
+    let asked = tokio::spawn({
+        let (api, seeds) = (api.clone(), seeds.clone());
+        async move { order(&api, &seeds).await }
+    });
+    under_way(&api, 2).await;
+    restart(&api).await;
+    let refused = asked.await.expect("it ends").error();
+    assert_eq!(refused.code, ErrorCode::Conflict);
+    assert!(
+        refused.error.contains("is stopping already"),
+        "{}",
+        refused.error
+    );
+    assert_eq!(cluster_id().await, own);
+
+    // nobody waits for the answer any more
+    let asked = tokio::spawn({
+        let (api, seeds) = (api.clone(), seeds.clone());
+        async move { order(&api, &seeds).await }
+    });
+    under_way(&api, 2).await;
+    asked.abort();
+    under_way(&api, 1).await;
+    restart(&api).await;
+    assert_eq!(cluster_id().await, own);
+
+    // and through a process of its own
+    assert!(cluster.nodes[lone].stop().await.success());
+    cluster.nodes[lone].start(&[]);
+    agree_among(&cluster, &[lone]).await;
+    assert_eq!(cluster_id().await, own);
+    assert_eq!(
+        api.value("held").await.expect("answered"),
+        Some(json!("here"))
+    );
+    let log = cluster.nodes[lone].log();
+    assert!(!log.contains("gives up cluster"), "{log}");
+}
+
+/// Accepted, and then the node is stopped instead: what cannot be taken back is not begun later,
+/// by a start that was meant for something else.
+#[tokio::test]
+async fn an_order_whose_node_is_stopped_before_it_restarts_is_given_back() {
+    let patient = [
+        ("RINGD_LIMITS_DRAIN_TIMEOUT", "600s"),
+        ("RINGD_LIMITS_BODY_TIMEOUT", "600s"),
+    ];
+    let mut cluster = Cluster::start_with(1, &patient).await;
+    let lone = cluster.add(&[]).await;
+    agree_among(&cluster, &[lone]).await;
+    let api = cluster.api(lone);
+    let own = api.members().await.expect("it answers").cluster_id;
+    let theirs = [cluster.nodes[0].address()];
+    let held = half_a_request(&cluster.nodes[lone], &api).await;
+    assert_eq!(order(&api, &theirs).await.status, 202);
+    drains(&api).await;
+    signal(&api, Signal::TERM).await;
+    let node = &cluster.nodes[lone];
+    eventually("it gives the order back", GENEROUS, async || {
+        let log = node.log();
+        if log.contains("the order to adopt is given back") {
+            return Ok(());
+        }
+        Err(log)
+    })
+    .await;
+    drop(held);
+    ends_with(&mut cluster.nodes[lone], 0).await;
+    cluster.nodes[lone].kill9();
+    cluster.nodes[lone].start(&[]);
+    agree_among(&cluster, &[lone]).await;
+    let members = api.members().await.expect("it answers");
+    assert_eq!(members.cluster_id, own);
+    let log = cluster.nodes[lone].log();
+    assert!(!log.contains("ordered earlier"), "{log}");
 }

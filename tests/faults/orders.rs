@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -12,9 +13,13 @@ use std::{
     },
 };
 
+use base64::Engine;
 use reqwest::Method;
 use ringmaster_shared::{
-    api::health::{NodeStatus, StatusResponse},
+    api::{
+        health::{NodeStatus, StatusResponse},
+        keys::KeysResponse,
+    },
     member::Lifecycle,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,17 +31,49 @@ use crate::support::{
     client::{Api, http},
     cluster::Cluster,
     node::{Node, free_port},
+    skip::skipped,
+    trace,
     wait::{GENEROUS, eventually, same},
 };
 
-async fn interrupt(api: &Api) {
+pub async fn signal(api: &Api, signal: Signal) {
     let status = api.status().await.expect("it answers");
     let pid = i32::try_from(status.node.pid).expect("a pid");
     let pid = Pid::from_raw(pid).expect("a pid");
-    kill_process(pid, Signal::INT).expect("the signal is sent");
+    kill_process(pid, signal).expect("the signal is sent");
 }
 
-async fn ends_with(node: &mut Node, code: i32) {
+pub async fn drains(api: &Api) {
+    eventually("it drains", GENEROUS, async || {
+        let status = api.status().await.map_err(|e| e.to_string())?;
+        same("lifecycle", &status.node.lifecycle, &Lifecycle::Draining)
+    })
+    .await;
+}
+
+/// A request that does not finish and so holds up the graceful end, until it is dropped.
+pub async fn half_a_request(node: &Node, api: &Api) -> TcpStream {
+    let mut held = TcpStream::connect(("127.0.0.1", node.port))
+        .await
+        .expect("it listens");
+    let half = b"PUT /api/v1/data/half HTTP/1.1\r\nhost: h\r\n\
+        content-type: application/json\r\ncontent-length: 12\r\n\r\n{\"val";
+    held.write_all(half).await.expect("sent");
+    eventually("the half request is under way", GENEROUS, async || {
+        let metrics = api.send(Method::GET, "/metrics", None).await;
+        let metrics = metrics.map_err(|e| e.to_string())?.text();
+        // this one and the half one
+        if metrics.contains("ringd_http_requests_in_flight 2") {
+            Ok(())
+        } else {
+            Err("it was not counted".into())
+        }
+    })
+    .await;
+    held
+}
+
+pub async fn ends_with(node: &mut Node, code: i32) {
     let what = format!("{} ends", node.id);
     let status = eventually(&what, GENEROUS, async || {
         node.ended().ok_or_else(|| "it runs".to_owned())
@@ -49,38 +86,63 @@ async fn ends_with(node: &mut Node, code: i32) {
 async fn a_second_interrupt_ends_a_node_at_once_and_loses_nothing() {
     let mut cluster = Cluster::start(3).await;
     cluster.write(1, "before", &json!(1), GENEROUS).await;
-    // a request that does not finish holds up the graceful end
-    let mut held = TcpStream::connect(("127.0.0.1", cluster.nodes[1].port))
-        .await
-        .expect("it listens");
-    let half = b"PUT /api/v1/data/half HTTP/1.1\r\nhost: h\r\n\
-        content-type: application/json\r\ncontent-length: 12\r\n\r\n{\"val";
-    held.write_all(half).await.expect("sent");
     let api = cluster.api(1);
-    eventually("the half request is under way", GENEROUS, async || {
-        let metrics = api.send(Method::GET, "/metrics", None).await;
-        let metrics = metrics.map_err(|e| e.to_string())?.text();
-        // this one and the half one
-        if metrics.contains("ringd_http_requests_in_flight 2") {
-            Ok(())
-        } else {
-            Err("it was not counted".into())
-        }
-    })
-    .await;
-    interrupt(&api).await;
-    eventually("it drains", GENEROUS, async || {
-        let status = api.status().await.map_err(|e| e.to_string())?;
-        same("lifecycle", &status.node.lifecycle, &Lifecycle::Draining)
-    })
-    .await;
-    interrupt(&api).await;
+    let _held = half_a_request(&cluster.nodes[1], &api).await;
+    signal(&api, Signal::INT).await;
+    drains(&api).await;
+    signal(&api, Signal::INT).await;
     ends_with(&mut cluster.nodes[1], 130).await;
     cluster.nodes[1].kill9();
     cluster.nodes[1].start(&[]);
     cluster.agree().await;
     cluster.reads(1, "before", &json!(1)).await;
     cluster.reads(0, "before", &json!(1)).await;
+}
+
+/// Asked to stop while it is on its way into another life, it does not come back.
+#[tokio::test]
+async fn one_signal_stops_a_node_that_was_to_come_back() {
+    let patient = [
+        ("RINGD_LIMITS_DRAIN_TIMEOUT", "600s"),
+        ("RINGD_LIMITS_BODY_TIMEOUT", "600s"),
+    ];
+    let mut cluster = Cluster::start_with(1, &patient).await;
+    cluster.write(0, "kept", &json!(1), GENEROUS).await;
+    let cases = [
+        ("restart", Signal::TERM, "SIGTERM"),
+        ("standby", Signal::HUP, "the terminal was closed"),
+        ("restart", Signal::INT, "Ctrl+C"),
+    ];
+    for (index, (order, sent, told)) in cases.into_iter().enumerate() {
+        let api = cluster.api(0);
+        let held = half_a_request(&cluster.nodes[0], &api).await;
+        let path = format!("/api/v1/admin/{order}");
+        let reply = api.send(Method::POST, &path, None).await;
+        assert_eq!(reply.expect("answered").status, 202);
+        drains(&api).await;
+        signal(&api, sent).await;
+        let node = &cluster.nodes[0];
+        let line = format!("node-1 does not start again: {told}");
+        eventually("it says what becomes of it", GENEROUS, async || {
+            let log = node.log();
+            if log.contains(&line) {
+                Ok(())
+            } else {
+                Err(log)
+            }
+        })
+        .await;
+        drop(held);
+        ends_with(&mut cluster.nodes[0], 0).await;
+        let log = cluster.nodes[0].log();
+        assert_eq!(log.matches("node-1 runs at").count(), index + 1, "{log}");
+        assert!(!log.contains("waiting for an order to start"), "{log}");
+        // for the process that has ended to be waited for
+        cluster.nodes[0].kill9();
+        cluster.nodes[0].start(&[]);
+        cluster.agree().await;
+        cluster.reads(0, "kept", &json!(1)).await;
+    }
 }
 
 /// A `ringd` that runs from a file of its own.
@@ -243,6 +305,70 @@ async fn nobody_takes_the_place_of_a_living_node_but_of_a_dead_one() {
     std::mem::swap(&mut cluster.nodes[1], &mut heir);
     cluster.agree().await;
     cluster.reads(1, "kept", &json!(1)).await;
+}
+
+/// A key for the gossip, as it is written in files and orders.
+fn gossip_key(byte: u8) -> String {
+    base64::engine::general_purpose::STANDARD.encode([byte; 32])
+}
+
+/// Skipped where `strace`, which makes the disk of one node slow, cannot trace.
+#[tokio::test]
+async fn a_change_of_keys_is_carried_out_whole_though_its_client_is_gone() {
+    if let Some(why) = trace::impossible() {
+        return skipped(&why);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("key");
+    fs::write(&file, gossip_key(1)).expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+    let mut cluster = Cluster::empty().await;
+    cluster.set_env("RINGD_GOSSIP_KEYRING_FILE", &file.display().to_string());
+    // where the node that is given the order writes its new keyring, slowly
+    let written = cluster.data_dir(0).join("keyring.tmp");
+    let slowly = ["-D", "-f", "-qq", "-o", "/dev/null", "--trace=fsync", "-P"];
+    let mut wrapper: Vec<String> = ["strace"]
+        .into_iter()
+        .chain(slowly)
+        .map(Into::into)
+        .collect();
+    wrapper.push(written.display().to_string());
+    wrapper.push("--inject=fsync:delay_enter=5000000".to_owned());
+    cluster.add_wrapped(&[], wrapper, &[]).await;
+    let seed = cluster.seed(0);
+    cluster.add(&seed).await;
+    cluster.agree().await;
+
+    let api = cluster.api(0);
+    let client = tokio::spawn({
+        let (api, path) = (api.clone(), "/api/v1/gossip/keys");
+        let order = json!({"operation": "install", "key": gossip_key(2)});
+        async move { api.send(Method::POST, path, Some(&order)).await }
+    });
+    let node = &cluster.nodes[0];
+    eventually("the node itself is at it", GENEROUS, async || {
+        if written.exists() || node.log().contains("was installed") {
+            Ok(())
+        } else {
+            Err(node.log())
+        }
+    })
+    .await;
+    client.abort();
+    eventually("both hold the new key", GENEROUS, async || {
+        let shown: KeysResponse = api
+            .get("/api/v1/gossip/keys")
+            .await
+            .map_err(|e| e.to_string())?;
+        let rings = shown.nodes.iter().filter_map(|n| n.keyring.as_ref());
+        let counts: Vec<usize> = rings.map(|ring| ring.keys.len()).collect();
+        same("keys", &counts, &vec![2, 2])
+    })
+    .await;
+    let line = "was installed, as ordered through node-1";
+    for node in &cluster.nodes {
+        assert!(node.log().contains(line), "{}", node.log());
+    }
 }
 
 /// Writes distinct keys through the first three nodes until told to stop.

@@ -35,6 +35,7 @@ type Accepted = Answer<(StatusCode, Json<OrderResponse>)>;
 
 /// Seeds one order to adopt may name.
 const ADOPT_SEEDS_MAX: usize = 16;
+const STOPPING: &str = "is stopping already";
 /// Longest reason kept, characters.
 const REASON_MAX: usize = 200;
 
@@ -77,7 +78,7 @@ pub async fn restart(State(node): State<SharedNode>, _: None, h: HeaderMap, b: B
     let order: RestartOrder = node.gates.bodies.order(&h, b).await?;
     let why = reason(order.reason.as_deref());
     heard(&node, &format!("restart ({why})"));
-    give(&node, Order::Restart { why })?;
+    give(&node, Order::Restart { why, adopt: None })?;
     Ok(done(
         &node,
         StatusCode::ACCEPTED,
@@ -146,19 +147,35 @@ pub async fn adopt(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bod
         others.join(", "),
         reason(order.reason.as_deref())
     );
-    adopt::order(&node, others)
-        .await
-        .map_err(|declined| match declined {
-            Declined::No(why) => ApiError::new(ErrorCode::Conflict, why),
-            Declined::NotNow(why) => {
-                let sentence = format!("no seed lets it be seen which cluster it is of: {why}");
-                ApiError::new(ErrorCode::Conflict, sentence).retry_after(5)
-            }
-        })?;
+    let looked = tokio::select! {
+        looked = adopt::may_be_ordered(&node, &others) => looked,
+        // it would be refused, and hold up the end
+        () = stops(&node) => return Err(conflict(&node, STOPPING)),
+    };
+    looked.map_err(|declined| match declined {
+        Declined::No(why) => ApiError::new(ErrorCode::Conflict, why),
+        Declined::NotNow(why) => {
+            let sentence = format!("no seed lets it be seen which cluster it is of: {why}");
+            ApiError::new(ErrorCode::Conflict, sentence).retry_after(5)
+        }
+    })?;
+    // from here to the end nothing is awaited: a client that goes away leaves nothing half done
     heard(&node, &why);
     let message = format!("restarts {why}; it serves nobody until it is a member there");
-    give(&node, Order::Restart { why })?;
+    let adopt = Some(others);
+    give(&node, Order::Restart { why, adopt })?;
     Ok(done(&node, StatusCode::ACCEPTED, &message))
+}
+
+/// Until this node is on its way out.
+async fn stops(node: &Node) {
+    let mut states = node.lifecycle.watch();
+    while node.control.facts().phase != Phase::Stopping {
+        // its sender is a part of the node and outlives this
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Forgets remembered members and nothing else.
@@ -272,7 +289,7 @@ pub(super) fn heard(node: &Node, what: &str) {
 
 fn give(node: &Node, order: Order) -> Answer<()> {
     if node.control.facts().phase == Phase::Stopping {
-        return Err(conflict(node, "is stopping already"));
+        return Err(conflict(node, STOPPING));
     }
     node.orders
         .try_send(order)

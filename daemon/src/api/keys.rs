@@ -61,7 +61,8 @@ pub async fn change(
         return Err(ApiError::new(ErrorCode::Conflict, why));
     }
     heard(&node, &format!("{} gossip key {key}", operation.as_str()));
-    let nodes = keys::carry_out(&node, secrecy, held, &change).await;
+    let carried = keys::carry_out(node.clone(), secrecy.clone(), held, change).await;
+    let nodes = carried.map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e:#}")))?;
     Ok(Json(KeysChanged {
         current_node: node.facts.id.clone(),
         operation,

@@ -12,8 +12,11 @@ const QUEUE: usize = 16;
 pub enum Order {
     /// Stop for good.
     Stop { why: String },
-    /// Replace the process image and start as before.
-    Restart { why: String },
+    /// Replace the process image and start as before, or to adopt the cluster of these seeds.
+    Restart {
+        why: String,
+        adopt: Option<Vec<String>>,
+    },
     /// Replace the process image and hold; in standby: hold on.
     Standby(Ticket),
     /// Leave standby. `None`: the configured seeds.

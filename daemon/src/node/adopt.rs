@@ -2,7 +2,7 @@
 //!
 //! A node that adopts gives up its cluster, pushes all it holds into the other, and only then
 //! empties its store and joins as a new node. Promises: until the old cluster is given up the
-//! node is what it was; from then on it serves nobody (no peer is answered, no client's key is
+//! node is what it was; an order that was refused is nowhere written down; from then on it serves nobody (no peer is answered, no client's key is
 //! read) until it is a member of the other; nothing is removed here before a write quorum there
 //! has it synced; cut anywhere, the next start goes on.
 //!
@@ -78,10 +78,21 @@ pub async fn begin(node: &SharedNode, seeds: Vec<String>) -> Result<Course, Fail
             ordered,
         } => {
             let whose = if ordered { Wish::Order } else { Wish::Flag };
+            if ordered {
+                tell_order(node, &asked);
+            }
             let looked = look(node, &asked, patience, whose).await;
             after_look(node, looked, whose, seeds).await
         }
     }
+}
+
+/// What was ordered in an earlier life is told in this one, too: it may have been long ago.
+fn tell_order(node: &SharedNode, seeds: &[String]) {
+    let seeds = seeds.join(", ");
+    tracing::info!("ordered earlier: to adopt the cluster of {seeds}; asking which it is");
+    let waits = format!("a seed to say which cluster is to be adopted: {seeds}");
+    node.control.update(|facts| facts.waiting_for = Some(waits));
 }
 
 async fn after_look(
@@ -105,10 +116,7 @@ async fn after_look(
         (Looked::Refused(why), Wish::Flag) => Err(Failure::Failed(why)),
         (Looked::Nothing(why) | Looked::Silent(why) | Looked::Refused(why), Wish::Order) => {
             on_disk(node, IdentityStore::drop_order).await?;
-            let message =
-                format!("the order to adopt is given back, and this node stays what it was: {why}");
-            node.events
-                .error(EventCode::SeedRefused, Some(&node.facts.id), message);
+            given_back(node, &why);
             Ok(Course::On { seeds })
         }
     }
@@ -152,25 +160,63 @@ pub enum Declined {
     NotNow(String),
 }
 
-/// Looks at the seeds and, when the way is free, notes the order; the next start carries it out.
-pub async fn order(node: &SharedNode, seeds: Vec<String>) -> Result<(), Declined> {
-    let looked = look(node, &seeds, Some(ORDER_TIME), Wish::Order).await;
-    match looked {
-        Looked::Go(_) => {}
-        Looked::Nothing(why) | Looked::Refused(why) => return Err(Declined::No(why)),
-        Looked::Silent(why) => return Err(Declined::NotNow(why)),
+/// Looks at the seeds: whether the way is free. Nothing is changed, so that it may be given up or
+/// refused at any moment; what orders it is [`Order::Restart`] with these seeds.
+pub async fn may_be_ordered(node: &SharedNode, seeds: &[String]) -> Result<(), Declined> {
+    match look(node, seeds, Some(ORDER_TIME), Wish::Order).await {
+        Looked::Go(_) => Ok(()),
+        Looked::Nothing(why) | Looked::Refused(why) => Err(Declined::No(why)),
+        Looked::Silent(why) => Err(Declined::NotNow(why)),
     }
+}
+
+/// Writes an order down for the next start, which carries it out. To be called when nothing is
+/// left that could refuse it.
+pub async fn note(node: &SharedNode, seeds: Vec<String>) {
     let noted = on_disk(node, move |identity| identity.order_adopting(seeds)).await;
-    noted.map_err(|failure| Declined::No(failure.to_string()))
+    if let Err(failure) = noted {
+        given_back(node, &failure.to_string());
+    }
+}
+
+/// The next start will not be to adopt.
+pub async fn take_back(node: &SharedNode) {
+    if let Err(failure) = on_disk(node, IdentityStore::drop_order).await {
+        let message = format!(
+            "the order to adopt cannot be taken back: {failure}; the next start carries it out"
+        );
+        node.events
+            .error(EventCode::SeedRefused, Some(&node.facts.id), message);
+    }
+}
+
+/// A start that is cut short while it asks the seeds leaves the order as it is.
+pub fn tell_written(node: &SharedNode) {
+    if matches!(node.identity.adopting(), Some(Adopting::Ordered { .. })) {
+        tracing::info!("the order to adopt stays written down; the next start carries it out");
+    }
+}
+
+/// Tells that an order to adopt leads to nothing.
+pub fn given_back(node: &SharedNode, why: &str) {
+    let message =
+        format!("the order to adopt is given back, and this node stays what it was: {why}");
+    node.events
+        .error(EventCode::SeedRefused, Some(&node.facts.id), message);
 }
 
 /// A seed turned out to be of another cluster while this node serves, and `--adopt` was given.
 pub async fn order_by_flag(node: &SharedNode, seed: &str) -> Order {
     let why = format!("to adopt the cluster of {seed}");
-    match order(node, vec![seed.to_owned()]).await {
+    let seeds = vec![seed.to_owned()];
+    match may_be_ordered(node, &seeds).await {
+        Ok(()) => Order::Restart {
+            why,
+            adopt: Some(seeds),
+        },
         Err(Declined::No(why)) => Order::Fail(Failure::Failed(why)),
         // it goes on looking when it starts
-        Ok(()) | Err(Declined::NotNow(_)) => Order::Restart { why },
+        Err(Declined::NotNow(_)) => Order::Restart { why, adopt: None },
     }
 }
 

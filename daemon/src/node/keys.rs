@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use ringmaster_shared::{
     api::keys::{KeyOperation, KeyOutcome, KeyringInfo, NodeKeyOutcome, NodeKeys},
@@ -17,7 +18,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Node;
+use super::{Node, SharedNode};
 use crate::{
     events::Events,
     gossip::{
@@ -165,8 +166,20 @@ pub fn objection(held: &[Held], operation: KeyOperation, key: Fingerprint) -> Op
     }
 }
 
-/// Has every member carry the change out, this node first.
+/// Has every member carry the change out, this node first; in a task of its own, so that a caller
+/// that goes away leaves no cluster in which only some have done so.
 pub async fn carry_out(
+    node: SharedNode,
+    secrecy: Secrecy,
+    held: Vec<Held>,
+    change: Change,
+) -> anyhow::Result<Vec<NodeKeyOutcome>> {
+    let carrying = async move { carry_on(&node, &secrecy, held, &change).await };
+    let carried = tokio::spawn(carrying).await;
+    carried.context("carrying out a change of keys failed")
+}
+
+async fn carry_on(
     node: &Node,
     secrecy: &Secrecy,
     held: Vec<Held>,

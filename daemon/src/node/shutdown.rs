@@ -1,13 +1,22 @@
 //! Taking the node down, step by step, whatever the reason. Every step has a bound.
+//! A node that was to start again and is told to stop meanwhile does not.
 
 use std::time::Duration;
 
 use ringmaster_shared::event::EventCode;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Cause, End, SharedNode};
+use super::{
+    SharedNode, adopt,
+    cause::{Again, Cause, End},
+};
 use crate::{
-    api::server::Server, cli::Failure, lifecycle::facts::Phase,
+    api::server::Server,
+    cli::Failure,
+    lifecycle::{
+        facts::Phase,
+        orders::{Order, OrderReceiver},
+    },
     replication::coordinator::Coordinator,
 };
 
@@ -19,40 +28,124 @@ const CLOSE: Duration = Duration::from_secs(60);
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-pub async fn shutdown(node: &SharedNode, server: Server, cause: Cause) -> Result<End, Failure> {
-    let (why, end) = match cause {
-        Cause::Stop { why } => (why, Ok(End::Stopped)),
-        Cause::Replace { why, standby } => {
-            let why = match &standby {
-                Some(_) => why,
-                None => format!("to restart ({why})"),
-            };
-            (why, Ok(End::Replace { standby }))
-        }
-        // the last line on stderr says why
-        Cause::Fail(failure) => ("it cannot go on".to_owned(), Err(failure)),
+pub async fn shutdown(
+    node: &SharedNode,
+    server: Server,
+    cause: Cause,
+    received: &mut OrderReceiver,
+) -> Result<End, Failure> {
+    stop_taking(node, &cause);
+    let mut ending = Ending {
+        node,
+        received,
+        cause,
     };
-    stop_taking(node, &why);
-    finish_requests(node).await;
-    farewell(node).await;
+    ending.during(finish_requests(node)).await;
+    ending.during(farewell(node)).await;
     node.stop.cancel();
-    let closed = close_store(node).await;
-    server.close(LAST_ANSWERS).await;
-    if let (Ok(End::Stopped), Err(failure)) = (&end, closed) {
-        return Err(failure);
-    }
+    let closed = ending.during(close_store(node)).await;
+    ending.during(server.close(LAST_ANSWERS)).await;
+    let end = match ending.decide().await {
+        Cause::Stop { .. } => {
+            closed?;
+            Ok(End::Stopped)
+        }
+        // what did not close well is replayed
+        Cause::Replace(Again { standby, .. }) => Ok(End::Replace { standby }),
+        Cause::Fail(failure) => Err(failure),
+    };
     tracing::info!("stopped");
     end
 }
 
-fn stop_taking(node: &SharedNode, why: &str) {
+/// On the way out, and listening: who was to start again may be told to stop meanwhile.
+struct Ending<'a> {
+    node: &'a SharedNode,
+    received: &'a mut OrderReceiver,
+    cause: Cause,
+}
+
+impl Ending<'_> {
+    /// Takes a step, and takes up at once what is ordered meanwhile.
+    async fn during<T>(&mut self, step: impl Future<Output = T>) -> T {
+        tokio::pin!(step);
+        loop {
+            tokio::select! {
+                done = &mut step => return done,
+                Some(order) = self.received.recv() => self.hear(order),
+            }
+        }
+    }
+
+    /// Why it ends, now that nothing more is to be done. Only here, when nothing can refuse it any
+    /// more, an order to adopt is written down for the next life.
+    async fn decide(mut self) -> Cause {
+        self.last_look();
+        if let Some(seeds) = self.to_adopt() {
+            let node = self.node;
+            self.during(adopt::note(node, seeds)).await;
+            self.last_look();
+            if self.to_adopt().is_none() {
+                adopt::take_back(self.node).await;
+            }
+        } else {
+            adopt::tell_written(self.node);
+        }
+        self.cause
+    }
+
+    fn last_look(&mut self) {
+        while let Ok(order) = self.received.try_recv() {
+            self.hear(order);
+        }
+    }
+
+    fn to_adopt(&self) -> Option<Vec<String>> {
+        match &self.cause {
+            Cause::Replace(again) => again.adopt.clone(),
+            Cause::Stop { .. } | Cause::Fail(_) => None,
+        }
+    }
+
+    fn hear(&mut self, order: Order) {
+        let before = matches!(self.cause, Cause::Replace(_));
+        let adopts = self.to_adopt().is_some();
+        self.cause = self.cause.clone().then(order);
+        let why = match &self.cause {
+            Cause::Stop { why } => why.clone(),
+            Cause::Fail(failure) => failure.to_string(),
+            Cause::Replace(_) => return,
+        };
+        if before {
+            let id = &self.node.facts.id;
+            tell_wait(self.node, &self.cause);
+            let message = format!("{id} does not start again: {why}");
+            let events = &self.node.events;
+            events.info(EventCode::NodeStopping, Some(id), message);
+            if adopts {
+                adopt::given_back(self.node, "it was told to stop before it had restarted");
+            }
+        }
+    }
+}
+
+fn stop_taking(node: &SharedNode, cause: &Cause) {
     let id = &node.facts.id;
+    let why = cause.sentence();
     let message = format!("{id} is draining: {why}; new requests are refused");
+    tell_wait(node, cause);
+    node.events.info(EventCode::NodeStopping, Some(id), message);
+}
+
+fn tell_wait(node: &SharedNode, cause: &Cause) {
+    let waits = match cause {
+        Cause::Replace(_) => format!("it is about to stop, {}", cause.sentence()),
+        Cause::Stop { .. } | Cause::Fail(_) => "it is about to stop".to_owned(),
+    };
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;
-        facts.waiting_for = Some("it is about to stop".to_owned());
+        facts.waiting_for = Some(waits);
     });
-    node.events.info(EventCode::NodeStopping, Some(id), message);
 }
 
 async fn finish_requests(node: &SharedNode) {

@@ -7,7 +7,7 @@ use crate::{
         Ticket,
         orders::{Order, OrderReceiver},
     },
-    node::{Cause, SharedNode},
+    node::{SharedNode, cause::Cause},
     time,
 };
 
@@ -36,11 +36,11 @@ pub async fn hold(node: &SharedNode, mut ticket: Ticket, received: &mut OrderRec
         match order {
             Some(Order::Start { seeds }) => return Held::Start { seeds },
             Some(Order::Standby(longer)) => ticket = longer,
-            Some(Order::Restart { why }) => {
-                return Held::End(Cause::Replace { why, standby: None });
+            Some(order) => {
+                if let Some(cause) = Cause::of(order) {
+                    return Held::End(cause);
+                }
             }
-            Some(Order::Stop { why }) => return Held::End(Cause::Stop { why }),
-            Some(Order::Fail(failure)) => return Held::End(Cause::Fail(failure)),
             None => {
                 let why = "nobody is left to give orders".to_owned();
                 return Held::End(Cause::Stop { why });
