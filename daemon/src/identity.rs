@@ -266,7 +266,16 @@ impl IdentityStore {
         self.update_as_new_actor(|state| {
             state.needs_refill = true;
             state.filled_epoch = 0;
+            state.lost_through = state.topology.as_ref().map_or(0, |ring| ring.epoch);
         })
+    }
+
+    /// The last epoch by which an earlier life of this node, or this one before it lost its data, may
+    /// have acknowledged what is gone: only by a later ring can it be known what that was. The
+    /// highest number there is while that is not known of a folder that is gone.
+    pub fn lost_through(&self) -> Epoch {
+        let state = self.state();
+        state.lost_through.max(state.abstain_through)
     }
 
     /// The lost data is back, by the ring of this epoch. Returns whether that is still the ring

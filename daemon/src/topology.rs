@@ -255,8 +255,8 @@ impl TopologyHandle {
         (barred && current.voters().contains(me)).then(|| {
             format!(
                 "{me} lost its data folder, and with it what it had voted on changes of the ring; it votes again \
-                 when the others have decided the ring anew, which it sees to by itself as soon as \
-                 its data is back. Do not empty another node before that"
+                 when the others have decided the ring anew, which it sees to by itself. Do not \
+                 empty another node before that"
             )
         })
     }

@@ -145,8 +145,6 @@ async fn nodes_lose_their_folders_one_after_the_other_and_the_ring_still_changes
             votes(&api).await
         })
         .await;
-        let log = cluster.nodes[victim].log();
-        assert!(log.contains("it votes again from here on"), "{log}");
     }
     let seed = cluster.seed(0);
     cluster.add(&seed).await;

@@ -110,9 +110,9 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
         (
             Severity::Warning,
             format!("No vote on changes of the ring: {who}"),
-            "It lost its folder, and with it what it had voted on. As soon as its data is back it \
-             has the others decide the ring anew, seconds later, and votes again. Until then the \
-             loss of another folder may be one too many."
+            "It lost its folder, and with it what it had voted on. It has the others decide the ring \
+             anew, which takes seconds while a majority of them answers, and votes again. Until then \
+             the loss of another folder may be one too many."
                 .to_owned(),
             vec!["Wait until it is gone before you empty or replace another node.".to_owned()],
         )

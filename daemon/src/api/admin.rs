@@ -202,12 +202,13 @@ pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bo
     let coordinator = node.coordinator.get().ok_or_else(|| not_serving(&node))?;
     let why = reason(order.reason.as_deref());
     let Some(stuck) = coordinator.accept_loss() else {
-        if node.identity.needs_refill() {
-            let why = "is getting its data back from the others and waits for nobody's decision";
-            return Err(conflict(&node, why));
-        }
         if node.topology.votes_forgotten().is_none() {
-            return Err(conflict(&node, "has its data"));
+            let why = if node.identity.needs_refill() {
+                "is getting its data back from the others and waits for nobody's decision"
+            } else {
+                "has its data"
+            };
+            return Err(conflict(&node, why));
         }
         heard(
             &node,

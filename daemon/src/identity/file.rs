@@ -37,6 +37,9 @@ pub(super) struct Persisted {
     /// No dot counter of this actor above this mark was ever given.
     pub dots_leased_to: u64,
     pub needs_refill: bool,
+    /// What this node acknowledged by a ring up to this epoch may be gone.
+    #[serde(default)]
+    pub lost_through: Epoch,
     /// A store was opened in this data dir before.
     #[serde(default)]
     pub had_store: bool,
@@ -73,6 +76,7 @@ impl Persisted {
             actor_epoch: if broken("reuse-actor") { 1 } else { now_ms },
             dots_leased_to: 0,
             needs_refill: false,
+            lost_through: 0,
             had_store: false,
             filled_epoch: 0,
             abstain_through: 0,

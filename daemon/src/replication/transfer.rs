@@ -173,6 +173,7 @@ async fn run(site: &Site, decision: &Refill) {
                     tokio::select! {
                         () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
                         () = decision.decided() => {}
+                        changed = topologies.changed() => if changed.is_err() { return },
                     }
                     pause = (pause * 2).min(BACKOFF.1);
                     continue;
@@ -247,6 +248,10 @@ async fn get_back(
         if let Some(stuck) = stuck {
             refill::tell(site, &stuck);
             return Err(stuck.sentence(site.me()));
+        }
+        // a change under way must not wait for this node, while this node waits for its end
+        if topology.epoch <= site.replica.identity.lost_through() && topology.transition.is_none() {
+            return Err("the ring is to be decided anew first".to_owned());
         }
     }
     let hopeless = partitions

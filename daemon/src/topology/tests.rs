@@ -234,6 +234,31 @@ async fn a_proposer_that_abstains_uses_no_ballot_for_two_values() {
     cluster.assert_one_content_per_epoch();
 }
 
+/// Whoever scans by the ring of the loss may miss what is on its way.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_data_has_the_ring_decided_anew() {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    let before = cluster.handle("n2").current().expect("one").epoch;
+    let identity = cluster.handle("n2").inner.identity.clone();
+    identity.set_needs_refill().expect("writes");
+    assert_eq!(identity.lost_through(), before);
+    assert!(!identity.forgot_votes(), "only the store was lost");
+    drop(identity);
+    cluster.crash("n2");
+    cluster.revive("n2").await;
+    let identity = cluster.handle("n2").inner.identity.clone();
+    for each in ["n1", "n2", "n3"] {
+        cluster.until(each, SOON, |t| t.epoch == before + 1).await;
+    }
+    assert!(identity.set_refilled(before + 1).expect("writes"));
+    let ring = cluster.handle("n2").current().expect("one");
+    assert_eq!(ring.epoch, before + 1, "once");
+    cluster.assert_one_content_per_epoch();
+}
+
 /// Nobody wants it any more, so nobody proposes it again; but who accepted it never says "nothing".
 #[tokio::test(start_paused = true)]
 async fn a_value_that_was_left_behind_keeps_no_voter_from_voting_again() {

@@ -317,8 +317,7 @@ pub async fn write(inner: Arc<Inner>, request: WriteRequest, reply: Reply) {
         consistency: request.consistency,
         breaks: drive.inner.breaks,
     };
-    let (mut machine, first) = WriteMachine::start(intent, drive.view.needs(), &drive.view.reach);
-    let result = drive.run_write(&mut machine, first).await;
+    let (machine, result) = drive.run_judged(&intent).await;
     drive.note_outcome(&machine);
     // acknowledged or given up: the next write of the key may issue its dot
     drop(lock);
@@ -338,6 +337,43 @@ pub async fn write(inner: Arc<Inner>, request: WriteRequest, reply: Reply) {
 }
 
 impl Drive {
+    /// A write whose refusal can be relied on: see `write`.
+    async fn run_judged(
+        &mut self,
+        intent: &WriteIntent,
+    ) -> (WriteMachine, Result<Written, ReplicationError>) {
+        let mut again_left = AGAIN_MAX;
+        loop {
+            let (needs, reach) = (self.view.needs(), &self.view.reach);
+            let (mut machine, first) = WriteMachine::start(intent.clone(), needs, reach);
+            let result = self.run_write(&mut machine, first).await;
+            let refused = matches!(
+                result,
+                Err(ReplicationError::Precondition { .. } | ReplicationError::Siblings { .. })
+            );
+            if !refused || intent.consistency == Consistency::One {
+                return (machine, result);
+            }
+            self.begin_again();
+            let (_, read) = self.run_read(Consistency::Quorum).await;
+            let held = match read {
+                Ok(done) => done.record,
+                Err(error) => return (machine, Err(error)),
+            };
+            let present = held.head().is_some_and(|s| s.value.is_some());
+            if let Some(unmet) = intent.refusal(&held, present) {
+                return (machine, Err(self.error(unmet)));
+            }
+            // what stood in its way is gone: superseded or settled meanwhile
+            if again_left == 0 {
+                return (machine, Err(ReplicationError::TooBusy));
+            }
+            again_left -= 1;
+            self.begin_again();
+            self.avoid_read_only();
+        }
+    }
+
     async fn run_write(
         &mut self,
         machine: &mut WriteMachine,

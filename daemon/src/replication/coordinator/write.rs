@@ -17,6 +17,11 @@
 //! stored, and sees the first. The other one is stored beside it, kept as a sibling and answered
 //! as that (`Unmet::NotAlone`).
 //!
+//! **A refusal** (the condition is false, or too many versions stand side by side) rests on what some
+//! replica of the query holds, perhaps it alone. Whoever is told of it must find it in every later
+//! read, so the driver does not answer it before a read has brought it to a write quorum, and judges
+//! again by what that found ([`WriteIntent::refusal`]).
+//!
 //! Leaves dots, stamps, time and sending to the driver.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -48,6 +53,23 @@ pub struct WriteIntent {
     pub condition: Condition,
     pub consistency: Consistency,
     pub breaks: Breaks,
+}
+
+impl WriteIntent {
+    /// Why a key that holds this is not to be written so, if so. `present`: whether a read of it
+    /// would find a value.
+    pub fn refusal(&self, held: &Record, present: bool) -> Option<Unmet> {
+        let clock = &held.clock;
+        if !self.condition.holds(clock, present) {
+            let clock = clock.clone();
+            return Some(Unmet::Precondition { clock, present });
+        }
+        let covered = self.context.as_ref()?.limited_to(clock);
+        let own = self.value.as_ref().map_or(0, Value::len);
+        let count = too_many(held, &covered, own)?;
+        let clock = clock.clone();
+        Some(Unmet::Siblings { clock, count })
+    }
 }
 
 /// A write that reached what it needed.
@@ -302,20 +324,9 @@ impl WriteMachine {
 
     /// The query is complete: whether the write may go on.
     fn weigh(&mut self) -> Step<Written> {
-        let clock = &self.seen.base.clock;
-        if !self.intent.condition.holds(clock, self.seen.present) {
-            return Step::Failed(Unmet::Precondition {
-                clock: clock.clone(),
-                present: self.seen.present,
-            });
-        }
-        if let Some(context) = &self.intent.context {
-            let covered = context.limited_to(clock);
-            let own = self.intent.value.as_ref().map_or(0, Value::len);
-            if let Some(count) = too_many(&self.seen.base, &covered, own) {
-                let clock = clock.clone();
-                return Step::Failed(Unmet::Siblings { clock, count });
-            }
+        let refusal = self.intent.refusal(&self.seen.base, self.seen.present);
+        if let Some(unmet) = refusal {
+            return Step::Failed(unmet);
         }
         self.phase = Phase::Stamping;
         Step::Stamp {

@@ -162,6 +162,14 @@ async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
     }
     lab.wire("b", Wire::Up);
     lab.wire("c", Wire::Up);
+    // by this ring a write that it had acknowledged may be on its way to the others
+    for n in 0..KEYS {
+        let k = format!("k{n}");
+        lab.put("b", &k, n + 1).await.expect("written");
+    }
+    assert!(a.identity.needs_refill());
+    assert_eq!(a.identity.lost_through(), 1);
+    lab.adopt_everywhere(&settled(2, &names), &names).await;
     until("a is refilled", || !a.identity.needs_refill()).await;
     for n in 0..KEYS {
         let record = a.store.get(&key(&format!("k{n}"))).expect("readable");

@@ -9,7 +9,7 @@ use ringmaster_shared::{
     clock::Hlc,
     member::{Lifecycle, MemberStatus},
     topology::Topology,
-    version::Record,
+    version::{Record, VersionVector},
 };
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::replication::coordinator::{
     Condition, ReplicationError, WriteRequest,
     history::{Effect, Operation, is_linearizable},
 };
-use crate::replication::testing::{head, id, key, number};
+use crate::replication::testing::{alone, dot, head, id, key, number, sibling};
 
 const THREE: [&str; 3] = ["a", "b", "c"];
 
@@ -159,6 +159,46 @@ async fn creating_what_exists_is_refused() {
     ));
     lab.write("c", "k", None, None).await.expect("deleted");
     at("b").write(create(3)).await.expect("created again");
+}
+
+/// What it shows may be a write that reached one replica only.
+#[tokio::test]
+async fn what_a_refusal_shows_every_later_read_finds() {
+    for condition in [
+        Condition::Absent,
+        Condition::Exactly(VersionVector::default()),
+    ] {
+        let lab = three();
+        let lone = alone(sibling(dot("a", 1), 1000, 7));
+        let store = &lab.node("a").replica.store;
+        store
+            .merge_many(vec![(key("k"), lone.clone())])
+            .await
+            .expect("on one");
+        lab.wire("c", Wire::Cut);
+        let request = WriteRequest {
+            key: key("k"),
+            value: Some(number(2)),
+            context: None,
+            condition,
+            consistency: Consistency::Quorum,
+            timeout: Duration::from_secs(10),
+        };
+        let refused = lab.node("b").coordinator.write(request).await;
+        let Err(ReplicationError::Precondition {
+            clock,
+            present: true,
+        }) = refused
+        else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(clock, lone.clock);
+        lab.wire("c", Wire::Up);
+        lab.wire("a", Wire::Cut);
+        let read = lab.get("b", "k").await.expect("a quorum answers");
+        assert_eq!(read.record.clock, clock);
+        assert_eq!(lab.node("b").coordinator.in_flight(), 0);
+    }
 }
 
 #[tokio::test]

@@ -1,18 +1,25 @@
-//! How a voter that lost its folder comes to vote again, by itself.
+//! How a node that lost its folder or its store comes to vote, and to get its data back, by itself.
 //!
-//! It asks the other voters until it knows what it may have voted on, at once when the ring changes.
-//! Then it has the ring that it abstains on decided anew, unchanged, when that is quiet and its
-//! data is back: the others decide that without it, and on the ring after it votes as any other. It
-//! does the same, whatever there is to be decided, when a voter says that it accepted something.
-//! Without that, voters that lost their folders one after the other would abstain on one ring
-//! together, until too few were left to decide the next. Runs beside the driver, for a voter that
-//! waits must not hold up the changes that others decide. What counts is in `recall`.
+//! Who lost its folder asks the other voters until it knows what it may have voted on, at once when
+//! the ring changes. Then it has the ring that it abstains on decided anew, unchanged, when that is
+//! quiet: the others decide that without it, and on the ring after it votes as any other. Without
+//! that, voters that lost their folders one after the other would abstain on one ring together,
+//! until too few were left to decide the next. It does the same, whatever there is to be decided, when
+//! a voter says that it accepted something.
+//!
+//! Who lost its data has the ring decided anew as well, before it is filled: a write that it had
+//! acknowledged may still be on its way to the other replicas, and its coordinator counts that
+//! acknowledgement. By the next ring it no longer does: the replicas are scanned only after they are
+//! done with all that came by the one before.
+//!
+//! Runs beside the driver, for who waits must not hold up the changes that others decide. What
+//! counts is in `recall`.
 
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::Rng;
-use ringmaster_shared::{id::Epoch, member::Lifecycle, topology::Topology};
+use ringmaster_shared::{id::Epoch, topology::Topology};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +39,7 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 const ASK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A ring that is to be decided anew has been quiet for this long; doubled when it was not decided.
-const RENEW_AFTER: Duration = Duration::from_millis(500);
+const RENEW_AFTER: Duration = Duration::from_millis(200);
 /// Short: until it is decided, the loss of one more folder may be one too many.
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -80,7 +87,7 @@ impl<A: Around> Recalling<A> {
                 () = sleep(pause(task, rounds)) => rounds += 1,
             }
             if task == Task::Renew {
-                self.renew(&ring).await;
+                self.decide_next(&ring).await;
             }
         }
     }
@@ -91,7 +98,11 @@ impl<A: Around> Recalling<A> {
             return Some(Task::Ask);
         }
         let votes = ring.voters().contains(identity.node_id());
-        (votes && is_barred(identity.abstains_through(), ring)).then_some(Task::Renew)
+        let barred = votes && is_barred(identity.abstains_through(), ring);
+        let lost = identity.needs_refill()
+            && ring.contains(identity.node_id())
+            && ring.epoch <= identity.lost_through();
+        (barred || lost).then_some(Task::Renew)
     }
 
     /// One round of questions; whether its answer is on the disk.
@@ -157,16 +168,6 @@ impl<A: Around> Recalling<A> {
         false
     }
 
-    /// Has the same ring decided as the next one, if nothing else is under way.
-    async fn renew(&self, ring: &Topology) {
-        let me = self.handle.inner.identity.node_id();
-        let members = self.around.members();
-        let state = members.iter().map(|m| &m.state).find(|m| m.id == *me);
-        if state.is_some_and(|m| m.lifecycle == Lifecycle::Serving) {
-            self.decide_next(ring).await;
-        }
-    }
-
     /// Has something decided on top of the ring, that ring itself where nobody accepted another. A
     /// change under way is seen to by everybody's driver.
     async fn decide_next(&self, ring: &Topology) {
@@ -182,8 +183,8 @@ impl<A: Around> Recalling<A> {
         };
         match proposing.decide(ring, &next).await {
             Outcome::Decided(decided) => tracing::info!(
-                "epoch {} is decided without the vote of this node, which lost its folder: it votes \
-                 again from here on",
+                "epoch {} is decided for this node, which lost its folder or its data: from here on \
+                 it votes, and gets back what it lost",
                 decided.epoch
             ),
             Outcome::Superseded(later) => self.catch_up(*later).await,
