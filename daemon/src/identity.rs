@@ -96,6 +96,14 @@ struct Dots {
     leased_to: u64,
 }
 
+impl Dots {
+    fn begin_as(&mut self, epoch: u64) {
+        self.actor.epoch = epoch;
+        self.next = 1;
+        self.leased_to = DOT_LEASE;
+    }
+}
+
 impl IdentityStore {
     /// Opens or creates `identity.json` in the data dir for `node_id`; takes the folder's lock;
     /// bumps the generation; leases dot counters. Errors are sentences for a person.
@@ -339,9 +347,26 @@ impl IdentityStore {
         self.state().filled_epoch
     }
 
-    #[cfg(test)]
+    /// Who gives the next dot.
     pub fn actor(&self) -> Actor {
         self.dots().actor.clone()
+    }
+
+    /// From now on dots are those of an actor that never gave one. While that is being written,
+    /// which this waits for, the one before goes on giving them.
+    pub fn renew_actor(&self) -> anyhow::Result<()> {
+        let mut epoch = 0;
+        self.update(|state| {
+            epoch = unix_ms().max(state.actor_epoch.saturating_add(1));
+            state.actor_epoch = epoch;
+            state.dots_leased_to = DOT_LEASE;
+        })?;
+        let mut dots = self.dots();
+        // a loss of data that was noted meanwhile made it yet another
+        if dots.actor.epoch < epoch {
+            dots.begin_as(epoch);
+        }
+        Ok(())
     }
 
     /// A dot never given before, not even by an earlier life of this data. Writes the file once
@@ -350,7 +375,8 @@ impl IdentityStore {
         let mut dots = self.dots();
         if dots.next > dots.leased_to {
             let to = dots.leased_to.saturating_add(DOT_LEASE);
-            self.update(|state| state.dots_leased_to = to)?;
+            // the file may speak of the next actor already
+            self.update(|state| state.dots_leased_to = state.dots_leased_to.max(to))?;
             dots.leased_to = to;
         }
         let counter = dots.next;
@@ -374,18 +400,17 @@ impl IdentityStore {
     /// [`Self::update`], and with the same write an actor that never gave a dot.
     fn update_as_new_actor(&self, change: impl FnOnce(&mut Persisted)) -> anyhow::Result<()> {
         let mut dots = self.dots();
-        let mut epoch = unix_ms().max(dots.actor.epoch.saturating_add(1));
-        if broken("reuse-actor") {
-            epoch = dots.actor.epoch;
-        }
+        let mut epoch = dots.actor.epoch;
         self.update(|state| {
             change(state);
+            if !broken("reuse-actor") {
+                // one that is being written may not be given yet
+                epoch = unix_ms().max(state.actor_epoch.max(epoch).saturating_add(1));
+            }
             state.actor_epoch = epoch;
             state.dots_leased_to = DOT_LEASE;
         })?;
-        dots.actor.epoch = epoch;
-        dots.next = 1;
-        dots.leased_to = DOT_LEASE;
+        dots.begin_as(epoch);
         Ok(())
     }
 

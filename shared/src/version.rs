@@ -8,7 +8,8 @@
 //! **The rule that makes plain vectors sound.** A vector entry `actor -> n` speaks for all dots
 //! `1..=n` of that actor, so an actor must never issue dot `n + 1` of a key before dot `n` of that
 //! key is either acknowledged on a write quorum or given up; coordinators hold one key at a time.
-//! And a lost or restored node must come back as another actor, which is why the actor carries an
+//! One that is given up may be read yet: a write that may not supersede it unseen needs a dot of
+//! another actor. And a lost or restored node must come back as another actor, which is why the actor carries an
 //! epoch of its own (`basho/riak_kv#679`).
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{clock::Hlc, id::NodeId};
 
 /// Who issues dots: a node in one life of its data. The epoch changes when the data may have
-/// been lost or copied (first start, quarantine, restore).
+/// been lost (first start, quarantine), and where a dot must not speak for those before it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Actor {
     pub node: NodeId,

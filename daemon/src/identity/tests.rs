@@ -212,6 +212,55 @@ fn dots_never_repeat() {
 }
 
 #[test]
+fn an_actor_that_never_gave_a_dot_takes_over_while_dots_are_drawn() {
+    let dir = TempDir::new().expect("temp dir");
+    let mut given = BTreeSet::new();
+    let store = open(&dir);
+    let takers: Vec<_> = (0..4)
+        .map(|taker| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                let mut dots = Vec::new();
+                for n in 0..200 {
+                    if n % 20 == taker {
+                        let before = store.actor();
+                        store.renew_actor().expect("writes");
+                        assert!(store.actor().epoch > before.epoch);
+                    }
+                    dots.push(store.next_dot().expect("a dot"));
+                }
+                dots
+            })
+        })
+        .collect();
+    for taker in takers {
+        let dots = taker.join().expect("no panic");
+        assert!(dots.is_sorted_by_key(|d| d.actor.epoch), "none goes back");
+        given.extend(dots);
+    }
+    let last = store.actor();
+    assert!(given.iter().all(|d| d.actor.epoch <= last.epoch));
+    drop(store);
+    // a crash then goes on as the last one
+    let store = open(&dir);
+    assert_eq!(store.actor(), last);
+    for _ in 0..3 {
+        given.insert(store.next_dot().expect("a dot"));
+    }
+    // the end of a lease that falls into the change
+    let leased = store.dots().leased_to;
+    store.update(|s| s.actor_epoch += 1).expect("writes");
+    store.dots().next = leased + 1;
+    given.insert(store.next_dot().expect("a dot"));
+    let promised = store.state().dots_leased_to;
+    assert!(promised > leased, "never lower again");
+    store.set_needs_refill().expect("writes");
+    assert!(store.actor().epoch > last.epoch + 1, "that one is taken");
+    given.insert(store.next_dot().expect("a dot"));
+    assert_eq!(given.len(), 805);
+}
+
+#[test]
 fn dots_are_distinct_across_threads() {
     let dir = TempDir::new().expect("temp dir");
     let store = open(&dir);

@@ -18,6 +18,7 @@ pub mod round;
 mod sight;
 #[cfg(test)]
 mod simulation;
+mod unresolved;
 mod write;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -37,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::listing::Listing;
 pub use self::write::{Condition, SIBLINGS_MAX};
-use self::{key_locks::KeyLocks, round::Breaks, sight::Sight, write::SIBLINGS_WARN};
+use self::{
+    key_locks::KeyLocks, round::Breaks, sight::Sight, unresolved::Unresolved, write::SIBLINGS_WARN,
+};
 use super::{
     anti_entropy::AntiEntropy,
     clock::HybridClock,
@@ -249,6 +252,7 @@ struct Inner {
     site: Arc<Site>,
     hints: Hints,
     locks: Arc<KeyLocks>,
+    unresolved: Unresolved,
     sight: Sight,
     operations: Arc<Semaphore>,
     tails: Arc<Semaphore>,
@@ -293,6 +297,7 @@ impl Coordinator {
             site,
             hints,
             locks: Arc::default(),
+            unresolved: Unresolved::default(),
             sight: Sight::new(),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             tails: Arc::new(Semaphore::new(TAIL_KIB_MAX)),

@@ -517,7 +517,7 @@ fn thousands(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_shared::version::{Actor, Dot, Sibling, Value};
+    use ringmaster_shared::version::{Actor, Dot, Sibling, Value, VersionVector};
 
     use super::*;
     use crate::storage::StoreConfig;
@@ -547,7 +547,7 @@ mod tests {
             hlc: Hlc::from_parts(at_ms, 0),
             value: Some(Value::Raw(vec![1].into())),
         };
-        Record::written(&Record::default(), &Default::default(), sibling)
+        Record::written(&Record::default(), &VersionVector::default(), sibling)
     }
 
     /// Two versions side by side, the newer one by a clock that was minutes ahead, and a floor

@@ -14,7 +14,7 @@ use ringmaster_shared::{
     id::{NodeId, PartitionId},
     key::Key,
     topology::{Access, Topology},
-    version::Record,
+    version::{Dot, Record},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -76,6 +76,8 @@ struct Drive {
     read_only: BTreeSet<NodeId>,
     /// This node's clock when the operation began (again): before it read what it may write.
     issued: Hlc,
+    /// What a write gave itself last.
+    dot: Option<Dot>,
 }
 
 /// What the driver does next, after an input that was not simply an answer.
@@ -103,6 +105,7 @@ impl Drive {
             hedge_at: None,
             regroups: 0,
             read_only: BTreeSet::new(),
+            dot: None,
         })
     }
 
@@ -315,6 +318,7 @@ pub async fn write(inner: Arc<Inner>, request: WriteRequest, reply: Reply) {
         breaks: drive.inner.breaks,
     };
     let (machine, result) = drive.run_judged(&intent).await;
+    drive.note_outcome(&machine);
     // acknowledged or given up: the next write of the key may issue its dot
     drop(lock);
     reply.send(result.map(|written| WriteOutcome {
@@ -385,8 +389,10 @@ impl Drive {
                 Step::Stamp { seen } => {
                     // late answers to the query no longer matter
                     self.calls.clear();
+                    self.spare_unseen(machine).await?;
                     let dot = self.inner.site.replica.identity.next_dot();
                     let dot = dot.map_err(|error| ReplicationError::Storage(error.to_string()))?;
+                    self.dot = Some(dot.clone());
                     let hlc = self.inner.site.stamp_above(seen);
                     step = machine.stamp(dot, hlc, &self.view.reach);
                     continue;
@@ -410,6 +416,33 @@ impl Drive {
                 Turn::Late => machine.on_late(),
                 Turn::Deadline => Step::Failed(machine.on_deadline()),
             };
+        }
+    }
+
+    /// See [`unresolved`](super::unresolved).
+    fn note_outcome(&self, machine: &WriteMachine) {
+        let Some(dot) = &self.dot else {
+            return;
+        };
+        if machine.is_on_quorum() {
+            self.inner.unresolved.settle(&self.key, dot);
+        } else if machine.may_have_written() {
+            self.inner.unresolved.note(&self.key, dot);
+        }
+    }
+
+    /// Before a dot is given: it speaks for no write that this one neither saw nor supersedes.
+    async fn spare_unseen(&mut self, machine: &WriteMachine) -> Result<(), ReplicationError> {
+        if !machine.could_swallow() {
+            return Ok(());
+        }
+        let inner = self.inner.clone();
+        let identity = &inner.site.replica.identity;
+        let unseen = |dot: &Dot| !machine.has_seen(dot);
+        let sparing = inner.unresolved.spare(identity, &self.key, unseen);
+        match timeout_at(self.deadline, sparing).await {
+            Ok(spared) => spared.map_err(ReplicationError::Storage),
+            Err(_) => Err(self.error(machine.on_deadline())),
         }
     }
 
@@ -438,6 +471,7 @@ impl Drive {
         }
         // a call of the local replica holds its epoch until it is dropped
         self.calls.clear();
+        self.note_outcome(&machine);
         let Some((record, behind)) = machine.owed() else {
             return;
         };

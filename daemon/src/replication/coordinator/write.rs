@@ -488,7 +488,8 @@ impl WriteMachine {
         round.unanswered(self.may_have_written())
     }
 
-    fn may_have_written(&self) -> bool {
+    /// Whether somebody may hold the record.
+    pub fn may_have_written(&self) -> bool {
         match &self.phase {
             Phase::Store {
                 possible, earlier, ..
@@ -503,6 +504,22 @@ impl WriteMachine {
         } else {
             self.round.quorum_unmet()
         }
+    }
+
+    /// Whether what it did not see must stay: it supersedes only what its client had seen.
+    pub fn could_swallow(&self) -> bool {
+        self.intent.context.is_some() || self.intent.condition != Condition::Always
+    }
+
+    /// Whether the query knows this dot.
+    pub fn has_seen(&self, dot: &Dot) -> bool {
+        self.seen.base.clock.covers(dot)
+    }
+
+    /// Whether a write quorum is known to hold the record.
+    pub fn is_on_quorum(&self) -> bool {
+        let stored = matches!(self.phase, Phase::Store { .. });
+        stored && self.quorum.is_met_by(self.round.who_answered())
     }
 
     /// What is being stored, once that is fixed.

@@ -6,9 +6,10 @@ use futures_util::FutureExt;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ringmaster_shared::{
     api::data::Consistency,
+    clock::Hlc,
     member::{Lifecycle, MemberStatus},
     topology::Topology,
-    version::VersionVector,
+    version::{Record, VersionVector},
 };
 use tokio::time::Instant;
 
@@ -363,6 +364,69 @@ async fn writes_leave_no_tasks_behind_while_the_store_stands_still() {
         dirty.get(&id("c")).map_or(0, Vec::len)
     };
     until("all are marked", || marked() == partitions.len()).await;
+}
+
+/// A write whose outcome is unknown, the same again with what its client had read, and only then the
+/// first one's copy arrives at a replica.
+#[tokio::test]
+async fn a_retry_with_a_context_does_not_swallow_the_write_of_unknown_outcome() {
+    const FOUR: [&str; 4] = ["a", "b", "c", "d"];
+    let topology = settled(1, &FOUR);
+    let lab = Lab::start(&topology, &FOUR);
+    let foreign = |k: &String| {
+        let replicas = topology.replicas(topology.partition_of(&key(k)));
+        !replicas.contains(&id("d"))
+    };
+    let k = (0..1000).map(|n| format!("k{n}")).find(foreign);
+    let k = k.expect("one of many");
+    let d = lab.node("d");
+    let _no_hints = d.coordinator.without_tails();
+    let before = lab.put("d", &k, 1).await.expect("written").record;
+    lab.converge(&[&k]).await;
+    let wires = |wire| ["a", "b", "c"].map(|at| lab.wire(at, wire));
+    wires(Wire::WritesStalled);
+    let request = |n, context, condition| WriteRequest {
+        key: key(&k),
+        value: Some(number(n)),
+        context,
+        condition,
+        consistency: Consistency::Quorum,
+        timeout: Duration::from_secs(if n == 2 { 1 } else { 30 }),
+    };
+    let write = |n, context, condition| d.coordinator.write(request(n, context, condition));
+    let lost = write(2, None, Condition::Always).await;
+    let unknown = matches!(
+        lost,
+        Err(ReplicationError::Deadline {
+            may_have_written: true,
+            ..
+        })
+    );
+    assert!(unknown, "{lost:?}");
+    let mut sent = before.siblings[0].clone();
+    sent.dot.counter += 1;
+    sent.hlc = Hlc(sent.hlc.0 + 1);
+    sent.value = Some(number(2));
+    let late = Record::written(&before, &before.clock, sent);
+
+    wires(Wire::Up);
+    let again = write(3, Some(before.clock.clone()), Condition::Always).await;
+    let again = again.expect("written").record;
+    assert_ne!(again.siblings[0].dot.actor, before.siblings[0].dot.actor);
+    let store = &lab.node("a").replica.store;
+    store.merge(key(&k), late).await.expect("it arrives");
+    // whoever reads at a, or is brought up from there, finds both
+    lab.gossip("b", MemberStatus::Dead);
+    let read = lab.get("c", &k).await.expect("read").record;
+    assert_eq!((read.siblings.len(), head(&read)), (2, 3));
+
+    // nothing is unresolved as this actor: it goes on
+    lab.gossip("b", MemberStatus::Alive);
+    let exactly = Condition::Exactly(read.clock.clone());
+    let next = write(4, None, exactly).await.expect("written").record;
+    assert_eq!(next.siblings.len(), 1);
+    let actor = &again.siblings[0].dot.actor;
+    assert_eq!(&next.siblings[0].dot.actor, actor);
 }
 
 #[tokio::test]
