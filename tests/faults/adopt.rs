@@ -376,7 +376,7 @@ impl Silence {
 
     /// Asked before `seed` is.
     fn before(&self, seed: String) -> Vec<String> {
-        let addresses = self.listeners.iter().map(|l| l.local_addr());
+        let addresses = self.listeners.iter().map(TcpListener::local_addr);
         let silent = addresses.map(|a| a.expect("bound").to_string());
         silent.chain([seed]).collect()
     }

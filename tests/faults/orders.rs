@@ -1,5 +1,6 @@
-//! Orders and accidents of one node's life: a second Ctrl+C, a restart into a new binary or into
-//! none, two processes under one id, a joiner that dies again and again.
+//! Orders and accidents of one node's life: a second Ctrl+C, one while it restarts, a restart into
+//! a new binary or into none, an order whose client goes away, two processes under one id, a joiner
+//! that dies again and again.
 
 use std::{
     collections::HashSet,

@@ -174,7 +174,11 @@ pub async fn carry_out(
     held: Vec<Held>,
     change: Change,
 ) -> anyhow::Result<Vec<NodeKeyOutcome>> {
-    let carrying = async move { carry_on(&node, &secrecy, held, &change).await };
+    let carrying = async move {
+        // the node does not end before it is done, though nobody waits for the answer
+        let _under_way = node.metrics.request_guard();
+        carry_on(&node, &secrecy, held, &change).await
+    };
     let carried = tokio::spawn(carrying).await;
     carried.context("carrying out a change of keys failed")
 }
