@@ -269,8 +269,9 @@ impl Core {
 
     // ---- pings for others -------------------------------------------------------------------
 
-    /// Pings a member for `asker`. Only members on the list: nobody can use this node to send
-    /// packets to strangers.
+    /// Pings a member for `asker`. Only members on the list that may live: nobody can use this node
+    /// to send packets to strangers, or to addresses that were given up. The asker's own word of
+    /// the target was judged before this; who is still held gone then is nacked at once.
     pub(super) fn relay_ping(
         &mut self,
         now: Now,
@@ -285,7 +286,10 @@ impl Core {
             source,
             asker_seq,
         };
-        let address = self.members.get(target).map(|m| m.state.address.clone());
+        let member = self.members.get(target).map(|m| &m.state);
+        let address = member
+            .filter(|state| state.status.is_reachable())
+            .map(|state| state.address.clone());
         let Some(address) = address.filter(|_| self.relays.has_room(now.ms, target)) else {
             return self.send_nack(relay);
         };
@@ -294,7 +298,8 @@ impl Core {
         let ends_ms = now.ms + self.probe_ms();
         self.relays.begin(seq, relay, nack_ms, ends_ms);
         let first = self.buddy_claim_about(target);
-        let packet = self.packet(target.clone(), Body::Ping { seq }, first);
+        // anybody can ask for it, so it carries no rumors, as no answer does
+        let packet = self.answer_packet(target.clone(), Body::Ping { seq }, first);
         self.send(Dest::Address(address), packet);
     }
 
