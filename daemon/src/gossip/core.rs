@@ -87,6 +87,8 @@ pub enum Output {
         seq: u32,
         node: NodeId,
         address: String,
+        /// Until the probe is over; a later answer is of no use.
+        within_ms: u64,
     },
     /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
     /// [`Core::contact_answered`], or with [`Core::exchange_not_started`].

@@ -139,7 +139,8 @@ impl Core {
             .collect();
         for at in waiting {
             let (seq, target) = (self.probes[at].seq, self.probes[at].target.clone());
-            let helpers = self.ask_others(seq, &target);
+            let within_ms = self.probes[at].left_ms(now.ms);
+            let helpers = self.ask_others(seq, &target, within_ms);
             self.probes[at].asked(helpers);
         }
         let over: Vec<(Probe, End)> = self
@@ -152,8 +153,8 @@ impl Core {
         }
     }
 
-    /// Asks a few others and TCP; returns who was asked.
-    fn ask_others(&mut self, seq: u32, target: &NodeId) -> Vec<NodeId> {
+    /// Asks a few others, and TCP for as long as the probe waits; returns who was asked.
+    fn ask_others(&mut self, seq: u32, target: &NodeId, within_ms: u64) -> Vec<NodeId> {
         let Some(member) = self.members.get(target) else {
             return Vec::new();
         };
@@ -177,7 +178,12 @@ impl Core {
             self.send(Dest::Address(address.clone()), packet);
         }
         let node = target.clone();
-        self.out.push(Output::TcpProbe { seq, node, address });
+        self.out.push(Output::TcpProbe {
+            seq,
+            node,
+            address,
+            within_ms,
+        });
         helpers.into_iter().map(|(id, _)| id).collect()
     }
 
