@@ -6,7 +6,8 @@
 //! Leaves to others: what a topology or an acceptor's promise means.
 //!
 //! Dot counters are leased: the file holds a mark that no counter has passed, so that giving a
-//! dot costs no write, and a crash costs only the rest of the lease.
+//! dot costs no write, and a crash costs only the rest of the lease. So are the generations that
+//! the process may go on as (`gossip/claim.rs` has their number, `gossip/core.rs` keeps to it).
 
 mod adopting;
 mod error;
@@ -28,7 +29,7 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{breaks::broken, time::unix_ms, topology::Ballot};
+use crate::{breaks::broken, gossip::claim::LIVES_LEASED, time::unix_ms, topology::Ballot};
 
 pub use adopting::{Adopting, Route};
 pub use error::IdentityError;
@@ -98,12 +99,16 @@ struct Dots {
 
 impl IdentityStore {
     /// Opens or creates `identity.json` in the data dir for `node_id`; takes the folder's lock;
-    /// bumps the generation; leases dot counters. Errors are sentences for a person.
+    /// takes a generation above all it ever had, and leases those above it; leases dot counters.
+    /// Errors are sentences for a person.
     pub fn open(data_dir: &Path, node_id: &NodeId) -> Result<Self, IdentityError> {
+        Self::open_at(data_dir, node_id, unix_ms())
+    }
+
+    fn open_at(data_dir: &Path, node_id: &NodeId, now: u64) -> Result<Self, IdentityError> {
         folder::prepare(data_dir)?;
         let lock = folder::lock(data_dir)?;
         let file = IdentityFile::in_folder(data_dir);
-        let now = unix_ms();
         let mut state = match file.read()? {
             Some(found) if &found.node_id != node_id => {
                 return Err(IdentityError::OtherNode {
@@ -115,7 +120,8 @@ impl IdentityStore {
             Some(found) => found,
             None => Persisted::first(node_id.clone(), now),
         };
-        state.generation = now.max(state.generation.saturating_add(1));
+        let generation = now.max(state.leased_generation.saturating_add(1));
+        state.leased_generation = generation.saturating_add(LIVES_LEASED);
         let next = state.dots_leased_to.saturating_add(1);
         state.dots_leased_to = state.dots_leased_to.saturating_add(DOT_LEASE);
         file.write(&state)?;
@@ -130,7 +136,7 @@ impl IdentityStore {
         };
         let inner = Inner {
             node_id: node_id.clone(),
-            generation: state.generation,
+            generation,
             file,
             dots: Mutex::new(dots),
             writing: Mutex::default(),

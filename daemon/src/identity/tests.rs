@@ -6,6 +6,7 @@ use ringmaster_shared::topology::RingMember;
 use tempfile::TempDir;
 
 use super::*;
+use crate::gossip::claim;
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).expect("valid")
@@ -86,9 +87,25 @@ fn a_generation_grows_even_when_the_clock_was_ahead() {
     let dir = TempDir::new().expect("temp dir");
     let first = open(&dir);
     let ahead = unix_ms() + 1_000_000_000;
-    first.update(|s| s.generation = ahead).expect("writes");
+    let used = |s: &mut Persisted| s.leased_generation = ahead;
+    first.update(used).expect("writes");
     drop(first);
     assert_eq!(open(&dir).generation(), ahead + 1);
+}
+
+/// A process may go on as later lives without a note on the disk.
+#[test]
+fn a_generation_grows_above_the_lives_an_earlier_process_went_on_as() {
+    let dir = TempDir::new().expect("temp dir");
+    let at = |ms| IdentityStore::open_at(dir.path(), &id("node-1"), ms).expect("opens");
+    let first = at(1_000_000).generation();
+    assert_eq!(first, 1_000_000);
+    let (raised, _) = claim::next_above((first, claim::INCARNATION_MAX));
+    assert!(raised > first);
+    let second = at(999_000).generation();
+    assert!(second > raised, "its clock is behind: {second}");
+    assert!(second > first + claim::LIVES_LEASED, "{second}");
+    assert_eq!(at(2_000_000).generation(), 2_000_000, "by the clock again");
 }
 
 #[test]
