@@ -18,6 +18,7 @@ mod tests;
 
 use std::{
     fs::File,
+    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -39,7 +40,7 @@ use file::{IdentityFile, Persisted};
 const DOT_LEASE: u64 = 1_000_000;
 /// "Through every epoch", for [`IdentityStore::abstains_through`].
 const EVERY_EPOCH: Epoch = Epoch::MAX;
-/// Members remembered at most; what comes later in a list is dropped.
+/// Members remembered at most, see [`some_of`].
 pub const REMEMBERED_MAX: usize = 1000;
 
 /// A member seen in an earlier life, to be tried again.
@@ -171,10 +172,10 @@ impl IdentityStore {
     pub fn enter_cluster(
         &self,
         id: ClusterId,
-        mut members: Vec<RememberedMember>,
+        members: Vec<RememberedMember>,
         ring: Option<Topology>,
     ) -> anyhow::Result<()> {
-        members.truncate(REMEMBERED_MAX);
+        let members = some_of(members, &self.inner.node_id);
         let ring = ring.filter(|t| t.cluster_id == id && t.is_well_formed());
         self.update(|state| {
             state.remembered = members;
@@ -237,8 +238,8 @@ impl IdentityStore {
     }
 
     /// Replaces the list; at most [`REMEMBERED_MAX`] are kept.
-    pub fn remember(&self, mut members: Vec<RememberedMember>) -> anyhow::Result<()> {
-        members.truncate(REMEMBERED_MAX);
+    pub fn remember(&self, members: Vec<RememberedMember>) -> anyhow::Result<()> {
+        let members = some_of(members, &self.inner.node_id);
         self.update(|state| state.remembered = members)
     }
 
@@ -399,6 +400,22 @@ impl IdentityStore {
         }
         Ok(())
     }
+}
+
+/// What `own` remembers of a list: all, or where they are too many those that its own name and
+/// theirs draw. So each node remembers others, and every member is remembered by some; and of a
+/// list that hardly changes a node remembers the same as before.
+fn some_of(mut members: Vec<RememberedMember>, own: &NodeId) -> Vec<RememberedMember> {
+    if members.len() > REMEMBERED_MAX {
+        members.sort_by_cached_key(|member| {
+            let mut hash = DefaultHasher::new();
+            (own, &member.id).hash(&mut hash);
+            hash.finish()
+        });
+        members.truncate(REMEMBERED_MAX);
+        members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    }
+    members
 }
 
 /// Goes by this ring, or says why not.

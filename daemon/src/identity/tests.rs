@@ -263,6 +263,37 @@ fn unchanged_means_unwritten() {
     assert!(!dir.path().join("identity.json").exists());
 }
 
+/// Of more members than are remembered each node takes others, and the same the next time.
+#[test]
+fn of_too_many_members_each_node_remembers_others() {
+    let member = |n: usize| RememberedMember {
+        id: id(&format!("node-{n:04}")),
+        address: "a:1".into(),
+    };
+    let all: Vec<_> = (0..3 * REMEMBERED_MAX).map(member).collect();
+    let mut remembered_by = std::collections::BTreeMap::<NodeId, usize>::new();
+    for own in 0..40 {
+        let own = id(&format!("node-{own:04}"));
+        let some = some_of(all.clone(), &own);
+        assert_eq!(some.len(), REMEMBERED_MAX);
+        assert!(some.is_sorted_by(|a, b| a.id < b.id));
+        let backwards = all.iter().rev().cloned().collect();
+        assert!(some_of(backwards, &own) == some, "in any order");
+        for member in some {
+            *remembered_by.entry(member.id).or_default() += 1;
+        }
+    }
+    assert_eq!(remembered_by.len(), all.len(), "nobody is forgotten by all");
+    let most = remembered_by.values().max().expect("members");
+    assert!(*most < 40, "nobody is remembered by all: {most}");
+    let few = vec![member(2), member(1)];
+    assert_eq!(some_of(few.clone(), &id("node-1")), few);
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store.remember(all.clone()).expect("writes");
+    assert!(store.remembered() == some_of(all, &id("node-1")));
+}
+
 #[test]
 fn a_second_process_is_told_who_is_there() {
     let dir = TempDir::new().expect("temp dir");

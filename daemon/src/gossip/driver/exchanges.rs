@@ -147,7 +147,10 @@ impl<E: Exchange> Driver<E> {
         } = conversation;
         turn.exchanging.remove(&address);
         match &result {
-            Ok(by) => self.core.contact_answered(&address, by),
+            Ok(by) => {
+                let now = self.clock.now();
+                self.core.contact_answered(now, &address, by);
+            }
             Err(error) => {
                 if let PeerError::WrongCluster { theirs, .. } = error {
                     let now = self.clock.now();

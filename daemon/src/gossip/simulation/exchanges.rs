@@ -260,7 +260,7 @@ impl World {
             .take_answer(now, asking, &answer.from, answer.what);
         if matches!(next, Next::Done { .. }) {
             let address = names::address(from);
-            node.core.contact_answered(&address, &answer.from.id);
+            node.core.contact_answered(now, &address, &answer.from.id);
         }
         self.after_step(who, Doing::Answering);
         match next {
