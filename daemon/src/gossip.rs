@@ -210,8 +210,6 @@ impl GossipHandle {
             report: watch::Sender::new(Arc::new(report)),
         });
         let traffic = Arc::new(Traffic::default());
-        let probe_time = parts.config.probe_interval;
-        let left = probe_time.saturating_sub(parts.config.probe_timeout);
         match async_socket(parts.socket) {
             Ok(socket) => {
                 let driver = Driver {
@@ -228,7 +226,6 @@ impl GossipHandle {
                     commands: commands_taken,
                     stop: parts.stop,
                     round_trips: parts.round_trips,
-                    tcp_probe_timeout: left.max(Duration::from_millis(50)),
                 };
                 tokio::spawn(driver.run());
             }

@@ -6,7 +6,8 @@
 //! Leaves to others: what a topology or an acceptor's promise means.
 //!
 //! Dot counters are leased: the file holds a mark that no counter has passed, so that giving a
-//! dot costs no write, and a crash costs only the rest of the lease.
+//! dot costs no write, and a crash costs only the rest of the lease. So are the generations that
+//! the process may go on as (`gossip/claim.rs` has their number, `gossip/core.rs` keeps to it).
 
 mod adopting;
 mod error;
@@ -17,6 +18,7 @@ mod tests;
 
 use std::{
     fs::File,
+    hash::{DefaultHasher, Hash, Hasher},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -28,7 +30,7 @@ use ringmaster_shared::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{breaks::broken, time::unix_ms, topology::Ballot};
+use crate::{breaks::broken, gossip::claim::LIVES_LEASED, time::unix_ms, topology::Ballot};
 
 pub use adopting::{Adopting, Route};
 pub use error::IdentityError;
@@ -38,7 +40,7 @@ use file::{IdentityFile, Persisted};
 const DOT_LEASE: u64 = 1_000_000;
 /// "Through every epoch", for [`IdentityStore::abstains_through`].
 const EVERY_EPOCH: Epoch = Epoch::MAX;
-/// Members remembered at most; what comes later in a list is dropped.
+/// Members remembered at most, see [`some_of`].
 pub const REMEMBERED_MAX: usize = 1000;
 
 /// A member seen in an earlier life, to be tried again.
@@ -106,12 +108,16 @@ impl Dots {
 
 impl IdentityStore {
     /// Opens or creates `identity.json` in the data dir for `node_id`; takes the folder's lock;
-    /// bumps the generation; leases dot counters. Errors are sentences for a person.
+    /// takes a generation above all it ever had, and leases those above it; leases dot counters.
+    /// Errors are sentences for a person.
     pub fn open(data_dir: &Path, node_id: &NodeId) -> Result<Self, IdentityError> {
+        Self::open_at(data_dir, node_id, unix_ms())
+    }
+
+    fn open_at(data_dir: &Path, node_id: &NodeId, now: u64) -> Result<Self, IdentityError> {
         folder::prepare(data_dir)?;
         let lock = folder::lock(data_dir)?;
         let file = IdentityFile::in_folder(data_dir);
-        let now = unix_ms();
         let mut state = match file.read()? {
             Some(found) if &found.node_id != node_id => {
                 return Err(IdentityError::OtherNode {
@@ -123,7 +129,8 @@ impl IdentityStore {
             Some(found) => found,
             None => Persisted::first(node_id.clone(), now),
         };
-        state.generation = now.max(state.generation.saturating_add(1));
+        let generation = now.max(state.leased_generation.saturating_add(1));
+        state.leased_generation = generation.saturating_add(LIVES_LEASED);
         let next = state.dots_leased_to.saturating_add(1);
         state.dots_leased_to = state.dots_leased_to.saturating_add(DOT_LEASE);
         file.write(&state)?;
@@ -138,7 +145,7 @@ impl IdentityStore {
         };
         let inner = Inner {
             node_id: node_id.clone(),
-            generation: state.generation,
+            generation,
             file,
             dots: Mutex::new(dots),
             writing: Mutex::default(),
@@ -173,10 +180,10 @@ impl IdentityStore {
     pub fn enter_cluster(
         &self,
         id: ClusterId,
-        mut members: Vec<RememberedMember>,
+        members: Vec<RememberedMember>,
         ring: Option<Topology>,
     ) -> anyhow::Result<()> {
-        members.truncate(REMEMBERED_MAX);
+        let members = some_of(members, &self.inner.node_id);
         let ring = ring.filter(|t| t.cluster_id == id && t.is_well_formed());
         self.update(|state| {
             state.remembered = members;
@@ -239,8 +246,8 @@ impl IdentityStore {
     }
 
     /// Replaces the list; at most [`REMEMBERED_MAX`] are kept.
-    pub fn remember(&self, mut members: Vec<RememberedMember>) -> anyhow::Result<()> {
-        members.truncate(REMEMBERED_MAX);
+    pub fn remember(&self, members: Vec<RememberedMember>) -> anyhow::Result<()> {
+        let members = some_of(members, &self.inner.node_id);
         self.update(|state| state.remembered = members)
     }
 
@@ -427,6 +434,22 @@ impl IdentityStore {
         }
         Ok(())
     }
+}
+
+/// What `own` remembers of a list: all, or where they are too many those that its own name and
+/// theirs draw. So each node remembers others, and every member is remembered by some; and of a
+/// list that hardly changes a node remembers the same as before.
+fn some_of(mut members: Vec<RememberedMember>, own: &NodeId) -> Vec<RememberedMember> {
+    if members.len() > REMEMBERED_MAX {
+        members.sort_by_cached_key(|member| {
+            let mut hash = DefaultHasher::new();
+            (own, &member.id).hash(&mut hash);
+            hash.finish()
+        });
+        members.truncate(REMEMBERED_MAX);
+        members.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    }
+    members
 }
 
 /// Goes by this ring, or says why not.

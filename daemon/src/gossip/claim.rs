@@ -35,6 +35,12 @@ pub struct Now {
     pub unix_ms: u64,
 }
 
+/// Later lives that a process may go on as without a note on the disk: they are leased when it
+/// starts, as its next start begins above them. One is taken at most once a second, so a process
+/// that uses them up was accused for a quarter of an hour with nothing above the accusation; and
+/// a start costs its node no more than a second of generations.
+pub const LIVES_LEASED: u64 = 1000;
+
 /// What somebody says about a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {

@@ -38,7 +38,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use rand::{Rng, rngs::SmallRng};
 use ringmaster_shared::{
     id::{ClusterId, Generation, Incarnation, NodeId},
-    member::{Lifecycle, Load, MemberStatus, RingStamp},
+    member::{Freshness, Lifecycle, Load, MemberStatus, RingStamp},
 };
 
 use self::{
@@ -87,6 +87,8 @@ pub enum Output {
         seq: u32,
         node: NodeId,
         address: String,
+        /// Until the probe is over; a later answer is of no use.
+        within_ms: u64,
     },
     /// Exchange full lists over TCP, from [`Core::begin_exchange`] on; report with
     /// [`Core::contact_answered`], or with [`Core::exchange_not_started`].
@@ -239,6 +241,8 @@ pub struct Core {
     rejected: Rejections,
     /// When this node may take a later generation to refute what nothing else is above.
     next_life_ms: u64,
+    /// The last generation that no later start of this node takes, whatever its clock says.
+    leased_to: Generation,
     next_foreign_report_ms: u64,
     next_reject_answer_ms: u64,
     next_stranger_answer_ms: u64,
@@ -283,6 +287,7 @@ impl Core {
         now: Now,
     ) -> Self {
         let local = Arc::new(claim::clip(local));
+        let leased_to = local.generation.saturating_add(claim::LIVES_LEASED);
         let spread = |rng: &mut SmallRng, ms: u64| now.ms + rng.random_range(0..=ms.max(1));
         let due = Due {
             probe: spread(&mut rng, ms(config.probe_interval)),
@@ -328,6 +333,7 @@ impl Core {
             superseded_by: None,
             rejected: Rejections::default(),
             next_life_ms: 0,
+            leased_to,
             next_foreign_report_ms: 0,
             next_reject_answer_ms: 0,
             next_stranger_answer_ms: 0,
@@ -479,8 +485,26 @@ impl Core {
         if self.phase == Phase::Running && news {
             local.lifecycle = lifecycle;
             local.ring = ring;
-            (local.generation, local.incarnation) = claim::next_above(claim::freshness(local));
+            self.rise();
             self.spread_self();
+        }
+    }
+
+    /// The least above this that this node may take; `None` when that is a life that a later
+    /// start may take too. Beyond those that were leased, a start by a sound clock takes none
+    /// behind this one's.
+    fn own_above(&self, held: Freshness) -> Option<Freshness> {
+        let next = claim::next_above(held);
+        let unix_ms = self.last_ms.saturating_add(self.wall_offset_ms);
+        let may = next.0 == self.local.generation || next.0 <= self.leased_to.max(unix_ms);
+        may.then_some(next)
+    }
+
+    /// Above what this node said of itself so far, if it may.
+    fn rise(&mut self) {
+        if let Some(next) = self.own_above(claim::freshness(&self.local)) {
+            let local = Arc::make_mut(&mut self.local);
+            (local.generation, local.incarnation) = next;
         }
     }
 

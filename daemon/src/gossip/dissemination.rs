@@ -8,7 +8,9 @@
 //! Thousands of members that are all news at once (a large cluster starts, or heals) would take
 //! minutes to be sent so often, while exchanges of lists tell them in seconds. So beyond
 //! [`COMMON_MAX`] entries, those that say of another that it is alive give way, the most sent
-//! first. Bad news and this node's own never do.
+//! first, down to [`COMMON_KEPT`]. Bad news and this node's own never do.
+
+use std::cmp::Reverse;
 
 use ringmaster_shared::{api::membership::Rumor, id::NodeId, member::MemberStatus};
 
@@ -25,6 +27,10 @@ const LOOKED_AT_MAX: usize = 128;
 /// Entries from which on good news of others gives way.
 pub const COMMON_MAX: usize = 1024;
 
+/// So much good news of others stays, however much bad news there is: who refuted its death is
+/// among it.
+const COMMON_KEPT: usize = 256;
+
 /// `mult * ceil(log10(n + 1))`: how often a claim is sent in a cluster of `n`.
 pub fn transmit_limit(mult: u32, n: usize) -> u32 {
     // ceil(log10(n + 1)) is the number of decimal digits of n, without floating point
@@ -36,9 +42,11 @@ pub fn transmit_limit(mult: u32, n: usize) -> u32 {
 #[derive(Default)]
 pub struct Dissemination {
     entries: Roster<Entry>,
-    /// By how often they were sent; in each the last is the next to go. What points to an entry
-    /// that was replaced or moved on is skipped, and dropped when it is met.
-    levels: Vec<Vec<Turn>>,
+    /// By how often they were sent.
+    levels: Vec<Level>,
+    /// Entries that are not vital.
+    common: usize,
+    next_place: u64,
     next_stamp: u32,
     /// Turns that are outdated.
     stale: usize,
@@ -53,6 +61,41 @@ struct Entry {
     vital: bool,
 }
 
+/// In each list the last is the next to go, and of both that which lined up last. What points to
+/// an entry that was replaced or moved on is skipped, and dropped when it is met. There are two
+/// lists so that what gives way is found without looking at what never does.
+#[derive(Default)]
+struct Level {
+    vital: Vec<Turn>,
+    common: Vec<Turn>,
+}
+
+impl Level {
+    /// The list of one kind of entries.
+    fn of(&mut self, vital: bool) -> &mut Vec<Turn> {
+        if vital {
+            &mut self.vital
+        } else {
+            &mut self.common
+        }
+    }
+
+    /// Of what stands before these places in the two lists, the list whose turn it is.
+    fn next_before(&self, vital: usize, common: usize) -> Option<bool> {
+        let place = |turns: &[Turn], at: usize| Some(turns[at.checked_sub(1)?].place);
+        let (vital, common) = (place(&self.vital, vital), place(&self.common, common));
+        (vital.is_some() || common.is_some()).then_some(vital > common)
+    }
+
+    /// All, the next to go first.
+    fn in_turn(&self) -> Vec<Turn> {
+        let vital = self.vital.iter().rev();
+        let mut all: Vec<Turn> = vital.chain(self.common.iter().rev()).copied().collect();
+        all.sort_by_key(|turn| Reverse(turn.place));
+        all
+    }
+}
+
 impl OfNode for Entry {
     fn node(&self) -> &NodeId {
         &self.claim.state.id
@@ -63,6 +106,19 @@ impl OfNode for Entry {
 struct Turn {
     slot: Slot,
     stamp: u32,
+    /// Counts up over all that line up.
+    place: u64,
+}
+
+impl Turn {
+    /// One that has not lined up yet.
+    fn of(slot: Slot, stamp: u32) -> Self {
+        Self {
+            slot,
+            stamp,
+            place: 0,
+        }
+    }
 }
 
 impl Dissemination {
@@ -70,7 +126,7 @@ impl Dissemination {
     pub fn enqueue(&mut self, claim: Claim) {
         let vital = claim.state.status != MemberStatus::Alive;
         self.put(claim, vital);
-        if self.entries.len() > COMMON_MAX {
+        if self.entries.len() > COMMON_MAX && self.common > COMMON_KEPT {
             self.give_way();
         }
     }
@@ -91,38 +147,42 @@ impl Dissemination {
             bytes,
             vital,
         });
-        self.line_up(0, Turn { slot, stamp });
+        self.common += usize::from(!vital);
+        self.line_up(0, vital, Turn::of(slot, stamp));
         self.sweep();
     }
 
-    /// Drops one that is not vital: of the most sent, the oldest.
+    /// Drops one that is not vital: of the most sent, the oldest. What is outdated before it goes
+    /// with it, so over time this looks at no more turns than there were.
     fn give_way(&mut self) {
-        let mut looked_at = 0;
         for level in self.levels.iter_mut().rev() {
-            let mut at = 0;
-            while at < level.len() && looked_at < LOOKED_AT_MAX {
-                looked_at += 1;
-                let Some(entry) = current(&self.entries, level[at]) else {
-                    level.remove(at);
-                    self.stale = self.stale.saturating_sub(1);
-                    continue;
-                };
-                if entry.vital {
-                    at += 1;
-                    continue;
-                }
-                let id = entry.claim.state.id.clone();
-                level.remove(at);
-                self.entries.remove(&id);
-                return;
-            }
+            let entries = &self.entries;
+            let oldest = level.common.iter().enumerate();
+            let mut oldest = oldest.filter_map(|(at, turn)| Some((at, current(entries, *turn)?)));
+            let oldest = oldest.next().map(|(at, e)| (at, e.claim.state.id.clone()));
+            let outdated = oldest.as_ref().map_or(level.common.len(), |(at, _)| *at);
+            self.stale = self.stale.saturating_sub(outdated);
+            let Some((at, id)) = oldest else {
+                level.common.clear();
+                continue;
+            };
+            level.common.drain(..=at);
+            self.forget(&id);
+            return;
         }
     }
 
     pub fn remove(&mut self, id: &NodeId) {
-        if self.entries.remove(id).is_some() {
+        if self.forget(id) {
             self.stale += 1;
         }
+    }
+
+    /// Drops an entry whose turn is dropped, or counted as outdated, by the caller.
+    fn forget(&mut self, id: &NodeId) -> bool {
+        let entry = self.entries.remove(id);
+        self.common -= usize::from(entry.as_ref().is_some_and(|e| !e.vital));
+        entry.is_some()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -150,19 +210,24 @@ impl Dissemination {
         let mut chosen = Vec::new();
         let mut moved_on = Vec::new();
         for level in &mut self.levels {
-            let mut at = level.len();
-            while at > 0 && looked_at < LOOKED_AT_MAX {
-                at -= 1;
+            let (mut vital, mut common) = (level.vital.len(), level.common.len());
+            while looked_at < LOOKED_AT_MAX {
+                let Some(is_vital) = level.next_before(vital, common) else {
+                    break;
+                };
+                let at = if is_vital { &mut vital } else { &mut common };
+                *at -= 1;
                 looked_at += 1;
-                let turn = level[at];
+                let (at, turns) = (*at, level.of(is_vital));
+                let turn = turns[at];
                 let Some(entry) = current(&self.entries, turn) else {
-                    level.remove(at);
+                    turns.remove(at);
                     self.stale = self.stale.saturating_sub(1);
                     continue;
                 };
                 if entry.bytes <= budget && !skip(&entry.claim.state) {
                     budget -= entry.bytes;
-                    level.remove(at);
+                    turns.remove(at);
                     chosen.push(entry.claim.clone());
                     moved_on.push(turn);
                 }
@@ -184,7 +249,7 @@ impl Dissemination {
             // its turn in the old level points nowhere from here on
             entry.stamp = stamp;
             self.stale += 1;
-            self.move_on(Turn { slot, stamp }, limit);
+            self.move_on(Turn::of(slot, stamp), limit);
             self.sweep();
         }
     }
@@ -195,20 +260,22 @@ impl Dissemination {
             return;
         };
         entry.transmissions += 1;
-        let sent = entry.transmissions;
+        let (sent, vital) = (entry.transmissions, entry.vital);
         if sent >= limit {
             let id = entry.claim.state.id.clone();
-            self.entries.remove(&id);
+            self.forget(&id);
         } else {
-            self.line_up(sent as usize, turn);
+            self.line_up(sent as usize, vital, turn);
         }
     }
 
-    fn line_up(&mut self, level: usize, turn: Turn) {
+    fn line_up(&mut self, level: usize, vital: bool, mut turn: Turn) {
         if self.levels.len() <= level {
-            self.levels.resize_with(level + 1, Vec::new);
+            self.levels.resize_with(level + 1, Level::default);
         }
-        self.levels[level].push(turn);
+        turn.place = self.next_place;
+        self.next_place += 1;
+        self.levels[level].of(vital).push(turn);
     }
 
     fn new_stamp(&mut self) -> u32 {
@@ -223,7 +290,9 @@ impl Dissemination {
         }
         self.stale = 0;
         for level in &mut self.levels {
-            level.retain(|turn| current(&self.entries, *turn).is_some());
+            for turns in [&mut level.vital, &mut level.common] {
+                turns.retain(|turn| current(&self.entries, *turn).is_some());
+            }
         }
     }
 
@@ -231,8 +300,8 @@ impl Dissemination {
     pub fn rumors(&self, limit: u32, max: usize) -> Vec<Rumor> {
         self.levels
             .iter()
-            .flat_map(|level| level.iter().rev())
-            .filter_map(|turn| current(&self.entries, *turn))
+            .flat_map(Level::in_turn)
+            .filter_map(|turn| current(&self.entries, turn))
             .take(max)
             .map(|e| Rumor {
                 about: e.claim.state.id.clone(),
@@ -269,6 +338,17 @@ mod tests {
         }
     }
 
+    fn dead(name: &str) -> Claim {
+        let mut dead = claim(name);
+        Arc::make_mut(&mut dead.state).status = MemberStatus::Dead;
+        dead
+    }
+
+    fn turns(queue: &Dissemination) -> usize {
+        let levels = queue.levels.iter();
+        levels.map(|l| l.vital.len() + l.common.len()).sum()
+    }
+
     fn names(claims: &[Claim]) -> Vec<&str> {
         claims.iter().map(|c| c.state.id.as_str()).collect()
     }
@@ -294,6 +374,22 @@ mod tests {
             assert_eq!(queue.take(one, 3, no).len(), 1);
         }
         assert!(queue.is_empty(), "each was sent three times");
+    }
+
+    #[test]
+    fn of_those_sent_equally_often_the_newest_goes_first_whatever_it_says() {
+        let mut queue = Dissemination::default();
+        let news = [claim("a"), dead("b"), dead("c"), claim("d"), dead("e")];
+        news.into_iter().for_each(|claim| queue.enqueue(claim));
+        for level in 0..3 {
+            let rumors = queue.rumors(3, 10);
+            let listed: Vec<_> = rumors.iter().map(|r| r.about.as_str()).collect();
+            let sent = queue.take(10_000, 3, |_| false);
+            assert_eq!(names(&sent), listed, "sent {level} times");
+            let first = if level % 2 == 0 { "e" } else { "a" };
+            assert_eq!((sent.len(), listed[0]), (5, first));
+        }
+        assert!(queue.is_empty());
     }
 
     #[test]
@@ -331,9 +427,7 @@ mod tests {
     fn of_too_many_the_most_sent_of_the_living_give_way() {
         let mut queue = Dissemination::default();
         queue.enqueue_own(claim("me"));
-        let mut dead = claim("dead");
-        Arc::make_mut(&mut dead.state).status = MemberStatus::Dead;
-        queue.enqueue(dead);
+        queue.enqueue(dead("dead"));
         let named = |n: usize| claim(&format!("n{n}"));
         for n in 0..COMMON_MAX - 2 {
             queue.enqueue(named(n));
@@ -355,8 +449,41 @@ mod tests {
         }
         assert_eq!(queue.len(), COMMON_MAX);
         assert!(queue.contains(&id("me")) && queue.contains(&id("dead")));
-        let turns: usize = queue.levels.iter().map(Vec::len).sum();
-        assert!(turns <= 2 * COMMON_MAX + LOOKED_AT_MAX + 1);
+        assert!(turns(&queue) <= 2 * COMMON_MAX + LOOKED_AT_MAX + 1);
+    }
+
+    /// However often the bad news were sent: they do not stand before the good ones that give way.
+    #[test]
+    fn the_living_give_way_beside_much_bad_news() {
+        let mut queue = Dissemination::default();
+        for n in 0..200 {
+            queue.enqueue(dead(&format!("dead{n}")));
+        }
+        while queue.rumors(9, 1)[0].transmissions == 0 {
+            queue.take(1_300, 9, |_| false);
+        }
+        for n in 0..3_000 {
+            queue.enqueue(claim(&format!("n{n}")));
+        }
+        assert!(queue.len() <= COMMON_MAX + 200, "{}", queue.len());
+        for n in 0..200 {
+            assert!(queue.contains(&id(&format!("dead{n}"))), "dead{n}");
+        }
+        assert!(queue.contains(&id("n2999")), "the newest stays");
+        // more bad news than there is room: the good ones keep a little
+        for n in 0..2_000 {
+            queue.enqueue(dead(&format!("later{n}")));
+        }
+        for n in 0..1_000 {
+            queue.enqueue(claim(&format!("refuted{n}")));
+        }
+        assert_eq!(queue.len(), 2_200 + COMMON_KEPT);
+        assert!(queue.contains(&id("refuted999")));
+        for n in 0..2_000 {
+            queue.enqueue(claim(&format!("later{n}")));
+        }
+        assert_eq!(queue.len(), COMMON_MAX, "they refuted it");
+        assert_eq!(queue.common, COMMON_MAX - 200);
     }
 
     proptest! {
@@ -381,7 +508,8 @@ mod tests {
                         }
                     }
                     2 => {
-                        queue.enqueue(claim(&name));
+                        let is_dead = who % 2 == 0;
+                        queue.enqueue(if is_dead { dead(&name) } else { claim(&name) });
                         left.insert(name, 5);
                     }
                     _ => {
@@ -401,8 +529,9 @@ mod tests {
                 for rumor in rumors {
                     prop_assert_eq!(5 - rumor.transmissions, left[rumor.about.as_str()]);
                 }
-                let turns: usize = queue.levels.iter().map(Vec::len).sum();
-                prop_assert!(turns <= 2 * left.len() + LOOKED_AT_MAX + 1);
+                let odd = |name: &String| ["n1", "n3", "n5", "n7"].contains(&name.as_str());
+                prop_assert_eq!(queue.common, left.keys().filter(|n| odd(n)).count());
+                prop_assert!(turns(&queue) <= 2 * left.len() + LOOKED_AT_MAX + 1);
             }
         }
     }

@@ -134,8 +134,6 @@ pub struct Driver<E> {
     pub local: watch::Receiver<LocalState>,
     pub commands: mpsc::Receiver<Command>,
     pub stop: CancellationToken,
-    /// How long a fallback probe may take.
-    pub tcp_probe_timeout: Duration,
     /// Round trips of pings, seconds.
     pub round_trips: Histogram,
 }
@@ -284,8 +282,14 @@ impl<E: Exchange> Driver<E> {
                     }
                     self.send(turn, to, &packet);
                 }
-                Output::TcpProbe { seq, node, address } => {
-                    self.probe_by_tcp(turn, seq, node, address);
+                Output::TcpProbe {
+                    seq,
+                    node,
+                    address,
+                    within_ms,
+                } => {
+                    let within = Duration::from_millis(within_ms);
+                    self.probe_by_tcp(turn, (seq, node), address, within);
                 }
                 Output::Exchange { address } => self.start_exchange(turn, address, None),
                 Output::Happened(happening) => {
@@ -314,14 +318,20 @@ impl<E: Exchange> Driver<E> {
 
     // ---- work aside -------------------------------------------------------------------------
 
-    fn probe_by_tcp(&self, turn: &mut Turn<E>, seq: u32, node: NodeId, address: String) {
+    fn probe_by_tcp(
+        &self,
+        turn: &mut Turn<E>,
+        (seq, node): (u32, NodeId),
+        address: String,
+        within: Duration,
+    ) {
         turn.addresses.doubt(&address);
         if turn.jobs.len() >= JOBS_MAX {
             return;
         }
-        let (exchange, timeout) = (self.exchange.clone(), self.tcp_probe_timeout);
+        let exchange = self.exchange.clone();
         turn.jobs.spawn(async move {
-            let answer = exchange.ping(&address, timeout).await;
+            let answer = exchange.ping(&address, within).await;
             Done::Probed {
                 seq,
                 node,

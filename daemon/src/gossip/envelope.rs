@@ -23,8 +23,9 @@ const CARD: u8 = 0;
 /// The last version without an envelope.
 const BEFORE_ENVELOPES: u8 = 1;
 const SEALED: u8 = 1;
-/// Members whose versions are remembered; to others the lowest is spoken.
-const REMEMBERED_MAX: usize = 16_384;
+/// Members whose versions are remembered, twice as many as a list has; to others the lowest is
+/// spoken.
+const REMEMBERED_MAX: usize = 32_768;
 
 /// A range of versions of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,32 +186,39 @@ impl Card {
     }
 }
 
-/// Who speaks what, as their messages say.
+/// Who speaks what, as their messages say, in a bounded number: those not heard of for long go
+/// first. Names that come and go must not keep out who is here.
 #[derive(Debug)]
 pub struct Versions {
     pub ours: Speaks,
-    theirs: HashMap<NodeId, Speaks>,
+    recent: HashMap<NodeId, Speaks>,
+    older: HashMap<NodeId, Speaks>,
 }
 
 impl Versions {
     pub fn new(ours: Speaks) -> Self {
         Self {
             ours,
-            theirs: HashMap::new(),
+            recent: HashMap::new(),
+            older: HashMap::new(),
         }
     }
 
     pub fn learn(&mut self, id: &NodeId, speaks: Speaks) {
-        if let Some(known) = self.theirs.get_mut(id) {
+        if let Some(known) = self.recent.get_mut(id) {
             *known = speaks;
-        } else if self.theirs.len() < REMEMBERED_MAX {
-            self.theirs.insert(id.clone(), speaks);
+            return;
         }
+        if self.recent.len() >= REMEMBERED_MAX / 2 {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.older.remove(id);
+        self.recent.insert(id.clone(), speaks);
     }
 
     /// The highest version both sides speak; to a stranger the lowest, which most can read.
     pub fn towards(&self, id: &NodeId) -> u8 {
-        let known = self.theirs.get(id).copied();
+        let known = self.recent.get(id).or_else(|| self.older.get(id)).copied();
         let common = known.and_then(|theirs| self.ours.common(theirs));
         common.unwrap_or(self.ours.lowest)
     }
@@ -251,6 +259,19 @@ mod tests {
         assert_eq!(versions.towards(&id("x")), 5, "it was upgraded");
         assert_eq!(speaks(3, 4).to_string(), "3 to 4");
         assert_eq!(speaks(3, 3).to_string(), "3");
+    }
+
+    #[test]
+    fn names_that_came_and_went_keep_nobody_out() {
+        let mut versions = Versions::new(speaks(2, 5));
+        for n in 0..3 * REMEMBERED_MAX {
+            versions.learn(&id(&format!("n{n}")), speaks(2, 4));
+            versions.learn(&id("busy"), speaks(2, 3));
+        }
+        assert_eq!(versions.towards(&id("busy")), 3);
+        let newest = id(&format!("n{}", 3 * REMEMBERED_MAX - 1));
+        assert_eq!(versions.towards(&newest), 4);
+        assert!(versions.recent.len() + versions.older.len() <= REMEMBERED_MAX);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! From messages to bytes and back: envelope, seal, versions, and everything that is refused
 //! before its content is looked at.
 //!
-//! Order of the checks: length, envelope, version, seal, content, and last whether it came
-//! before. The first that fails is the reason; nothing later is looked at. No socket and no clock
-//! in here; nonces come with the keyring.
+//! Order of the checks: length, envelope, version, seal, content, of a sealed message whether its
+//! sender's life is one that can be, and last whether it came before. The first that fails is the
+//! reason; nothing later is looked at. No socket and no clock in here: the time is handed in, and
+//! nonces come with the keyring.
 
 use ringmaster_shared::id::{ClusterId, Generation, NodeId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
+    claim,
     codec::{self, Packet},
     envelope::{self, Card, ENVELOPE_BYTES, Envelope, HEADER_BYTES, Speaks, Versions},
     reconcile::{Answer, Ask, MESSAGE_BYTES_MAX, Message},
@@ -121,7 +123,8 @@ impl Wire {
         Some(bytes)
     }
 
-    pub fn read(&mut self, bytes: &[u8]) -> Result<Datagram, Refusal> {
+    /// `unix_ms` is this node's clock, by which lives are judged.
+    pub fn read(&mut self, unix_ms: u64, bytes: &[u8]) -> Result<Datagram, Refusal> {
         if bytes.len() > self.datagram_bytes_max {
             let text = format!("longer than {} bytes", self.datagram_bytes_max);
             return Err(Refusal::new(Rejected::Oversized, text));
@@ -134,11 +137,8 @@ impl Wire {
         let (content, unsealed) = self.unseal(Purpose::Packet, &envelope, None)?;
         let packet = codec::read(&content)
             .map_err(|error| Refusal::new(Rejected::Damaged, error.to_string()))?;
-        self.admit(
-            Purpose::Packet,
-            (&packet.from.id, packet.from.generation),
-            unsealed.as_ref(),
-        )?;
+        let sender = (&packet.from.id, packet.from.generation);
+        self.admit(unix_ms, Purpose::Packet, sender, unsealed.as_ref())?;
         self.versions.learn(&packet.from.id, envelope.speaks);
         Ok(Datagram::Packet(Box::new(packet)))
     }
@@ -194,15 +194,13 @@ impl Wire {
         Some((bytes, bond))
     }
 
-    pub fn read_ask(&mut self, bytes: &[u8]) -> Result<Asked, Refusal> {
+    /// The time as in [`Self::read`].
+    pub fn read_ask(&mut self, unix_ms: u64, bytes: &[u8]) -> Result<Asked, Refusal> {
         let envelope = self.open_call(bytes)?;
         let (content, unsealed) = self.unseal(Purpose::Ask, &envelope, None)?;
         let ask: Message<Ask> = self.message(&content)?;
-        self.admit(
-            Purpose::Ask,
-            (&ask.from.id, ask.from.generation),
-            unsealed.as_ref(),
-        )?;
+        let sender = (&ask.from.id, ask.from.generation);
+        self.admit(unix_ms, Purpose::Ask, sender, unsealed.as_ref())?;
         self.versions.learn(&ask.from.id, envelope.speaks);
         let bond = Bond {
             version: envelope.version,
@@ -318,6 +316,7 @@ impl Wire {
 
     fn admit(
         &self,
+        unix_ms: u64,
         purpose: Purpose,
         (sender, generation): (&NodeId, Generation),
         unsealed: Option<&Unsealed>,
@@ -327,6 +326,12 @@ impl Wire {
         };
         if unsealed.generation() != generation {
             let text = format!("of another life of {sender} than it says");
+            return Err(Refusal::new(Rejected::Unacceptable, text));
+        }
+        // before its numbers are taken note of: they would pass for those of its latest life, and
+        // keep every true one out
+        if claim::is_too_far_ahead(generation, unix_ms) {
+            let text = format!("of a life of {sender} that begins too far in the future");
             return Err(Refusal::new(Rejected::Unacceptable, text));
         }
         if secrecy.admit(purpose, sender, unsealed) {

@@ -7,7 +7,7 @@
 use ringmaster_shared::id::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use super::{IdentityStore, REMEMBERED_MAX, RememberedMember};
+use super::{IdentityStore, RememberedMember, some_of};
 
 /// From where to where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,8 +121,8 @@ impl IdentityStore {
     }
 
     /// The store is gone; this is a new node on its way into the other cluster.
-    pub fn emptied(&self, mut remembered: Vec<RememberedMember>) -> anyhow::Result<()> {
-        remembered.truncate(REMEMBERED_MAX);
+    pub fn emptied(&self, remembered: Vec<RememberedMember>) -> anyhow::Result<()> {
+        let remembered = some_of(remembered, &self.inner.node_id);
         let Some(Adopting::Emptying(route)) = self.adopting() else {
             return Ok(());
         };

@@ -31,7 +31,9 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Persisted {
     pub node_id: NodeId,
-    pub generation: Generation,
+    /// No life of this node above this one was ever begun.
+    #[serde(rename = "generation")]
+    pub leased_generation: Generation,
     pub cluster_id: Option<ClusterId>,
     pub actor_epoch: u64,
     /// No dot counter of this actor above this mark was ever given.
@@ -71,7 +73,7 @@ impl Persisted {
     pub(super) fn first(node_id: NodeId, now_ms: u64) -> Self {
         Self {
             node_id,
-            generation: 0,
+            leased_generation: 0,
             cluster_id: None,
             actor_epoch: if broken("reuse-actor") { 1 } else { now_ms },
             dots_leased_to: 0,

@@ -6,6 +6,7 @@ use ringmaster_shared::topology::RingMember;
 use tempfile::TempDir;
 
 use super::*;
+use crate::gossip::claim;
 
 fn id(name: &str) -> NodeId {
     NodeId::new(name).expect("valid")
@@ -86,9 +87,25 @@ fn a_generation_grows_even_when_the_clock_was_ahead() {
     let dir = TempDir::new().expect("temp dir");
     let first = open(&dir);
     let ahead = unix_ms() + 1_000_000_000;
-    first.update(|s| s.generation = ahead).expect("writes");
+    let used = |s: &mut Persisted| s.leased_generation = ahead;
+    first.update(used).expect("writes");
     drop(first);
     assert_eq!(open(&dir).generation(), ahead + 1);
+}
+
+/// A process may go on as later lives without a note on the disk.
+#[test]
+fn a_generation_grows_above_the_lives_an_earlier_process_went_on_as() {
+    let dir = TempDir::new().expect("temp dir");
+    let at = |ms| IdentityStore::open_at(dir.path(), &id("node-1"), ms).expect("opens");
+    let first = at(1_000_000).generation();
+    assert_eq!(first, 1_000_000);
+    let (raised, _) = claim::next_above((first, claim::INCARNATION_MAX));
+    assert!(raised > first);
+    let second = at(999_000).generation();
+    assert!(second > raised, "its clock is behind: {second}");
+    assert!(second > first + claim::LIVES_LEASED, "{second}");
+    assert_eq!(at(2_000_000).generation(), 2_000_000, "by the clock again");
 }
 
 #[test]
@@ -293,6 +310,37 @@ fn unchanged_means_unwritten() {
     fs::remove_file(dir.path().join("identity.json")).expect("there");
     store.remember(members).expect("needs no write");
     assert!(!dir.path().join("identity.json").exists());
+}
+
+/// Of more members than are remembered each node takes others, and the same the next time.
+#[test]
+fn of_too_many_members_each_node_remembers_others() {
+    let member = |n: usize| RememberedMember {
+        id: id(&format!("node-{n:04}")),
+        address: "a:1".into(),
+    };
+    let all: Vec<_> = (0..3 * REMEMBERED_MAX).map(member).collect();
+    let mut remembered_by = std::collections::BTreeMap::<NodeId, usize>::new();
+    for own in 0..40 {
+        let own = id(&format!("node-{own:04}"));
+        let some = some_of(all.clone(), &own);
+        assert_eq!(some.len(), REMEMBERED_MAX);
+        assert!(some.is_sorted_by(|a, b| a.id < b.id));
+        let backwards = all.iter().rev().cloned().collect();
+        assert!(some_of(backwards, &own) == some, "in any order");
+        for member in some {
+            *remembered_by.entry(member.id).or_default() += 1;
+        }
+    }
+    assert_eq!(remembered_by.len(), all.len(), "nobody is forgotten by all");
+    let most = remembered_by.values().max().expect("members");
+    assert!(*most < 40, "nobody is remembered by all: {most}");
+    let few = vec![member(2), member(1)];
+    assert_eq!(some_of(few.clone(), &id("node-1")), few);
+    let dir = TempDir::new().expect("temp dir");
+    let store = open(&dir);
+    store.remember(all.clone()).expect("writes");
+    assert!(store.remembered() == some_of(all, &id("node-1")));
 }
 
 #[test]

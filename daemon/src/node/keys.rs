@@ -22,13 +22,14 @@ use super::{Node, SharedNode};
 use crate::{
     events::Events,
     gossip::{
-        GossipHandle,
+        GossipHandle, claim,
         secrecy::{Change, ChangeError, Fingerprint, Purpose, Secrecy},
     },
     replication::{
         frames::{KeyringState, RefusalCode, Request, Response},
         peers::{Class, Peers},
     },
+    time::unix_ms,
 };
 
 /// How long one node has to answer; it syncs its keyring meanwhile.
@@ -312,6 +313,12 @@ pub async fn obey(
         Ok(opened) => opened,
         Err(error) => return keys(format!("the order is {error}")),
     };
+    // before its number is taken note of: it would pass for one of the sender's latest life
+    if claim::is_too_far_ahead(opened.generation(), unix_ms()) {
+        let why =
+            "the order is of a life that begins too far in the future: set its node's clock right";
+        return keys(why.into());
+    }
     let Ok(order) = postcard::from_bytes::<Order>(&opened.plain) else {
         return keys("the order makes no sense".into());
     };
@@ -434,8 +441,16 @@ mod tests {
             give(sealed(&a, b.session(), b"z")).await.is_err(),
             "another node"
         );
+        let far = unix_ms() + 2 * 365 * 24 * 3600 * 1000;
+        let ahead = Secrecy::for_tests(&[1], ON, far);
+        let why = give(sealed(&ahead, b.session(), b"b")).await;
+        assert!(why.is_err_and(|why| why.contains("future")));
         let good = sealed(&a, b.session(), b"b");
-        assert_eq!(give(good.clone()).await, Ok(true));
+        assert_eq!(
+            give(good.clone()).await,
+            Ok(true),
+            "the far life counts for nothing"
+        );
         assert!(give(good.clone()).await.is_err(), "a replay");
         assert!(
             give_as("zz", good).await.is_err(),

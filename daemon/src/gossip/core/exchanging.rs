@@ -159,9 +159,9 @@ impl Core {
     }
 
     /// Who answered at an address.
-    pub fn contact_answered(&mut self, address: &str, by: &NodeId) {
+    pub fn contact_answered(&mut self, now: Now, address: &str, by: &NodeId) {
         self.contacts.answered(address, by);
-        self.seeds.answered(address, by, &self.local.id);
+        self.seeds.answered(now, address, by, &self.local.id);
     }
 
     /// Too many exchanges are under way for one more; if nobody reachable is at the address, it

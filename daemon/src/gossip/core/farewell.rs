@@ -12,7 +12,7 @@ use ringmaster_shared::{
 use super::{Core, Dest, Output, Phase};
 use crate::gossip::{
     MemberState,
-    claim::{self, Claim, Now, Via},
+    claim::{Claim, Now, Via},
     codec::Body,
 };
 
@@ -33,7 +33,8 @@ impl Core {
         let local = Arc::make_mut(&mut self.local);
         local.status = last;
         local.lifecycle = Lifecycle::Stopped;
-        (local.generation, local.incarnation) = claim::next_above(claim::freshness(local));
+        // where it may not rise, going is graver than whatever others hold of this life
+        self.rise();
         self.revision += 1;
         let witnesses: Vec<String> = self
             .members

@@ -314,10 +314,10 @@ impl Core {
         let accused = theirs.status != MemberStatus::Alive;
         let above = theirs.incarnation > self.local.incarnation;
         if above || (accused && theirs.incarnation == self.local.incarnation) {
-            let next = claim::next_above(claim::freshness(theirs));
-            if !self.may_live_as(now, next.0) {
+            let next = self.own_above(claim::freshness(theirs));
+            let Some(next) = next.filter(|next| self.may_live_as(now, next.0)) else {
                 return;
-            }
+            };
             let local = Arc::make_mut(&mut self.local);
             (local.generation, local.incarnation) = next;
             self.spread_self();

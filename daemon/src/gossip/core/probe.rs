@@ -82,6 +82,11 @@ impl Probe {
         }
     }
 
+    /// How long answers still count.
+    pub fn left_ms(&self, now_ms: u64) -> u64 {
+        self.ends_ms.saturating_sub(now_ms)
+    }
+
     /// Whether it is time to ask others.
     pub fn wants_help(&self, now_ms: u64) -> bool {
         self.helpers.is_none() && now_ms >= self.asks_ms

@@ -139,7 +139,8 @@ impl Core {
             .collect();
         for at in waiting {
             let (seq, target) = (self.probes[at].seq, self.probes[at].target.clone());
-            let helpers = self.ask_others(seq, &target);
+            let within_ms = self.probes[at].left_ms(now.ms);
+            let helpers = self.ask_others(seq, &target, within_ms);
             self.probes[at].asked(helpers);
         }
         let over: Vec<(Probe, End)> = self
@@ -152,8 +153,8 @@ impl Core {
         }
     }
 
-    /// Asks a few others and TCP; returns who was asked.
-    fn ask_others(&mut self, seq: u32, target: &NodeId) -> Vec<NodeId> {
+    /// Asks a few others, and TCP for as long as the probe waits; returns who was asked.
+    fn ask_others(&mut self, seq: u32, target: &NodeId, within_ms: u64) -> Vec<NodeId> {
         let Some(member) = self.members.get(target) else {
             return Vec::new();
         };
@@ -177,7 +178,12 @@ impl Core {
             self.send(Dest::Address(address.clone()), packet);
         }
         let node = target.clone();
-        self.out.push(Output::TcpProbe { seq, node, address });
+        self.out.push(Output::TcpProbe {
+            seq,
+            node,
+            address,
+            within_ms,
+        });
         helpers.into_iter().map(|(id, _)| id).collect()
     }
 
@@ -269,8 +275,9 @@ impl Core {
 
     // ---- pings for others -------------------------------------------------------------------
 
-    /// Pings a member for `asker`. Only members on the list: nobody can use this node to send
-    /// packets to strangers.
+    /// Pings a member for `asker`. Only members on the list that may live: nobody can use this node
+    /// to send packets to strangers, or to addresses that were given up. The asker's own word of
+    /// the target was judged before this; who is still held gone then is nacked at once.
     pub(super) fn relay_ping(
         &mut self,
         now: Now,
@@ -285,7 +292,10 @@ impl Core {
             source,
             asker_seq,
         };
-        let address = self.members.get(target).map(|m| m.state.address.clone());
+        let member = self.members.get(target).map(|m| &m.state);
+        let address = member
+            .filter(|state| state.status.is_reachable())
+            .map(|state| state.address.clone());
         let Some(address) = address.filter(|_| self.relays.has_room(now.ms, target)) else {
             return self.send_nack(relay);
         };
@@ -294,7 +304,8 @@ impl Core {
         let ends_ms = now.ms + self.probe_ms();
         self.relays.begin(seq, relay, nack_ms, ends_ms);
         let first = self.buddy_claim_about(target);
-        let packet = self.packet(target.clone(), Body::Ping { seq }, first);
+        // anybody can ask for it, so it carries no rumors, as no answer does
+        let packet = self.answer_packet(target.clone(), Body::Ping { seq }, first);
         self.send(Dest::Address(address), packet);
     }
 

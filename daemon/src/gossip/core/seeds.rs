@@ -18,6 +18,7 @@ struct Seed {
     address: String,
     /// Who answered there last; it may go by another address.
     answered_by: Option<NodeId>,
+    /// The last attempt, whatever came of it.
     tried_ms: Option<u64>,
     /// Why the last attempt failed.
     error: Option<String>,
@@ -59,8 +60,9 @@ impl Seeds {
         self.0.iter_mut().find(|s| s.address == address)
     }
 
-    pub fn answered(&mut self, address: &str, by: &NodeId, me: &NodeId) {
+    pub fn answered(&mut self, now: Now, address: &str, by: &NodeId, me: &NodeId) {
         if let Some(seed) = self.at(address) {
+            seed.tried_ms = Some(now.ms);
             seed.answered_by = Some(by.clone());
             seed.error = (by == me).then(|| "only this node itself answers there".to_owned());
         }

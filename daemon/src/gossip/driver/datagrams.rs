@@ -51,14 +51,15 @@ impl<E: Exchange> Driver<E> {
     }
 
     fn take_datagram(&mut self, turn: &mut Turn<E>, source: SocketAddr, bytes: &[u8]) {
-        match self.wire.read(bytes) {
+        let now = self.clock.now();
+        match self.wire.read(now.unix_ms, bytes) {
             Ok(Datagram::Packet(packet)) => {
                 if let Body::Ack { seq } = packet.body
                     && let Some(us) = turn.ledger.ping_answered(seq, self.clock.us())
                 {
                     self.round_trips.observe(us as f64 / 1e6);
                 }
-                self.core.handle(self.clock.now(), source, *packet);
+                self.core.handle(now, source, *packet);
             }
             Ok(Datagram::Card(card, speaks)) => self.take_card(turn, source, &card, speaks),
             Err(refusal) => {

@@ -147,7 +147,10 @@ impl<E: Exchange> Driver<E> {
         } = conversation;
         turn.exchanging.remove(&address);
         match &result {
-            Ok(by) => self.core.contact_answered(&address, by),
+            Ok(by) => {
+                let now = self.clock.now();
+                self.core.contact_answered(now, &address, by);
+            }
             Err(error) => {
                 if let PeerError::WrongCluster { theirs, .. } = error {
                     let now = self.clock.now();
@@ -230,7 +233,8 @@ impl<E: Exchange> Driver<E> {
     pub(super) fn serve(&mut self, turn: &mut Turn<E>, from: &NodeId, message: &[u8]) -> Served {
         self.traffic.exchange_received(message.len());
         let refused = |code, reason: String| Served::Refused { code, reason };
-        let asked = match self.wire.read_ask(message) {
+        let now = self.clock.now();
+        let asked = match self.wire.read_ask(now.unix_ms, message) {
             Ok(asked) => asked,
             Err(refusal) => {
                 let reason = format!("the message is {}", refusal.text);
@@ -250,7 +254,6 @@ impl<E: Exchange> Driver<E> {
             from: brief, what, ..
         } = asked.ask;
         let answer = if brief.id == *from {
-            let now = self.clock.now();
             self.core.answer_exchange(now, &brief, what)
         } else {
             None

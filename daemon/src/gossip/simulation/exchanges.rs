@@ -193,7 +193,8 @@ impl World {
             Said::Value(message) => return Some((*message, None)),
             Said::Bytes(bytes) => bytes,
         };
-        match self.nodes[who].wire.as_mut()?.read_ask(&bytes) {
+        let unix_ms = self.time().unix_ms;
+        match self.nodes[who].wire.as_mut()?.read_ask(unix_ms, &bytes) {
             Ok(asked) => {
                 self.judge_taken(who, marks);
                 Some((asked.ask, Some(asked.bond)))
@@ -259,7 +260,7 @@ impl World {
             .take_answer(now, asking, &answer.from, answer.what);
         if matches!(next, Next::Done { .. }) {
             let address = names::address(from);
-            node.core.contact_answered(&address, &answer.from.id);
+            node.core.contact_answered(now, &address, &answer.from.id);
         }
         self.after_step(who, Doing::Answering);
         match next {

@@ -7,7 +7,7 @@ use super::{
     connections::Call,
     names::{self, Place, Who},
     network::Fate,
-    world::{Arrival, Event, What, World, ms},
+    world::{Arrival, Event, What, World},
 };
 use crate::gossip::{
     claim::Claim,
@@ -27,11 +27,14 @@ impl World {
                     self.send(who, place, packet);
                 }
             }
-            Output::TcpProbe { seq, node, address } => {
+            Output::TcpProbe {
+                seq,
+                node,
+                address,
+                within_ms,
+            } => {
                 self.counters.tcp_probes += 1;
-                let config = &self.parameters.config;
-                let left = config.probe_interval.saturating_sub(config.probe_timeout);
-                let deadline_ms = self.now + ms(left).max(50);
+                let deadline_ms = self.now + within_ms;
                 let by = (who, self.nodes[who].life);
                 if let Some(place) = names::place(&address) {
                     let call = Call::Ping {

@@ -142,7 +142,8 @@ impl World {
             Content::Packet(packet) => return Some(*packet),
             Content::Bytes(bytes) => bytes,
         };
-        let read = self.nodes[who].wire.as_mut()?.read(&bytes);
+        let unix_ms = self.time().unix_ms;
+        let read = self.nodes[who].wire.as_mut()?.read(unix_ms, &bytes);
         match read {
             Ok(Datagram::Packet(packet)) => {
                 self.judge_taken(who, marks);

@@ -4,10 +4,14 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        MemberState,
         claim::Claim,
         codec::{Body, Brief},
         reconcile::Summary,
-        secrecy::Verify,
+        secrecy::{
+            Verify,
+            joining::{self, Proof},
+        },
         testing::{cluster, id, member},
     },
     *,
@@ -25,6 +29,9 @@ const SEALS: Verify = Verify {
     incoming: false,
     outgoing: true,
 };
+
+/// This node's clock.
+const NOW: u64 = 1_780_000_000_000;
 
 fn speaks(lowest: u8, highest: u8) -> Speaks {
     Speaks { lowest, highest }
@@ -98,9 +105,9 @@ fn plain_or_sealed_by_the_settings_of_both() {
         let from = wire("a", Speaks::OURS, from);
         let mut to = wire("b", Speaks::OURS, to);
         let bytes = from.packet(&ping("a", "b")).expect("encodes");
-        assert_eq!(why(to.read(&bytes)), want, "case {n}");
+        assert_eq!(why(to.read(NOW, &bytes)), want, "case {n}");
         let (bytes, _) = from.ask(None, &ask("a")).expect("encodes");
-        assert_eq!(why(to.read_ask(&bytes)), want, "case {n}, asked");
+        assert_eq!(why(to.read_ask(NOW, &bytes)), want, "case {n}, asked");
     }
 }
 
@@ -113,20 +120,20 @@ fn a_sealed_packet_is_taken_once_by_who_it_was_made_for() {
         bytes.len()
             <= codec::packet_bytes(&ping("a", "b")) + overhead_bytes(keys(&[1], ON).as_ref())
     );
-    assert!(b.read(&bytes).is_ok());
-    assert_eq!(why(b.read(&bytes)), Some(Rejected::Replayed));
+    assert!(b.read(NOW, &bytes).is_ok());
+    assert_eq!(why(b.read(NOW, &bytes)), Some(Rejected::Replayed));
     // as if it came over the other way
-    assert_eq!(why(b.read_ask(&bytes)), Some(Rejected::Unopened));
+    assert_eq!(why(b.read_ask(NOW, &bytes)), Some(Rejected::Unopened));
     // who has the key and speaks for another life
     let mut lies = ping("a", "b");
     lies.from.generation = 0;
     let bytes = a.packet(&lies).expect("encodes");
-    assert_eq!(why(b.read(&bytes)), Some(Rejected::Unacceptable));
+    assert_eq!(why(b.read(NOW, &bytes)), Some(Rejected::Unacceptable));
     // the same keys in another cluster
     let theirs = ClusterId::new("11111111-2f43-4a52-9f7e-3c1de9c0a111").expect("valid");
     let other = Wire::new(id("z"), theirs, Speaks::OURS, keys(&[1], ON), 1400);
     let bytes = other.packet(&ping("z", "b")).expect("encodes");
-    assert_eq!(why(b.read(&bytes)), Some(Rejected::Unopened));
+    assert_eq!(why(b.read(NOW, &bytes)), Some(Rejected::Unopened));
 }
 
 #[test]
@@ -136,7 +143,7 @@ fn answers_are_bound_to_their_question() {
         let mut b = wire("b", Speaks::OURS, keys(&[2, 1], verify));
         let (first, bond) = a.ask(None, &ask("a")).expect("encodes");
         let (_, other_bond) = a.ask(None, &ask("a")).expect("encodes");
-        let asked = b.read_ask(&first).expect("readable");
+        let asked = b.read_ask(NOW, &first).expect("readable");
         assert_eq!(asked.ask, ask("a"));
         let answer = b.answer(&asked.bond, &equal("b")).expect("encodes");
         assert_eq!(a.read_answer(&bond, &answer), Ok(equal("b")), "{verify:?}");
@@ -153,13 +160,13 @@ fn the_highest_common_version_is_used_once_it_is_known() {
     let version = |bytes: &[u8]| bytes[2];
     let first = a.packet(&ping("a", "b")).expect("encodes");
     assert_eq!(version(&first), 2, "a stranger");
-    assert!(b.read(&first).is_ok());
+    assert!(b.read(NOW, &first).is_ok());
     let answer = b.packet(&ping("b", "a")).expect("encodes");
     assert_eq!(version(&answer), 3);
-    assert!(a.read(&answer).is_ok());
+    assert!(a.read(NOW, &answer).is_ok());
     let (question, bond) = a.ask(Some(&id("b")), &ask("a")).expect("encodes");
     assert_eq!(version(&question), 3);
-    let asked = b.read_ask(&question).expect("readable");
+    let asked = b.read_ask(NOW, &question).expect("readable");
     let answer = b.answer(&asked.bond, &equal("b")).expect("encodes");
     assert_eq!(version(&answer), 3);
     assert!(a.read_answer(&bond, &answer).is_ok());
@@ -172,7 +179,7 @@ fn without_a_common_version_both_sides_learn_who_the_other_is() {
         wire("node-1", speaks(2, 3), None),
     );
     let packet = new.packet(&ping("node-3", "node-1")).expect("encodes");
-    let refusal = old.read(&packet).expect_err("unreadable");
+    let refusal = old.read(NOW, &packet).expect_err("unreadable");
     assert_eq!(refusal.why, Rejected::Version);
     assert_eq!(refusal.speaks, Some(speaks(4, 5)));
     assert!(
@@ -181,15 +188,15 @@ fn without_a_common_version_both_sides_learn_who_the_other_is() {
         refusal.text
     );
     let card = |id, asks| Card { id, asks };
-    let read = new.read(&old.card(true)).expect("a card");
+    let read = new.read(NOW, &old.card(true)).expect("a card");
     assert_eq!(read, Datagram::Card(card(id("node-1"), true), speaks(2, 3)));
-    let read = old.read(&new.card(false)).expect("a card");
+    let read = old.read(NOW, &new.card(false)).expect("a card");
     assert_eq!(
         read,
         Datagram::Card(card(id("node-3"), false), speaks(4, 5))
     );
     // a node of the first version has no envelope
-    let refusal = old.read(b"RG\x01abcdefgh").expect_err("unreadable");
+    let refusal = old.read(NOW, b"RG\x01abcdefgh").expect_err("unreadable");
     assert_eq!(
         (refusal.why, refusal.speaks),
         (Rejected::Version, Some(speaks(1, 1)))
@@ -201,7 +208,7 @@ fn a_card_changes_nothing_where_only_sealed_messages_count() {
     for (verify, believed) in [(ON, false), (SEALS, true)] {
         let mut a = wire("a", speaks(2, 5), keys(&[1], verify));
         let card = wire("b", speaks(2, 4), None).card(false);
-        assert!(a.read(&card).is_ok());
+        assert!(a.read(NOW, &card).is_ok());
         let bytes = a.packet(&ping("a", "b")).expect("encodes");
         assert_eq!(bytes[2] == 4, believed);
     }
@@ -212,10 +219,13 @@ fn what_is_too_long_is_not_looked_at() {
     let mut b = wire("b", Speaks::OURS, None);
     let most = b.datagram_bytes_max();
     assert_eq!(most, 5600);
-    assert_eq!(why(b.read(&vec![0; most + 1])), Some(Rejected::Oversized));
-    assert_eq!(why(b.read(&vec![0; most])), Some(Rejected::Damaged));
+    assert_eq!(
+        why(b.read(NOW, &vec![0; most + 1])),
+        Some(Rejected::Oversized)
+    );
+    assert_eq!(why(b.read(NOW, &vec![0; most])), Some(Rejected::Damaged));
     let long = vec![0; MESSAGE_BYTES_MAX + 1];
-    assert_eq!(why(b.read_ask(&long)), Some(Rejected::Oversized));
+    assert_eq!(why(b.read_ask(NOW, &long)), Some(Rejected::Oversized));
     assert_eq!(datagram_bytes_max(512), 4096);
     assert_eq!(datagram_bytes_max(60_000), codec::DATAGRAM_BYTES_MAX);
 }
@@ -244,11 +254,11 @@ proptest! {
             use Rejected::{Damaged, Unopened, Unsealed, Version};
             matches!(why, Some(Damaged | Unopened | Unsealed | Version))
         };
-        prop_assert!(fits(why(b.read(&bytes[..at]))));
+        prop_assert!(fits(why(b.read(NOW, &bytes[..at]))));
         let mut flipped = bytes.clone();
         flipped[at] ^= 1 << bit;
-        prop_assert!(fits(why(b.read(&flipped))));
-        prop_assert!(b.read(&bytes).is_ok(), "nothing of that used its number up");
+        prop_assert!(fits(why(b.read(NOW, &flipped))));
+        prop_assert!(b.read(NOW, &bytes).is_ok(), "nothing of that used its number up");
     }
 
     #[test]
@@ -257,10 +267,10 @@ proptest! {
         sealed in any::<bool>(),
     ) {
         let mut b = wire("b", Speaks::OURS, sealed.then(|| keys(&[1], ON)).flatten());
-        prop_assert!(b.read(&bytes).is_err());
+        prop_assert!(b.read(NOW, &bytes).is_err());
         let framed = envelope::plain(2, Speaks::OURS, &bytes);
-        let _ = b.read(&framed);
-        let _ = b.read_ask(&framed);
+        let _ = b.read(NOW, &framed);
+        let _ = b.read_ask(NOW, &framed);
         let (_, bond) = b.ask(None, &ask("b")).expect("encodes");
         let _ = b.read_answer(&bond, &framed);
     }
@@ -274,18 +284,53 @@ fn a_later_life_of_the_same_process_is_heard() {
     let mut b = wire("b", Speaks::OURS, keys(&[1], ON));
     let mut earlier = ping("a", "b");
     let first = a.packet(&earlier).expect("encodes");
-    assert_eq!(why(b.read(&first)), None);
+    assert_eq!(why(b.read(NOW, &first)), None);
     earlier.from.generation = 2;
     let later = a.packet(&earlier).expect("encodes");
-    assert_eq!(why(b.read(&later)), None);
+    assert_eq!(why(b.read(NOW, &later)), None);
     let mut question = ask("a");
     question.from.generation = 2;
     let (question, _) = a.ask(None, &question).expect("encodes");
-    assert_eq!(why(b.read_ask(&question)), None);
+    assert_eq!(why(b.read_ask(NOW, &question)), None);
     // and whatever else the process seals
     let order = secrecy.seal(Purpose::Order, &[], None, b"order");
     let theirs = b.secrecy.as_ref().expect("keys");
     let opened = theirs.open(Purpose::Order, &[], &order).expect("opens");
     assert!(theirs.admit(Purpose::Order, &id("a"), &opened));
-    assert_eq!(why(b.read(&first)), Some(Rejected::Replayed));
+    assert_eq!(why(b.read(NOW, &first)), Some(Rejected::Replayed));
+}
+
+/// A start with a clock far ahead is refused by everybody, and must not count as the sender's latest
+/// life: with the clock set right it is heard, and let in, at once.
+#[test]
+fn a_life_too_far_ahead_does_not_shut_the_true_one_out() {
+    let far = NOW + 2 * 365 * 24 * 3600 * 1000;
+    let seed = Secrecy::for_tests(&[1], ON, 1);
+    let mut b = wire("b", Speaks::OURS, Some(seed.clone()));
+    for (generation, refused) in [
+        (far, Some(Rejected::Unacceptable)),
+        (NOW, None),
+        (far, Some(Rejected::Unacceptable)),
+        (NOW + 1, None),
+    ] {
+        let keyring = Secrecy::for_tests(&[1], ON, generation);
+        let a = wire("a", Speaks::OURS, Some(keyring.clone()));
+        let mut packet = ping("a", "b");
+        packet.from.generation = generation;
+        let bytes = a.packet(&packet).expect("encodes");
+        assert_eq!(why(b.read(NOW, &bytes)), refused, "{generation}");
+        let mut question = ask("a");
+        question.from.generation = generation;
+        let (bytes, _) = a.ask(None, &question).expect("encodes");
+        assert_eq!(why(b.read_ask(NOW, &bytes)), refused, "{generation}, asked");
+        if refused.is_none() {
+            let me = MemberState {
+                generation,
+                ..member("a")
+            };
+            let proof = Proof::of(Some(&keyring), &me);
+            let judged = joining::judge(Some(&seed), &me, &proof.bytes);
+            assert!(judged.is_ok(), "{generation}: {judged:?}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ fn the_gone_and_the_contacts_are_tried_for_ever() {
         vec![state("gone", 1, 0, MemberStatus::Stopped)],
     );
     gossip(&mut core, 0, "b", vec![]);
-    core.contact_answered("me-too:1", &id("a"));
+    core.contact_answered(at(0), "me-too:1", &id("a"));
     core.take_outputs();
     let tried = |outputs: Vec<(u64, Output)>| -> std::collections::BTreeMap<String, usize> {
         let mut tried = std::collections::BTreeMap::new();
@@ -61,7 +61,7 @@ fn a_node_alone_is_not_a_seed_of_its_own() {
                 Output::Exchange { address } => {
                     assert_eq!(address, "svc:1");
                     tried += 1;
-                    core.contact_answered(&address, &id("a"));
+                    core.contact_answered(now, &address, &id("a"));
                 }
                 Output::Happened(happening) => said.push(happening),
                 _ => {}
@@ -82,10 +82,21 @@ fn a_node_alone_is_not_a_seed_of_its_own() {
 }
 
 #[test]
+fn a_seed_was_last_tried_when_it_answered_or_did_not() {
+    let mut core = core_with(GossipConfig::default(), "a", &["svc:1"]);
+    let tried = |core: &Core| core.seed_infos()[0].last_tried;
+    assert_eq!(tried(&core), None);
+    core.contact_failed(at(5_000), "svc:1", "nobody listens there");
+    assert_eq!(tried(&core), Some(core.wall_time(5_000)));
+    core.contact_answered(at(7_000), "svc:1", &id("b"));
+    assert_eq!(tried(&core), Some(core.wall_time(7_000)));
+}
+
+#[test]
 fn a_contact_that_is_an_alive_member_is_left_alone() {
     let mut core = core_with(GossipConfig::default(), "a", &["localhost:1"]);
     gossip(&mut core, 0, "b", vec![]);
-    core.contact_answered("localhost:1", &id("b"));
+    core.contact_answered(at(0), "localhost:1", &id("b"));
     core.reconnect();
     let exchanges = core
         .take_outputs()

@@ -413,3 +413,18 @@ fn a_late_confirmation_is_no_standing_still() {
     let strains = core.health(at(20_000)).reasons;
     assert!(strains.iter().all(|r| r.strain != Strain::StoodStill));
 }
+
+/// Who is not well itself waits for an answer over TCP as long as for any other.
+#[test]
+fn tcp_is_asked_for_as_long_as_the_probe_waits() {
+    for (score, within) in [(0, 500), (7, 7_500)] {
+        let mut core = among(&["b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+        core.health.strained(at(0), Strain::MissedAnswers, score);
+        let outputs = run_until(&mut core, 3_000);
+        let asked = outputs.iter().find_map(|(_, output)| match output {
+            Output::TcpProbe { within_ms, .. } => Some(*within_ms),
+            _ => None,
+        });
+        assert_eq!(asked, Some(within), "at score {score}");
+    }
+}

@@ -195,6 +195,37 @@ fn later_lives_of_one_process_are_few() {
     assert_eq!(claim::freshness(&core.local), (11, 0));
 }
 
+/// With a generation ahead of the clock the next start goes by what was leased on the disk.
+#[test]
+fn later_lives_ahead_of_the_clock_stay_within_those_that_were_leased() {
+    let day_ms = 24 * 3600 * 1000;
+    let leased = claim::LIVES_LEASED;
+    for (ahead_ms, lives) in [(0, leased + 100), (day_ms, leased)] {
+        let begun = YEAR_2026 + ahead_ms;
+        let me = state("a", begun, 0, MemberStatus::Alive);
+        let rng = SmallRng::seed_from_u64(7);
+        let config = GossipConfig::default();
+        let mut core = Core::new(config, cluster(), me, [], rng, at(0));
+        for second in 1..=leased + 100 {
+            let most = claim::INCARNATION_MAX;
+            let accusation = state("a", core.local.generation, most, MemberStatus::Dead);
+            gossip(&mut core, second * 1000, "x", vec![accusation]);
+        }
+        assert_eq!(core.local.generation, begun + lives, "{ahead_ms} ms ahead");
+        let accused = state(
+            "a",
+            begun + lives,
+            claim::INCARNATION_MAX,
+            MemberStatus::Dead,
+        );
+        Arc::make_mut(&mut core.local).incarnation = claim::INCARNATION_MAX;
+        core.set_local(Lifecycle::Draining, RingStamp::default(), Load::default());
+        assert_eq!(core.local.lifecycle, Lifecycle::Draining);
+        core.stop(at(leased * 2000), MemberStatus::Stopped);
+        assert!(claim::beats(&core.local, &accused), "{:?}", core.local);
+    }
+}
+
 #[test]
 fn news_of_a_node_at_the_highest_incarnation_are_acceptable() {
     let mut core = core_of("a");

@@ -340,3 +340,34 @@ fn a_relayed_answer_of_somebody_not_asked_is_not_taken() {
         assert_eq!(answered, [Answered::ThroughOthers][usize::from(!ends)..]);
     }
 }
+
+/// Who is held suspected needs the ping most; who is gone needs none, and the asker hears at once
+/// that it was heard.
+#[test]
+fn a_relay_pings_the_suspected_and_not_who_is_gone() {
+    use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+    for (status, pinged) in [
+        (Alive, true),
+        (Suspected, true),
+        (Dead, false),
+        (Stopped, false),
+        (Left, false),
+    ] {
+        let mut core = core_of("relay");
+        gossip(&mut core, 0, "target", vec![]);
+        gossip(&mut core, 0, "x", vec![state("target", 1, 0, status)]);
+        assert_eq!(status_of(&core, "target"), Some(status));
+        core.take_outputs();
+        let target = id("target");
+        let ask = Body::PingRequest { seq: 41, target };
+        let asker = packet(member("asker"), "relay", ask, vec![]);
+        core.handle(at(1), source(), asker);
+        let sent = packets(&mut core);
+        let is_ping = |body: &Body| matches!(body, Body::Ping { .. });
+        let is_nack = |body: &Body| matches!(body, Body::Nack { seq: 41, .. });
+        let pings = sent.iter().filter(|(_, p)| is_ping(&p.body)).count();
+        let nacks = sent.iter().filter(|(_, p)| is_nack(&p.body)).count();
+        let expected = if pinged { (1, 0) } else { (0, 1) };
+        assert_eq!((pings, nacks), expected, "{status:?}: {sent:?}");
+    }
+}

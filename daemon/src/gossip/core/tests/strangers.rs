@@ -168,19 +168,25 @@ fn answers_carry_no_rumors() {
     run_until(&mut a, 3_000);
     let many = (0..200).map(|n| state(&format!("member-{n:03}"), 1, 1, MemberStatus::Alive).into());
     a.merge(at(3_000), &id("x"), many.collect());
+    let dead = state("member-199", 1, 1, MemberStatus::Dead);
+    gossip(&mut a, 3_000, "member-000", vec![dead]);
+    a.take_outputs();
     let waiting = a.rumors();
     assert_eq!(waiting.len(), 200);
+    let ping_of = |target| Body::PingRequest {
+        seq: 2,
+        target: id(target),
+    };
     let bodies = [
         Body::Ping { seq: 1 },
-        Body::PingRequest {
-            seq: 2,
-            target: id("stranger"),
-        },
+        ping_of("stranger"),
+        ping_of("member-002"),
+        ping_of("member-199"),
         Body::Gossip,
     ];
     for (n, body) in (0..300u64).zip(bodies.into_iter().cycle()) {
         // of a member, of a member in another life, of nobody known
-        let name = ["member-000", "member-001", "nobody"][n as usize / 3 % 3];
+        let name = ["member-000", "member-001", "nobody"][n as usize / 5 % 3];
         let hello = Packet {
             intro: None,
             ask: true,

@@ -150,7 +150,7 @@ impl World {
                         Next::Nonsense => panic!("nonsense"),
                     }
                 }
-                self.cores[who].contact_answered(&address, &answerer.id);
+                self.cores[who].contact_answered(now, &address, &answerer.id);
             }
             Output::Happened(happening) => self.happened.push((self.now, who, happening)),
         }
