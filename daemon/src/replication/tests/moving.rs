@@ -190,6 +190,7 @@ async fn a_floor_from_the_far_future_is_not_taken_over() {
     b.store.raise_floors(floors).await.expect("raised");
     let a = lab.node("a");
     a.replica.identity.set_needs_refill().expect("noted");
+    lab.adopt_everywhere(&settled(2, &names), &names).await;
     until("a tells of it", || {
         let events = a.events.newest(1000);
         let mut told = events.iter().filter(|e| e.code == EventCode::ClockSkew);
