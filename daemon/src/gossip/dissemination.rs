@@ -380,7 +380,9 @@ mod tests {
     fn of_those_sent_equally_often_the_newest_goes_first_whatever_it_says() {
         let mut queue = Dissemination::default();
         let news = [claim("a"), dead("b"), dead("c"), claim("d"), dead("e")];
-        news.into_iter().for_each(|claim| queue.enqueue(claim));
+        for claim in news {
+            queue.enqueue(claim);
+        }
         for level in 0..3 {
             let rumors = queue.rumors(3, 10);
             let listed: Vec<_> = rumors.iter().map(|r| r.about.as_str()).collect();
