@@ -22,7 +22,7 @@ use crate::{
     progress::{Preview, ProcedureKind, Progress, Target},
 };
 use runner::{Runner, Wires};
-use survey::Survey;
+use survey::{Heard, Survey};
 
 /// How a gate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,17 @@ fn known(cluster: &Cluster, now_ms: u64) -> Option<Survey> {
         .iter()
         .map(|t| view(cluster.nodes.get(&t.id)))
         .collect();
-    Some(Survey { targets, views })
+    // also those who are in no list: the endpoints this console was given
+    let fresh = cluster.nodes.values().filter(|n| n.error.is_none());
+    let heard = fresh.filter_map(|n| {
+        let status = n.status.as_ref().filter(|s| !s.is_stale(now_ms))?;
+        Some(Heard::of(&n.address, &status.value))
+    });
+    Some(Survey {
+        heard: heard.collect(),
+        targets,
+        views,
+    })
 }
 
 /// Carries it out, telling `progress` after every change; the last one has an outcome. `cancel`
@@ -136,5 +146,27 @@ pub async fn run(
                 .await;
         }
         Err(error) => tracing::error!("cannot make an HTTP client: {error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    /// The plans the screen previews refuse what those of the command line do.
+    #[test]
+    fn nothing_is_previewed_while_the_endpoints_are_of_two_clusters() {
+        let app = fixture::healthy();
+        let two = fixture::changes::two_clusters();
+        for kind in ProcedureKind::ALL {
+            let fine = preview(kind, &app.cluster, app.now_ms);
+            assert_eq!(fine.blocked, Vec::<String>::new(), "{kind:?}");
+            let split = preview(kind, &two.cluster, two.now_ms);
+            let why = split.blocked.join("; ");
+            assert!(why.contains("2 clusters"), "{kind:?}: {why}");
+            assert!(why.contains("localhost:8089 (node-9)"), "{kind:?}: {why}");
+            assert!(split.steps.is_empty());
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::{Output, explain, print_json, print_lines};
 use crate::{
     client::Client,
     exit::{self, Exit},
-    procedure::survey::first_answer,
+    procedure::survey::newest_answer,
 };
 
 /// What the node says when it waits for this, the weightier first.
@@ -30,7 +30,7 @@ pub struct Refill {
 }
 
 pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyhow::Result<Exit> {
-    let view = match first_answer(client, endpoints).await {
+    let view = match newest_answer(client, endpoints).await {
         Ok(view) => view,
         Err(error) => return Ok(explain(&error)),
     };

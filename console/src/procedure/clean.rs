@@ -66,6 +66,9 @@ impl Plan {
 
 /// Makes the plan, or says why there is none.
 pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
+    if let Some(split) = survey.split() {
+        return Err(Refusal(split));
+    }
     let missing: Vec<String> = survey
         .targets
         .iter()
@@ -84,20 +87,17 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
         .zip(&survey.views)
         .filter_map(|(t, v)| v.as_ref().ok().map(|v| (t, v)))
         .collect();
-    let Some((_, first)) = views.first() else {
-        return Err(Refusal("the ring has no members".to_owned()));
+    let ids = views.iter().map(|(_, v)| &v.status.cluster.cluster_id);
+    let Some(cluster_id) = ids
+        .into_iter()
+        .find(|id| ClusterId::new(id.as_str()).is_ok())
+    else {
+        return Err(Refusal(survey.nobody()));
     };
-    let cluster_id = &first.status.cluster.cluster_id;
-    if ClusterId::new(cluster_id).is_err() {
-        return Err(Refusal("the node has not joined a cluster yet".to_owned()));
-    }
     for (target, view) in &views {
         let id = &target.id;
         if view.status.cluster.cluster_id != *cluster_id {
-            return Err(Refusal(format!(
-                "{id} belongs to cluster {}, the others to {cluster_id}",
-                view.status.cluster.cluster_id
-            )));
+            return Err(Refusal(format!("{id} does not belong to a cluster yet")));
         }
         if view.ring.transition.is_some() {
             return Err(Refusal(format!(
@@ -264,6 +264,7 @@ pub(crate) mod tests {
     };
 
     use super::*;
+    use crate::procedure::survey::Heard;
 
     pub const CLUSTER: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 
@@ -369,6 +370,17 @@ pub(crate) mod tests {
                 })
                 .collect(),
             views: names.iter().zip(epochs).map(view).collect(),
+            heard: Vec::new(),
+        }
+    }
+
+    /// Somebody who was named and answered.
+    pub fn heard(endpoint: &str, who: &str, cluster: &str) -> Heard {
+        Heard {
+            endpoint: endpoint.into(),
+            id: id(who),
+            cluster_id: cluster.into(),
+            state: "serving".into(),
         }
     }
 
@@ -387,16 +399,22 @@ pub(crate) mod tests {
 
     #[test]
     fn it_is_refused_when_somebody_is_missing_changing_or_foreign() {
+        let mut split = survey(&["a"], &[5]);
+        split.heard = vec![heard("z:1", "z", &CLUSTER.replace('0', "1"))];
+        let why = plan(&split).expect_err("refused").0;
+        assert!(why.contains("z:1 (z)"), "{why}");
+
         let mut missing = survey(&["a", "b"], &[5, 5]);
         missing.views[1] = Err("b:1 does not answer: connection refused".into());
         let why = plan(&missing).expect_err("refused").0;
         assert!(why.contains("no answer from b ("), "{why}");
 
-        let edits: [(Edit, &str); 3] = [
+        let edits: [(Edit, &str); 4] = [
             (
                 |v| v.status.cluster.cluster_id = CLUSTER.replace('0', "1"),
-                "belongs to cluster",
+                "ringmaster adopt",
             ),
+            (|v| v.status.cluster.cluster_id.clear(), "b does not belong"),
             (
                 |v| v.status.node.lifecycle = Lifecycle::Draining,
                 "is draining",

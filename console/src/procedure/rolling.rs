@@ -47,9 +47,16 @@ impl Plan {
 
 /// Makes the plan, or says why there is none.
 pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
+    if let Some(split) = survey.split() {
+        return Err(Refusal(split));
+    }
     let first = survey.views.iter().find_map(|v| v.as_ref().ok());
     let Some(first) = first else {
-        return Err(Refusal("no member answers".to_owned()));
+        return Err(Refusal(if survey.targets.is_empty() {
+            survey.nobody()
+        } else {
+            "no member answers".to_owned()
+        }));
     };
     let plan = Plan {
         cluster_id: first.status.cluster.cluster_id.clone(),
@@ -175,7 +182,7 @@ pub fn is_back(survey: &Survey, node: &NodeId, old: Generation) -> Gate {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::clean::tests::{id, survey},
+        super::clean::tests::{heard, id, survey},
         *,
     };
 
@@ -186,6 +193,19 @@ mod tests {
         let two = survey(&["a", "b"], &[5, 5]);
         let why = plan(&two).expect_err("quorum of two is two").0;
         assert!(why.contains("would have no quorum"), "{why}");
+    }
+
+    #[test]
+    fn it_is_refused_where_the_endpoints_are_of_two_clusters() {
+        let mut split = survey(&["a", "b", "c"], &[5, 5, 5]);
+        assert!(plan(&split).is_ok());
+        split.heard = vec![heard("z:1", "z", "another")];
+        let why = plan(&split).expect_err("two clusters").0;
+        assert!(why.contains("another at z:1 (z)"), "{why}");
+        let mut nobody = survey(&[], &[]);
+        nobody.heard = vec![heard("z:1", "z", "")];
+        let why = plan(&nobody).expect_err("no ring").0;
+        assert!(why.contains("z:1 (z) is serving"), "{why}");
     }
 
     #[test]
