@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use crate::cli::Output;
 use crate::{
     cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, KeysVerb, PutArgs, RingVerb},
-    client::{Client, ClientError},
+    client::{Client, ClientError, Left},
     exit::{self, Exit},
     progress::ProcedureKind,
 };
@@ -269,6 +269,37 @@ pub fn print_lines(lines: impl IntoIterator<Item = String>) {
 pub fn explain(error: &ClientError) -> Exit {
     eprintln!("ringmaster: {error}");
     code(error)
+}
+
+/// Why a write failed, and what it may have left behind: "refused" and "nobody answered" are said
+/// only where nothing was stored.
+pub fn explain_write(error: &ClientError) -> Exit {
+    explain_change(
+        error,
+        "read the key before you write it again",
+        "settle the siblings before you write it again",
+    )
+}
+
+/// The same of an order.
+pub fn explain_order(error: &ClientError) -> Exit {
+    let look = "look with `ringmaster status` before you give the order again";
+    explain_change(error, look, look)
+}
+
+fn explain_change(error: &ClientError, unknown: &str, stored: &str) -> Exit {
+    let exit = explain(error);
+    match error.leaves() {
+        Left::Nothing => exit,
+        Left::Stored => {
+            eprintln!("ringmaster: outcome: it took effect; {stored}");
+            exit::FAILED
+        }
+        Left::Unknown => {
+            eprintln!("ringmaster: outcome: not known, it may have taken effect; {unknown}");
+            exit::FAILED
+        }
+    }
 }
 
 /// The exit code that goes with it.

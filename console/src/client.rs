@@ -4,6 +4,8 @@
 //! body, the daemon's own error, or a sentence about why nothing came. What can be asked, path
 //! by path, is in `client/questions.rs`.
 
+#[cfg(test)]
+pub mod fake;
 mod questions;
 
 pub use questions::Observed;
@@ -59,6 +61,16 @@ pub enum ClientError {
     },
 }
 
+/// What a change that did not succeed has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    /// It took effect, though not as it was meant.
+    Stored,
+    /// It may have taken effect, or still may.
+    Unknown,
+}
+
 impl ClientError {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
@@ -72,6 +84,37 @@ impl ClientError {
     /// The daemon refused it with this code.
     pub fn is(&self, code: ErrorCode) -> bool {
         matches!(self, Self::Refused { body, .. } if body.code == code)
+    }
+
+    /// Nothing at all was done: the node was never reached, or it serves no clients now. The same
+    /// may be asked of another one, a write as well.
+    pub fn did_nothing(&self) -> bool {
+        self.is_refused_connection() || self.is(ErrorCode::NotServing)
+    }
+
+    /// The newer of two failures, unless it says less: a refusal says more than a closed port.
+    pub fn outdone_by(&mut self, newer: Self) {
+        if self.is_unreachable() || !newer.is_unreachable() {
+            *self = newer;
+        }
+    }
+
+    /// What a write or an order that failed so has left behind.
+    pub fn leaves(&self) -> Left {
+        match self {
+            Self::Unreachable { not_sent, .. } if *not_sent => Left::Nothing,
+            // somebody between refused it; anything else came from behind
+            Self::Protocol {
+                status: 400..=499, ..
+            } => Left::Nothing,
+            Self::Unreachable { .. } | Self::Protocol { .. } => Left::Unknown,
+            Self::Refused { body, .. } => match body.details["outcome"].as_str() {
+                Some("stored") => Left::Stored,
+                Some("unknown") => Left::Unknown,
+                None if body.code == ErrorCode::Internal => Left::Unknown,
+                _ => Left::Nothing,
+            },
+        }
     }
 
     /// What happened, without where: for lists that name the endpoint themselves.
@@ -247,36 +290,88 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use ringmaster_shared::error::ErrorCode;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+    use serde_json::json;
+
+    use super::{
+        fake::{FakeNode, Reply, nobody},
+        *,
     };
 
-    use super::*;
-
-    /// What the client makes of one answer, byte by byte.
-    async fn refused_by(status: &str, body: &str) -> ClientError {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = listener.local_addr().expect("bound").to_string();
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("asked");
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                let mut some = [0; 512];
-                let n = stream.read(&mut some).await.expect("readable");
-                assert!(n > 0, "the whole question");
-                asked.extend_from_slice(&some[..n]);
-            }
-            stream.write_all(answer.as_bytes()).await.expect("taken");
-        });
+    /// What the client makes of one answer.
+    async fn fails_with(reply: Reply) -> ClientError {
+        let node = FakeNode::start(vec![reply]).await;
         let client = Client::new().expect("client");
-        let answer = client.get::<serde_json::Value>(&endpoint, "/").await;
-        server.await.expect("answered");
+        let answer = client.get::<serde_json::Value>(&node.endpoint, "/").await;
+        node.asked().await;
         answer.expect_err("refused")
+    }
+
+    async fn refused_by(status: &'static str, body: &str) -> ClientError {
+        fails_with(Reply::new(status, body)).await
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_write_leaves_is_read_from_how_it_failed() {
+        let refusal = Reply::refusal;
+        let cases = [
+            (Reply::Dies, Left::Unknown, false),
+            (Reply::new("200 OK", "<html>"), Left::Unknown, false),
+            (
+                Reply::new("502 Bad Gateway", "<html>"),
+                Left::Unknown,
+                false,
+            ),
+            (Reply::new("404 Not Found", "<html>"), Left::Nothing, false),
+            (
+                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "stored"})),
+                Left::Stored,
+                false,
+            ),
+            (
+                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "none"})),
+                Left::Nothing,
+                false,
+            ),
+            (
+                refusal(
+                    "504 Gateway Timeout",
+                    "DEADLINE_EXCEEDED",
+                    &json!({"outcome": "unknown"}),
+                ),
+                Left::Unknown,
+                false,
+            ),
+            (
+                refusal("500 Internal Server Error", "INTERNAL", &json!({})),
+                Left::Unknown,
+                false,
+            ),
+            (
+                refusal("503 Service Unavailable", "NOT_SERVING", &json!({})),
+                Left::Nothing,
+                true,
+            ),
+            (
+                refusal("503 Service Unavailable", "QUORUM_NOT_MET", &json!({})),
+                Left::Nothing,
+                false,
+            ),
+        ];
+        for (reply, left, elsewhere) in cases {
+            let error = fails_with(reply).await;
+            assert_eq!(
+                (error.leaves(), error.did_nothing()),
+                (left, elsewhere),
+                "{error:?}"
+            );
+        }
+        let client = Client::new().expect("client");
+        let closed = client.get::<serde_json::Value>(&nobody(), "/").await;
+        let closed = closed.expect_err("closed");
+        assert_eq!(
+            (closed.leaves(), closed.did_nothing()),
+            (Left::Nothing, true)
+        );
     }
 
     #[tokio::test]
@@ -316,9 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_is_a_plain_sentence() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-        let endpoint = socket.local_addr().expect("address").to_string();
-        drop(socket);
+        let endpoint = nobody();
         let client = Client::new().expect("client");
         let error = client
             .get::<serde_json::Value>(&endpoint, "/")

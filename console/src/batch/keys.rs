@@ -14,7 +14,7 @@ use ringmaster_shared::{
 };
 
 use super::{
-    Output, explain, print_json, print_lines,
+    Output, explain, explain_order, print_json, print_lines,
     table::{Align, Table},
 };
 use crate::{
@@ -175,7 +175,7 @@ async fn change(
             eprintln!("ringmaster: refused: {}", error.why());
             return Ok(exit::REFUSED);
         }
-        Err(error) => return Ok(explain(&error)),
+        Err(error) => return Ok(explain_order(&error)),
     };
     if output == Output::Json {
         print_json(&changed)?;

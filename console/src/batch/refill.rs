@@ -11,7 +11,7 @@ use ringmaster_shared::{
     id::NodeId,
 };
 
-use super::{Output, explain, print_json, print_lines};
+use super::{Output, explain, explain_order, print_json, print_lines};
 use crate::{
     client::Client,
     exit::{self, Exit},
@@ -60,7 +60,7 @@ pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyho
     match told {
         Ok(answer) if wanted.output == Output::Json => print_json(&answer)?,
         Ok(answer) => print_lines([answer.message]),
-        Err(error) => return Ok(explain(&error)),
+        Err(error) => return Ok(explain_order(&error)),
     }
     Ok(exit::OK)
 }

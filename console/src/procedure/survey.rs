@@ -66,7 +66,7 @@ impl Survey {
     pub async fn take(client: &Client, endpoints: &[String]) -> Result<Self, ClientError> {
         let answers = ask(client, endpoints).await;
         let Some(newest) = newest(&answers) else {
-            return Err(first_error(answers));
+            return Err(why_nobody(answers));
         };
         let targets = members_of(newest);
         let heard = answers.iter().filter_map(|(endpoint, answer)| {
@@ -165,13 +165,10 @@ fn newest(answers: &[(String, Result<ClusterResponse, ClientError>)]) -> Option<
     best
 }
 
-/// A refusal says more than a closed port.
-fn first_error(answers: Vec<(String, Result<ClusterResponse, ClientError>)>) -> ClientError {
+fn why_nobody(answers: Vec<(String, Result<ClusterResponse, ClientError>)>) -> ClientError {
     let mut last = ClientError::no_endpoint();
     for error in answers.into_iter().filter_map(|(_, a)| a.err()) {
-        if !error.is_unreachable() || last.is_unreachable() {
-            last = error;
-        }
+        last.outdone_by(error);
     }
     last
 }
@@ -212,7 +209,7 @@ pub async fn newest_answer(
     let answers = ask(client, endpoints).await;
     match newest(&answers) {
         Some(answer) => Ok(answer.clone()),
-        None => Err(first_error(answers)),
+        None => Err(why_nobody(answers)),
     }
 }
 
@@ -225,9 +222,7 @@ pub async fn first_answer(
     for endpoint in endpoints {
         match client.picture(endpoint).await {
             Ok(answer) => return Ok(answer),
-            // a refusal says more than a closed port
-            Err(e) if e.is_unreachable() && !last.is_unreachable() => {}
-            Err(e) => last = e,
+            Err(e) => last.outdone_by(e),
         }
     }
     Err(last)
@@ -311,6 +306,6 @@ mod tests {
         let best = newest(&answers).expect("an answer");
         assert_eq!(best.status.node.id, id("b"));
         assert!(newest(&[refused()]).is_none());
-        assert!(first_error(vec![refused()]).is_unreachable());
+        assert!(why_nobody(vec![refused()]).is_unreachable());
     }
 }
