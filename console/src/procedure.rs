@@ -2,17 +2,22 @@
 //!
 //! [`clean`] and [`rolling`] are pure: from what the nodes answered they make the plan and judge
 //! each gate. [`survey`] asks, [`runner`] gives the orders and waits. A gate that is not met is a
-//! sentence that says who is waited for; a cancelled or failed procedure leaves nodes that come
+//! sentence that says who is waited for, [`patience`] says for how long; a cancelled or failed procedure leaves nodes that come
 //! back by themselves, because a standby ends when its hold time is over.
 
 pub mod clean;
+pub mod patience;
 pub mod rolling;
 pub mod runner;
 pub mod survey;
 
-use ringmaster_shared::api::{
-    membership::MembersResponse,
-    ring::{ClusterResponse, RingResponse},
+use ringmaster_shared::{
+    api::{
+        membership::MembersResponse,
+        ring::{ClusterResponse, RingResponse},
+    },
+    id::NodeId,
+    member::Lifecycle,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +36,39 @@ pub enum Gate {
     Met(String),
     /// Not yet, and for whom or what.
     Waiting(String),
+    /// Not yet, and who is waited for says that it is at it: it stops, starts, or is refilled.
+    Working(String),
+}
+
+impl Gate {
+    /// `id` is not where it is wanted.
+    fn not_yet(id: &NodeId, lifecycle: Lifecycle, doing: &str) -> Self {
+        Self::by(is_at_work(lifecycle), format!("{id} is {doing}"))
+    }
+
+    fn by(at_work: bool, why: String) -> Self {
+        if at_work {
+            Self::Working(why)
+        } else {
+            Self::Waiting(why)
+        }
+    }
+
+    /// What is waited for, while it is not met.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Met(_) => None,
+            Self::Waiting(why) | Self::Working(why) => Some(why),
+        }
+    }
+}
+
+/// On its way down, or up: takes time of its own, and says so.
+fn is_at_work(lifecycle: Lifecycle) -> bool {
+    matches!(
+        lifecycle,
+        Lifecycle::Draining | Lifecycle::Joining | Lifecycle::Recovering
+    )
 }
 
 /// Why a procedure does not start, in a sentence.

@@ -10,7 +10,10 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Gate, Refusal, survey::Survey};
+use super::{
+    Gate, Refusal, is_at_work,
+    survey::{Survey, doing},
+};
 
 use crate::progress::Target;
 
@@ -154,10 +157,14 @@ fn notes(views: &[(&Target, &ClusterResponse)]) -> Vec<String> {
 pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
     let mut standing = Vec::new();
     let mut waiting = Vec::new();
+    let mut at_work = false;
     for (id, status) in statuses {
         match status {
             Ok(s) if s.node.lifecycle == Lifecycle::Standby => standing.push(id.to_string()),
-            Ok(s) => waiting.push(format!("{id} is {}", s.node.lifecycle.as_str())),
+            Ok(s) => {
+                at_work |= is_at_work(s.node.lifecycle);
+                waiting.push(format!("{id} is {}", doing(s)));
+            }
             // between the old process image and the new one the port is closed for a moment
             Err(why) => waiting.push(format!("{id}: {why}")),
         }
@@ -165,7 +172,7 @@ pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
     if waiting.is_empty() {
         Gate::Met(format!("{} in standby", standing.join(", ")))
     } else {
-        Gate::Waiting(waiting.join("; "))
+        Gate::by(at_work, waiting.join("; "))
     }
 }
 
@@ -175,7 +182,7 @@ pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gat
     match status {
         Err(why) => Gate::Waiting(format!("{id}: {why}")),
         Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
-            Gate::Waiting(format!("{id} is {}", s.node.lifecycle.as_str()))
+            Gate::not_yet(id, s.node.lifecycle, &doing(s))
         }
         Ok(s) if s.cluster.cluster_id != plan.cluster_id => Gate::Waiting(format!(
             "{id} came back in cluster {}",
@@ -186,6 +193,17 @@ pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gat
             s.cluster.ring_epoch, plan.epoch
         )),
         Ok(s) => Gate::Met(format!("{id} serving, epoch {}", s.cluster.ring_epoch)),
+    }
+}
+
+/// What a node that was told to start says of itself; met once it serves.
+pub fn started(id: &NodeId, status: &Result<StatusResponse, String>) -> Gate {
+    match status {
+        Err(why) => Gate::Waiting(format!("{id}: {why}")),
+        Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
+            Gate::not_yet(id, s.node.lifecycle, &doing(s))
+        }
+        Ok(_) => Gate::Met(format!("{id} serving")),
     }
 }
 
@@ -206,7 +224,8 @@ pub fn agreed(started: &[NodeId], views: &[(NodeId, Result<MembersResponse, Stri
                 }
                 Some(m) if m.lifecycle != Lifecycle::Serving => {
                     let lifecycle = m.lifecycle.as_str();
-                    return Gate::Waiting(format!("{id} sees {other} still {lifecycle}"));
+                    let why = format!("{id} sees {other} still {lifecycle}");
+                    return Gate::by(is_at_work(m.lifecycle), why);
                 }
                 Some(_) => {}
             }
@@ -233,6 +252,9 @@ pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>
     for (id, status) in statuses {
         match status {
             Err(why) => return Gate::Waiting(format!("{id}: {why}")),
+            Ok(s) if is_at_work(s.node.lifecycle) => {
+                return Gate::not_yet(id, s.node.lifecycle, &doing(s));
+            }
             Ok(s) if !s.replication.quorum_available => {
                 return Gate::Waiting(format!("{id} has no quorum yet"));
             }
@@ -454,6 +476,31 @@ pub(crate) mod tests {
         );
         let gone = (id("b"), Err("connection refused".to_owned()));
         assert!(matches!(barrier(&[stands("a"), gone]), Gate::Waiting(_)));
+        let mut down = status("b", Lifecycle::Draining, 5);
+        down.node.waiting_for = Some("it is about to stop".into());
+        assert_eq!(
+            barrier(&[stands("a"), (id("b"), Ok(down))]),
+            Gate::Working("b is draining: it is about to stop".into())
+        );
+    }
+
+    #[test]
+    fn one_that_opens_its_store_is_at_work_and_says_so() {
+        let plan = plan(&survey(&["a", "b"], &[5, 5])).expect("a plan");
+        let mut opens = status("a", Lifecycle::Joining, 5);
+        opens.node.waiting_for = Some("the store to open".into());
+        let opens = Ok(opens);
+        let want = Gate::Working("a is joining, waiting for the store to open".into());
+        assert_eq!(started(&id("a"), &opens), want);
+        assert_eq!(bootstrapped(&plan, &opens), want);
+        assert_eq!(verified(&plan, &[(id("a"), opens)]), want);
+        let held = Ok(status("a", Lifecycle::Standby, 5));
+        let want = Gate::Waiting("a is standby".into());
+        assert_eq!(started(&id("a"), &held), want);
+        let serves = Ok(status("a", Lifecycle::Serving, 5));
+        assert!(matches!(started(&id("a"), &serves), Gate::Met(_)));
+        let silent = Err("connection refused".to_owned());
+        assert!(matches!(started(&id("a"), &silent), Gate::Waiting(_)));
     }
 
     #[test]
@@ -480,10 +527,7 @@ pub(crate) mod tests {
         ];
         for (members, want) in cases {
             let gate = agreed(&started, &[view("a", &good), view("b", &members)]);
-            assert!(
-                matches!(&gate, Gate::Waiting(why) if why.contains(want)),
-                "{gate:?}"
-            );
+            assert!(gate.why().is_some_and(|why| why.contains(want)), "{gate:?}");
         }
     }
 

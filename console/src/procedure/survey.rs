@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use ringmaster_shared::{
     api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
     id::NodeId,
+    member::Lifecycle,
 };
 
 use crate::{
@@ -51,12 +52,14 @@ impl Heard {
     }
 }
 
-/// `joining, waits for the store to open`
+/// `joining, waiting for the store to open`, `draining: it is about to stop`
 pub fn doing(status: &StatusResponse) -> String {
-    let lifecycle = status.node.lifecycle.as_str();
+    let lifecycle = status.node.lifecycle;
+    let name = lifecycle.as_str();
     match &status.node.waiting_for {
-        Some(what) => format!("{lifecycle}, waits for {what}"),
-        None => lifecycle.to_owned(),
+        Some(why) if lifecycle == Lifecycle::Draining => format!("{name}: {why}"),
+        Some(what) => format!("{name}, waiting for {what}"),
+        None => name.to_owned(),
     }
 }
 
