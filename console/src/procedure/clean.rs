@@ -4,6 +4,8 @@
 //! it is cleared on all before any starts. One survivor would teach the others the old state
 //! again (`scylladb#14991`, `#3192`).
 
+use std::collections::BTreeMap;
+
 use ringmaster_shared::{
     api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
     id::{ClusterId, Epoch, NodeId},
@@ -115,6 +117,13 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
             )));
         }
     }
+    let strangers = outside(&views);
+    if !strangers.is_empty() {
+        return Err(Refusal(format!(
+            "a clean restart needs every node down at the same time, and it stops members of the ring only: {}",
+            strangers.join("; ")
+        )));
+    }
     let bootstrap = choose_bootstrap(&views).id.clone();
     let mut order: Vec<Target> = views.iter().map(|(t, _)| (*t).clone()).collect();
     order.sort_by_key(|t| (t.id != bootstrap, t.id.clone()));
@@ -125,6 +134,29 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
         epoch,
         notes: notes(&views),
     })
+}
+
+/// Who is reachable and in no ring, and what to do about it. One that goes on would tell the others,
+/// once they start, what they were to forget.
+fn outside(views: &[(&Target, &ClusterResponse)]) -> Vec<String> {
+    let mut outside = BTreeMap::new();
+    for (_, view) in views {
+        for (id, member) in &view.members.cluster_members {
+            let in_ring = views.iter().any(|(t, _)| &t.id == id);
+            if member.status.is_reachable() && !in_ring {
+                outside.insert(id, member.lifecycle);
+            }
+        }
+    }
+    let says = |(id, lifecycle): (&NodeId, Lifecycle)| match lifecycle {
+        Lifecycle::Candidate => format!("{id} is a candidate: stop it first, or take it in"),
+        Lifecycle::Joining => format!("{id} is joining: stop it first, or wait until it serves"),
+        other => format!(
+            "{id} is {} and not in the ring: stop it first",
+            other.as_str()
+        ),
+    };
+    outside.into_iter().map(says).collect()
 }
 
 /// Newest topology first, then the lowest id; the views are sorted by id.
@@ -275,8 +307,6 @@ pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use ringmaster_shared::{
         api::membership::MemberInfo,
         api::ring::ring_response,
@@ -462,6 +492,47 @@ pub(crate) mod tests {
             }
             let why = plan(&bad).expect_err("refused").0;
             assert!(why.contains(want), "{why}");
+        }
+    }
+
+    #[test]
+    fn it_is_refused_while_somebody_outside_the_ring_is_up() {
+        let with = |status, lifecycle| {
+            let mut s = survey(&["a", "b"], &[5, 5]);
+            let stranger = members("b", &[("e", status, lifecycle)]);
+            // one view is enough
+            if let Ok(view) = &mut s.views[1] {
+                let all = &mut view.members.cluster_members;
+                all.extend(stranger.cluster_members);
+            }
+            plan(&s)
+        };
+        let alive = MemberStatus::Alive;
+        let cases = [
+            (alive, Lifecycle::Candidate, "e is a candidate: stop it"),
+            (
+                MemberStatus::Suspected,
+                Lifecycle::Candidate,
+                "e is a candidate: stop it",
+            ),
+            (alive, Lifecycle::Joining, "e is joining: stop it first"),
+            (
+                alive,
+                Lifecycle::Draining,
+                "e is draining and not in the ring",
+            ),
+        ];
+        for (status, lifecycle, want) in cases {
+            let why = with(status, lifecycle).expect_err("refused").0;
+            assert!(why.contains(want), "{why}");
+            assert!(why.contains("every node down"), "{why}");
+        }
+        for gone in [
+            MemberStatus::Dead,
+            MemberStatus::Stopped,
+            MemberStatus::Left,
+        ] {
+            assert!(with(gone, Lifecycle::Candidate).is_ok(), "{gone:?}");
         }
     }
 
