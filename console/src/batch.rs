@@ -143,9 +143,8 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Adopt(args) => args.yes,
         BatchVerb::Refill(args) => args.yes,
         BatchVerb::Keys(verb) => !matches!(verb, KeysVerb::List(_) | KeysVerb::Generate),
-        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
-            true
-        }
+        BatchVerb::Restart(args) => args.yes,
+        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Repair(_) => true,
     }
 }
 
@@ -314,5 +313,45 @@ fn code(error: &ClientError) -> Exit {
             status: 400 | 413, ..
         } => exit::USAGE,
         ClientError::Refused { .. } => exit::REFUSED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb as CliVerb};
+
+    #[test]
+    fn read_only_refuses_what_changes_something_and_shows_plans() {
+        let changes = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+            match cli.verb {
+                Some(CliVerb::Batch(verb)) => changes_something(&verb),
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        for shows in [
+            "ringmaster status",
+            "ringmaster restart --clean",
+            "ringmaster restart --rolling",
+            "ringmaster leave node-1",
+            "ringmaster keys list",
+            "ringmaster get k",
+        ] {
+            assert!(!changes(shows), "{shows}");
+        }
+        for acts in [
+            "ringmaster restart --clean --yes",
+            "ringmaster restart --rolling --yes",
+            "ringmaster leave node-1 --yes",
+            "ringmaster keys use aabbccddeeff",
+            "ringmaster put k v",
+            "ringmaster del k",
+            "ringmaster repair",
+        ] {
+            assert!(changes(acts), "{acts}");
+        }
     }
 }
