@@ -4,11 +4,14 @@
 //! body, the daemon's own error, or a sentence about why nothing came. What can be asked, path
 //! by path, is in `client/questions.rs`.
 
+mod bare;
 #[cfg(test)]
 pub mod fake;
 mod questions;
 
 pub use questions::Observed;
+
+use bare::Question;
 
 use std::time::Duration;
 
@@ -172,6 +175,15 @@ impl Client {
         endpoint: &str,
         path: &str,
     ) -> Result<T, ClientError> {
+        if bare::is_needed(path) {
+            let question = Question {
+                method: Method::GET,
+                path,
+                condition: None,
+                body: Vec::new(),
+            };
+            return self.send_bare(endpoint, question).await;
+        }
         let request = self.request(Method::GET, endpoint, path);
         self.send(endpoint, request).await
     }
@@ -195,6 +207,20 @@ impl Client {
         condition: Option<(&'static str, &str)>,
         body: &B,
     ) -> Result<T, ClientError> {
+        if bare::is_needed(path) {
+            let body = serde_json::to_vec(body).map_err(|e| ClientError::Unreachable {
+                endpoint: endpoint.to_owned(),
+                why: format!("the request cannot be written: {e}"),
+                not_sent: true,
+            })?;
+            let question = Question {
+                method,
+                path,
+                condition,
+                body,
+            };
+            return self.send_bare(endpoint, question).await;
+        }
         let mut request = self.request(method, endpoint, path).json(body);
         if let Some((header, value)) = condition {
             request = request.header(header, value);
@@ -228,37 +254,60 @@ impl Client {
         };
         let request = request.timeout(self.deadline);
         let mut answer = request.send().await.map_err(|e| unreachable(&e))?;
-        let status = answer.status();
-        let protocol = |why: String| ClientError::Protocol {
-            endpoint: endpoint.to_owned(),
-            status: status.as_u16(),
-            why,
-        };
+        let status = answer.status().as_u16();
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| unreachable(&e))? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(protocol("the answer is too large".to_owned()));
+                return Err(ClientError::Protocol {
+                    endpoint: endpoint.to_owned(),
+                    status,
+                    why: "the answer is too large".to_owned(),
+                });
             }
             bytes.extend_from_slice(&chunk);
         }
-        if status.is_success() {
-            return serde_json::from_slice(&bytes)
-                .map_err(|e| protocol(format!("unexpected answer: {e}")));
-        }
-        match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Err(ClientError::Refused {
-                endpoint: endpoint.to_owned(),
-                status: status.as_u16(),
-                body: Box::new(body),
-            }),
-            Err(_) => Err(protocol(format!("answered HTTP {}", status.as_u16()))),
-        }
+        read(endpoint, status, &bytes)
+    }
+
+    async fn send_bare<T: DeserializeOwned>(
+        &self,
+        endpoint: &str,
+        question: Question<'_>,
+    ) -> Result<T, ClientError> {
+        let (status, bytes) = bare::ask(endpoint, question, self.deadline).await?;
+        read(endpoint, status, &bytes)
+    }
+}
+
+/// The typed body, or the daemon's own error.
+fn read<T: DeserializeOwned>(endpoint: &str, status: u16, bytes: &[u8]) -> Result<T, ClientError> {
+    let protocol = |why: String| ClientError::Protocol {
+        endpoint: endpoint.to_owned(),
+        status,
+        why,
+    };
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(bytes)
+            .map_err(|e| protocol(format!("unexpected answer: {e}")));
+    }
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => Err(ClientError::Refused {
+            endpoint: endpoint.to_owned(),
+            status,
+            body: Box::new(body),
+        }),
+        Err(_) => Err(protocol(format!("answered HTTP {status}"))),
     }
 }
 
 /// The path of a key's resource.
 pub fn data_path(key: &str) -> String {
-    format!("/api/v1/data/{}", encode(key))
+    let encoded = match key {
+        // steps within a path, if they stood there as they are
+        "." | ".." => key.replace('.', "%2E"),
+        _ => encode(key),
+    };
+    format!("/api/v1/data/{encoded}")
 }
 
 /// Percent-encodes a key or a query value.
@@ -402,11 +451,63 @@ mod tests {
             ("test:cluster", "test:cluster"),
             ("a/b c?ä", "a%2Fb%20c%3F%C3%A4"),
             ("#%", "%23%25"),
-            ("..", ".."),
+            (".", "%2E"),
+            ("..", "%2E%2E"),
+            ("...", "..."),
+            ("a..", "a.."),
+            ("%2E%2E", "%252E%252E"),
         ];
         for (key, want) in cases {
             assert_eq!(data_path(key), format!("/api/v1/data/{want}"));
         }
+    }
+
+    #[tokio::test]
+    async fn keys_of_dots_reach_the_node_as_they_are() {
+        let client = Client::new().expect("client");
+        for (key, path) in [
+            (".", "/api/v1/data/%2E"),
+            ("..", "/api/v1/data/%2E%2E"),
+            ("...", "/api/v1/data/..."),
+            ("a/..", "/api/v1/data/a%2F.."),
+        ] {
+            let fine = || Reply::new("200 OK", r#"{"n": 1}"#);
+            let missing = r#"{"error":"key not found","code":"KEY_NOT_FOUND"}"#;
+            let missing = Reply::new("404 Not Found", missing);
+            let node = FakeNode::start(vec![fine(), fine(), missing, Reply::Dies]).await;
+            let at = &node.endpoint;
+            let path_is = data_path(key);
+            let read: serde_json::Value = client.get(at, &path_is).await.expect("read");
+            assert_eq!(read, json!({"n": 1}));
+            let asked = format!("{path_is}?consistency=all");
+            let condition = Some(("if-none-match", "*"));
+            let body = json!({"value": 7});
+            let put =
+                client.call_if::<_, serde_json::Value>(Method::PUT, at, &asked, condition, &body);
+            put.await.expect("written");
+            let gone = client.get::<serde_json::Value>(at, &path_is).await;
+            assert!(gone.expect_err("missing").is(ErrorCode::KeyNotFound));
+            let died = client.get::<serde_json::Value>(at, &path_is).await;
+            let died = died.expect_err("died");
+            assert!(died.is_unreachable() && !died.did_nothing(), "{died:?}");
+            let asked = node.asked().await;
+            assert!(
+                asked[0].starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+                "{asked:?}"
+            );
+            let line = format!("PUT {path}?consistency=all HTTP/1.1\r\n");
+            assert!(asked[1].starts_with(&line), "{asked:?}");
+            assert!(
+                asked[1].to_lowercase().contains("if-none-match: *\r\n"),
+                "{asked:?}"
+            );
+            assert!(asked[1].ends_with(r#"{"value":7}"#), "{asked:?}");
+        }
+        let path = data_path("..");
+        let closed = client.get::<serde_json::Value>(&nobody(), &path).await;
+        let closed = closed.expect_err("closed");
+        assert!(closed.did_nothing());
+        assert_eq!(closed.why(), "connection refused");
     }
 
     #[tokio::test]

@@ -125,3 +125,32 @@ async fn endpoints_that_serve_nobody_now_are_passed_over() {
     let found = cluster.api(2).value("d").await;
     assert_eq!(found.expect("an answer"), None);
 }
+
+#[tokio::test]
+async fn keys_of_dots_are_keys_like_others() {
+    let cluster = Cluster::start(1).await;
+    let all = endpoints(&cluster);
+    for key in [".", "..", "..."] {
+        let value = format!("of {key}");
+        let put = ringmaster(&all, &["put", key, &value, "--if-absent"]).await;
+        assert_eq!(put.code, Some(0), "{put:?}");
+        let again = ringmaster(&all, &["put", key, "other", "--if-absent"]).await;
+        assert_eq!(again.code, Some(4), "{again:?}");
+        let get = ringmaster(&all, &["get", key]).await;
+        assert_eq!(
+            (get.code, get.out.trim()),
+            (Some(0), value.as_str()),
+            "{get:?}"
+        );
+        let many = ringmaster(&all, &["get", key, "..", "--output", "json"]).await;
+        assert_eq!(
+            many.json()["results"][0]["answer"]["value"],
+            value,
+            "{many:?}"
+        );
+        let del = ringmaster(&all, &["del", key]).await;
+        assert_eq!(del.code, Some(0), "{del:?}");
+        let gone = ringmaster(&all, &["get", key]).await;
+        assert_eq!(gone.code, Some(1), "{gone:?}");
+    }
+}

@@ -342,7 +342,7 @@ mod tests {
         // refused later on: nothing of that request was stored
         let too_large = Reply::refusal("413 Payload Too Large", "TOO_LARGE", &json!({}));
         let node = FakeNode::start(vec![written(BATCH_MAX), too_large]).await;
-        let gathered = sent(&[node.endpoint.clone()], BATCH_MAX + 5).await;
+        let gathered = sent(std::slice::from_ref(&node.endpoint), BATCH_MAX + 5).await;
         let gathered = gathered.expect("a part");
         assert_eq!(count(&gathered, NO_ANSWER, Some("none")), 5);
     }
