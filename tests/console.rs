@@ -13,6 +13,7 @@ mod rolling;
 pub mod run;
 mod screens;
 mod sees;
+mod split;
 mod verbs;
 
 use std::time::Duration;

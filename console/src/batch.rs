@@ -25,7 +25,7 @@ use serde_json::Value;
 pub use crate::cli::Output;
 use crate::{
     cli::{AdoptArgs, BatchVerb, Common, ConsistencyArg, GetArgs, KeysVerb, PutArgs, RingVerb},
-    client::{Client, ClientError},
+    client::{Client, ClientError, Left},
     exit::{self, Exit},
     progress::ProcedureKind,
 };
@@ -143,9 +143,8 @@ fn changes_something(verb: &BatchVerb) -> bool {
         BatchVerb::Adopt(args) => args.yes,
         BatchVerb::Refill(args) => args.yes,
         BatchVerb::Keys(verb) => !matches!(verb, KeysVerb::List(_) | KeysVerb::Generate),
-        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Restart(_) | BatchVerb::Repair(_) => {
-            true
-        }
+        BatchVerb::Restart(args) => args.yes,
+        BatchVerb::Put(_) | BatchVerb::Del(_) | BatchVerb::Repair(_) => true,
     }
 }
 
@@ -271,6 +270,37 @@ pub fn explain(error: &ClientError) -> Exit {
     code(error)
 }
 
+/// Why a write failed, and what it may have left behind: "refused" and "nobody answered" are said
+/// only where nothing was stored.
+pub fn explain_write(error: &ClientError) -> Exit {
+    explain_change(
+        error,
+        "read the key before you write it again",
+        "settle the siblings before you write it again",
+    )
+}
+
+/// The same of an order.
+pub fn explain_order(error: &ClientError) -> Exit {
+    let look = "look with `ringmaster status` before you give the order again";
+    explain_change(error, look, look)
+}
+
+fn explain_change(error: &ClientError, unknown: &str, stored: &str) -> Exit {
+    let exit = explain(error);
+    match error.leaves() {
+        Left::Nothing => exit,
+        Left::Stored => {
+            eprintln!("ringmaster: outcome: it took effect; {stored}");
+            exit::FAILED
+        }
+        Left::Unknown => {
+            eprintln!("ringmaster: outcome: not known, it may have taken effect; {unknown}");
+            exit::FAILED
+        }
+    }
+}
+
 /// The exit code that goes with it.
 fn code(error: &ClientError) -> Exit {
     match error {
@@ -283,5 +313,45 @@ fn code(error: &ClientError) -> Exit {
             status: 400 | 413, ..
         } => exit::USAGE,
         ClientError::Refused { .. } => exit::REFUSED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Verb as CliVerb};
+
+    #[test]
+    fn read_only_refuses_what_changes_something_and_shows_plans() {
+        let changes = |line: &str| {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+            match cli.verb {
+                Some(CliVerb::Batch(verb)) => changes_something(&verb),
+                other => panic!("{line}: {other:?}"),
+            }
+        };
+        for shows in [
+            "ringmaster status",
+            "ringmaster restart --clean",
+            "ringmaster restart --rolling",
+            "ringmaster leave node-1",
+            "ringmaster keys list",
+            "ringmaster get k",
+        ] {
+            assert!(!changes(shows), "{shows}");
+        }
+        for acts in [
+            "ringmaster restart --clean --yes",
+            "ringmaster restart --rolling --yes",
+            "ringmaster leave node-1 --yes",
+            "ringmaster keys use aabbccddeeff",
+            "ringmaster put k v",
+            "ringmaster del k",
+            "ringmaster repair",
+        ] {
+            assert!(changes(acts), "{acts}");
+        }
     }
 }

@@ -21,9 +21,9 @@ pub const ENDPOINTS_DEFAULT: &str = "localhost:8081,localhost:8082,localhost:808
     version,
     after_help = "Exit codes:\n  \
         0  done, and well\n  \
-        1  the cluster is not well, or the operation failed\n  \
+        1  the cluster is not well, or the operation failed, or its outcome is not known\n  \
         2  the command line makes no sense\n  \
-        3  no endpoint answered\n  \
+        3  no endpoint answered, nothing was done\n  \
         4  refused: a precondition does not hold, nothing was done\n  \
         130  interrupted",
     args_conflicts_with_subcommands = false,

@@ -4,9 +4,14 @@
 //! body, the daemon's own error, or a sentence about why nothing came. What can be asked, path
 //! by path, is in `client/questions.rs`.
 
+mod bare;
+#[cfg(test)]
+pub mod fake;
 mod questions;
 
 pub use questions::Observed;
+
+use bare::Question;
 
 use std::time::Duration;
 
@@ -59,6 +64,16 @@ pub enum ClientError {
     },
 }
 
+/// What a change that did not succeed has left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    /// It took effect, though not as it was meant.
+    Stored,
+    /// It may have taken effect, or still may.
+    Unknown,
+}
+
 impl ClientError {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
@@ -72,6 +87,37 @@ impl ClientError {
     /// The daemon refused it with this code.
     pub fn is(&self, code: ErrorCode) -> bool {
         matches!(self, Self::Refused { body, .. } if body.code == code)
+    }
+
+    /// Nothing at all was done: the node was never reached, or it serves no clients now. The same
+    /// may be asked of another one, a write as well.
+    pub fn did_nothing(&self) -> bool {
+        self.is_refused_connection() || self.is(ErrorCode::NotServing)
+    }
+
+    /// The newer of two failures, unless it says less: a refusal says more than a closed port.
+    pub fn outdone_by(&mut self, newer: Self) {
+        if self.is_unreachable() || !newer.is_unreachable() {
+            *self = newer;
+        }
+    }
+
+    /// What a write or an order that failed so has left behind.
+    pub fn leaves(&self) -> Left {
+        match self {
+            Self::Unreachable { not_sent, .. } if *not_sent => Left::Nothing,
+            // somebody between refused it; anything else came from behind
+            Self::Protocol {
+                status: 400..=499, ..
+            } => Left::Nothing,
+            Self::Unreachable { .. } | Self::Protocol { .. } => Left::Unknown,
+            Self::Refused { body, .. } => match body.details["outcome"].as_str() {
+                Some("stored") => Left::Stored,
+                Some("unknown") => Left::Unknown,
+                None if body.code == ErrorCode::Internal => Left::Unknown,
+                _ => Left::Nothing,
+            },
+        }
     }
 
     /// What happened, without where: for lists that name the endpoint themselves.
@@ -129,6 +175,15 @@ impl Client {
         endpoint: &str,
         path: &str,
     ) -> Result<T, ClientError> {
+        if bare::is_needed(path) {
+            let question = Question {
+                method: Method::GET,
+                path,
+                condition: None,
+                body: Vec::new(),
+            };
+            return self.send_bare(endpoint, question).await;
+        }
         let request = self.request(Method::GET, endpoint, path);
         self.send(endpoint, request).await
     }
@@ -152,6 +207,20 @@ impl Client {
         condition: Option<(&'static str, &str)>,
         body: &B,
     ) -> Result<T, ClientError> {
+        if bare::is_needed(path) {
+            let body = serde_json::to_vec(body).map_err(|e| ClientError::Unreachable {
+                endpoint: endpoint.to_owned(),
+                why: format!("the request cannot be written: {e}"),
+                not_sent: true,
+            })?;
+            let question = Question {
+                method,
+                path,
+                condition,
+                body,
+            };
+            return self.send_bare(endpoint, question).await;
+        }
         let mut request = self.request(method, endpoint, path).json(body);
         if let Some((header, value)) = condition {
             request = request.header(header, value);
@@ -185,37 +254,60 @@ impl Client {
         };
         let request = request.timeout(self.deadline);
         let mut answer = request.send().await.map_err(|e| unreachable(&e))?;
-        let status = answer.status();
-        let protocol = |why: String| ClientError::Protocol {
-            endpoint: endpoint.to_owned(),
-            status: status.as_u16(),
-            why,
-        };
+        let status = answer.status().as_u16();
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| unreachable(&e))? {
             if bytes.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(protocol("the answer is too large".to_owned()));
+                return Err(ClientError::Protocol {
+                    endpoint: endpoint.to_owned(),
+                    status,
+                    why: "the answer is too large".to_owned(),
+                });
             }
             bytes.extend_from_slice(&chunk);
         }
-        if status.is_success() {
-            return serde_json::from_slice(&bytes)
-                .map_err(|e| protocol(format!("unexpected answer: {e}")));
-        }
-        match serde_json::from_slice::<ErrorBody>(&bytes) {
-            Ok(body) => Err(ClientError::Refused {
-                endpoint: endpoint.to_owned(),
-                status: status.as_u16(),
-                body: Box::new(body),
-            }),
-            Err(_) => Err(protocol(format!("answered HTTP {}", status.as_u16()))),
-        }
+        read(endpoint, status, &bytes)
+    }
+
+    async fn send_bare<T: DeserializeOwned>(
+        &self,
+        endpoint: &str,
+        question: Question<'_>,
+    ) -> Result<T, ClientError> {
+        let (status, bytes) = bare::ask(endpoint, question, self.deadline).await?;
+        read(endpoint, status, &bytes)
+    }
+}
+
+/// The typed body, or the daemon's own error.
+fn read<T: DeserializeOwned>(endpoint: &str, status: u16, bytes: &[u8]) -> Result<T, ClientError> {
+    let protocol = |why: String| ClientError::Protocol {
+        endpoint: endpoint.to_owned(),
+        status,
+        why,
+    };
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(bytes)
+            .map_err(|e| protocol(format!("unexpected answer: {e}")));
+    }
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) => Err(ClientError::Refused {
+            endpoint: endpoint.to_owned(),
+            status,
+            body: Box::new(body),
+        }),
+        Err(_) => Err(protocol(format!("answered HTTP {status}"))),
     }
 }
 
 /// The path of a key's resource.
 pub fn data_path(key: &str) -> String {
-    format!("/api/v1/data/{}", encode(key))
+    let encoded = match key {
+        // steps within a path, if they stood there as they are
+        "." | ".." => key.replace('.', "%2E"),
+        _ => encode(key),
+    };
+    format!("/api/v1/data/{encoded}")
 }
 
 /// Percent-encodes a key or a query value.
@@ -247,36 +339,88 @@ pub fn innermost(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use ringmaster_shared::error::ErrorCode;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+    use serde_json::json;
+
+    use super::{
+        fake::{FakeNode, Reply, nobody},
+        *,
     };
 
-    use super::*;
-
-    /// What the client makes of one answer, byte by byte.
-    async fn refused_by(status: &str, body: &str) -> ClientError {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let endpoint = listener.local_addr().expect("bound").to_string();
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        let server = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("asked");
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                let mut some = [0; 512];
-                let n = stream.read(&mut some).await.expect("readable");
-                assert!(n > 0, "the whole question");
-                asked.extend_from_slice(&some[..n]);
-            }
-            stream.write_all(answer.as_bytes()).await.expect("taken");
-        });
+    /// What the client makes of one answer.
+    async fn fails_with(reply: Reply) -> ClientError {
+        let node = FakeNode::start(vec![reply]).await;
         let client = Client::new().expect("client");
-        let answer = client.get::<serde_json::Value>(&endpoint, "/").await;
-        server.await.expect("answered");
+        let answer = client.get::<serde_json::Value>(&node.endpoint, "/").await;
+        node.asked().await;
         answer.expect_err("refused")
+    }
+
+    async fn refused_by(status: &'static str, body: &str) -> ClientError {
+        fails_with(Reply::new(status, body)).await
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_write_leaves_is_read_from_how_it_failed() {
+        let refusal = Reply::refusal;
+        let cases = [
+            (Reply::Dies, Left::Unknown, false),
+            (Reply::new("200 OK", "<html>"), Left::Unknown, false),
+            (
+                Reply::new("502 Bad Gateway", "<html>"),
+                Left::Unknown,
+                false,
+            ),
+            (Reply::new("404 Not Found", "<html>"), Left::Nothing, false),
+            (
+                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "stored"})),
+                Left::Stored,
+                false,
+            ),
+            (
+                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "none"})),
+                Left::Nothing,
+                false,
+            ),
+            (
+                refusal(
+                    "504 Gateway Timeout",
+                    "DEADLINE_EXCEEDED",
+                    &json!({"outcome": "unknown"}),
+                ),
+                Left::Unknown,
+                false,
+            ),
+            (
+                refusal("500 Internal Server Error", "INTERNAL", &json!({})),
+                Left::Unknown,
+                false,
+            ),
+            (
+                refusal("503 Service Unavailable", "NOT_SERVING", &json!({})),
+                Left::Nothing,
+                true,
+            ),
+            (
+                refusal("503 Service Unavailable", "QUORUM_NOT_MET", &json!({})),
+                Left::Nothing,
+                false,
+            ),
+        ];
+        for (reply, left, elsewhere) in cases {
+            let error = fails_with(reply).await;
+            assert_eq!(
+                (error.leaves(), error.did_nothing()),
+                (left, elsewhere),
+                "{error:?}"
+            );
+        }
+        let client = Client::new().expect("client");
+        let closed = client.get::<serde_json::Value>(&nobody(), "/").await;
+        let closed = closed.expect_err("closed");
+        assert_eq!(
+            (closed.leaves(), closed.did_nothing()),
+            (Left::Nothing, true)
+        );
     }
 
     #[tokio::test]
@@ -307,7 +451,11 @@ mod tests {
             ("test:cluster", "test:cluster"),
             ("a/b c?ä", "a%2Fb%20c%3F%C3%A4"),
             ("#%", "%23%25"),
-            ("..", ".."),
+            (".", "%2E"),
+            ("..", "%2E%2E"),
+            ("...", "..."),
+            ("a..", "a.."),
+            ("%2E%2E", "%252E%252E"),
         ];
         for (key, want) in cases {
             assert_eq!(data_path(key), format!("/api/v1/data/{want}"));
@@ -315,10 +463,56 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn keys_of_dots_reach_the_node_as_they_are() {
+        let client = Client::new().expect("client");
+        for (key, path) in [
+            (".", "/api/v1/data/%2E"),
+            ("..", "/api/v1/data/%2E%2E"),
+            ("...", "/api/v1/data/..."),
+            ("a/..", "/api/v1/data/a%2F.."),
+        ] {
+            let fine = || Reply::new("200 OK", r#"{"n": 1}"#);
+            let missing = r#"{"error":"key not found","code":"KEY_NOT_FOUND"}"#;
+            let missing = Reply::new("404 Not Found", missing);
+            let node = FakeNode::start(vec![fine(), fine(), missing, Reply::Dies]).await;
+            let at = &node.endpoint;
+            let path_is = data_path(key);
+            let read: serde_json::Value = client.get(at, &path_is).await.expect("read");
+            assert_eq!(read, json!({"n": 1}));
+            let asked = format!("{path_is}?consistency=all");
+            let condition = Some(("if-none-match", "*"));
+            let body = json!({"value": 7});
+            let put =
+                client.call_if::<_, serde_json::Value>(Method::PUT, at, &asked, condition, &body);
+            put.await.expect("written");
+            let gone = client.get::<serde_json::Value>(at, &path_is).await;
+            assert!(gone.expect_err("missing").is(ErrorCode::KeyNotFound));
+            let died = client.get::<serde_json::Value>(at, &path_is).await;
+            let died = died.expect_err("died");
+            assert!(died.is_unreachable() && !died.did_nothing(), "{died:?}");
+            let asked = node.asked().await;
+            assert!(
+                asked[0].starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+                "{asked:?}"
+            );
+            let line = format!("PUT {path}?consistency=all HTTP/1.1\r\n");
+            assert!(asked[1].starts_with(&line), "{asked:?}");
+            assert!(
+                asked[1].to_lowercase().contains("if-none-match: *\r\n"),
+                "{asked:?}"
+            );
+            assert!(asked[1].ends_with(r#"{"value":7}"#), "{asked:?}");
+        }
+        let path = data_path("..");
+        let closed = client.get::<serde_json::Value>(&nobody(), &path).await;
+        let closed = closed.expect_err("closed");
+        assert!(closed.did_nothing());
+        assert_eq!(closed.why(), "connection refused");
+    }
+
+    #[tokio::test]
     async fn a_refused_connection_is_a_plain_sentence() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-        let endpoint = socket.local_addr().expect("address").to_string();
-        drop(socket);
+        let endpoint = nobody();
         let client = Client::new().expect("client");
         let error = client
             .get::<serde_json::Value>(&endpoint, "/")

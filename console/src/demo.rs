@@ -197,14 +197,14 @@ impl DemoCluster {
             }
             match gate {
                 Gate::Met(_) => return Ok(None),
-                Gate::Waiting(why) if Instant::now() >= deadline => {
+                Gate::Waiting(why) | Gate::Working(why) if Instant::now() >= deadline => {
                     bail!(
                         "the nodes did not agree within {} s: {why}; logs are in {}",
                         START_DEADLINE.as_secs(),
                         self.dir.display()
                     )
                 }
-                Gate::Waiting(_) => tokio::time::sleep(POLL).await,
+                Gate::Waiting(_) | Gate::Working(_) => tokio::time::sleep(POLL).await,
             }
         }
     }

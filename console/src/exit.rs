@@ -6,11 +6,12 @@ pub struct Exit(u8);
 
 /// Done, and well.
 pub const OK: Exit = Exit(0);
-/// The cluster is not well, a check failed, or the operation did.
+/// The cluster is not well, a check failed, or the operation did, or nobody knows whether it took
+/// effect.
 pub const FAILED: Exit = Exit(1);
 /// The command line makes no sense; clap exits with it as well.
 pub const USAGE: Exit = Exit(2);
-/// No endpoint answered.
+/// No endpoint answered; nothing was done.
 pub const UNREACHABLE: Exit = Exit(3);
 /// A precondition does not hold; nothing was done.
 pub const REFUSED: Exit = Exit(4);

@@ -2,17 +2,22 @@
 //!
 //! [`clean`] and [`rolling`] are pure: from what the nodes answered they make the plan and judge
 //! each gate. [`survey`] asks, [`runner`] gives the orders and waits. A gate that is not met is a
-//! sentence that says who is waited for; a cancelled or failed procedure leaves nodes that come
+//! sentence that says who is waited for, [`patience`] says for how long; a cancelled or failed procedure leaves nodes that come
 //! back by themselves, because a standby ends when its hold time is over.
 
 pub mod clean;
+pub mod patience;
 pub mod rolling;
 pub mod runner;
 pub mod survey;
 
-use ringmaster_shared::api::{
-    membership::MembersResponse,
-    ring::{ClusterResponse, RingResponse},
+use ringmaster_shared::{
+    api::{
+        membership::MembersResponse,
+        ring::{ClusterResponse, RingResponse},
+    },
+    id::NodeId,
+    member::Lifecycle,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -22,7 +27,7 @@ use crate::{
     progress::{Preview, ProcedureKind, Progress, Target},
 };
 use runner::{Runner, Wires};
-use survey::Survey;
+use survey::{Heard, Survey};
 
 /// How a gate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +36,39 @@ pub enum Gate {
     Met(String),
     /// Not yet, and for whom or what.
     Waiting(String),
+    /// Not yet, and who is waited for says that it is at it: it stops, starts, or is refilled.
+    Working(String),
+}
+
+impl Gate {
+    /// `id` is not where it is wanted.
+    fn not_yet(id: &NodeId, lifecycle: Lifecycle, doing: &str) -> Self {
+        Self::by(is_at_work(lifecycle), format!("{id} is {doing}"))
+    }
+
+    fn by(at_work: bool, why: String) -> Self {
+        if at_work {
+            Self::Working(why)
+        } else {
+            Self::Waiting(why)
+        }
+    }
+
+    /// What is waited for, while it is not met.
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Met(_) => None,
+            Self::Waiting(why) | Self::Working(why) => Some(why),
+        }
+    }
+}
+
+/// On its way down, or up: takes time of its own, and says so.
+fn is_at_work(lifecycle: Lifecycle) -> bool {
+    matches!(
+        lifecycle,
+        Lifecycle::Draining | Lifecycle::Joining | Lifecycle::Recovering
+    )
 }
 
 /// Why a procedure does not start, in a sentence.
@@ -117,7 +155,17 @@ fn known(cluster: &Cluster, now_ms: u64) -> Option<Survey> {
         .iter()
         .map(|t| view(cluster.nodes.get(&t.id)))
         .collect();
-    Some(Survey { targets, views })
+    // also those who are in no list: the endpoints this console was given
+    let fresh = cluster.nodes.values().filter(|n| n.error.is_none());
+    let heard = fresh.filter_map(|n| {
+        let status = n.status.as_ref().filter(|s| !s.is_stale(now_ms))?;
+        Some(Heard::of(&n.address, &status.value))
+    });
+    Some(Survey {
+        heard: heard.collect(),
+        targets,
+        views,
+    })
 }
 
 /// Carries it out, telling `progress` after every change; the last one has an outcome. `cancel`
@@ -136,5 +184,27 @@ pub async fn run(
                 .await;
         }
         Err(error) => tracing::error!("cannot make an HTTP client: {error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    /// The plans the screen previews refuse what those of the command line do.
+    #[test]
+    fn nothing_is_previewed_while_the_endpoints_are_of_two_clusters() {
+        let app = fixture::healthy();
+        let two = fixture::changes::two_clusters();
+        for kind in ProcedureKind::ALL {
+            let fine = preview(kind, &app.cluster, app.now_ms);
+            assert_eq!(fine.blocked, Vec::<String>::new(), "{kind:?}");
+            let split = preview(kind, &two.cluster, two.now_ms);
+            let why = split.blocked.join("; ");
+            assert!(why.contains("2 clusters"), "{kind:?}: {why}");
+            assert!(why.contains("localhost:8089 (node-9)"), "{kind:?}: {why}");
+            assert!(split.steps.is_empty());
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! A key written, read and deleted with the data screen's keys.
 
+use reqwest::Method;
+use ringmaster_shared::member::Lifecycle;
 use serde_json::json;
 
-use super::{connection::quits, endpoints, is_well, open};
+use super::{connection::quits, endpoints, is_well, open, run::ringmaster};
 use crate::support::{
     cluster::Cluster,
     wait::{GENEROUS, eventually, same},
@@ -79,4 +81,76 @@ async fn a_read_only_console_writes_nothing() {
     assert!(ended.err.contains("read-only"), "{ended:?}");
     let found = cluster.api(0).value("k").await;
     assert_eq!(found.expect("an answer"), None);
+}
+
+/// Tells a node to do what `order` says, and waits until it is so.
+async fn is_told(cluster: &Cluster, node: usize, order: &str, becomes: Lifecycle) {
+    let api = cluster.api(node);
+    let path = format!("/api/v1/admin/{order}");
+    let told = api.send(Method::POST, &path, Some(&json!({}))).await;
+    let told = told.expect("answers");
+    assert!(told.status < 300, "{order}: {}", told.text());
+    eventually(order, GENEROUS, async || {
+        let status = api.status().await.map_err(|e| format!("{e:#}"))?;
+        same("lifecycle", &status.node.lifecycle, &becomes)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endpoints_that_serve_nobody_now_are_passed_over() {
+    let cluster = Cluster::start(3).await;
+    let all = endpoints(&cluster);
+    is_told(&cluster, 0, "standby", Lifecycle::Standby).await;
+    is_told(&cluster, 1, "drain", Lifecycle::Draining).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("values.json");
+    std::fs::write(&file, r#"{"b": 2, "c": 3}"#).expect("written");
+    let file = file.display().to_string();
+    let verbs: [&[&str]; 5] = [
+        &["put", "a", "1"],
+        &["put", "--batch", &file],
+        &["get", "a"],
+        &["get", "a", "b", "c"],
+        &["del", "a"],
+    ];
+    for verb in verbs {
+        let ended = ringmaster(&all, verb).await;
+        assert_eq!(ended.code, Some(0), "{verb:?}: {ended:?}");
+    }
+    // nobody else is named: then that is what is said, and nothing was done
+    let ended = ringmaster(&all[..1], &["put", "d", "4"]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("standby"), "{ended:?}");
+    let found = cluster.api(2).value("d").await;
+    assert_eq!(found.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn keys_of_dots_are_keys_like_others() {
+    let cluster = Cluster::start(1).await;
+    let all = endpoints(&cluster);
+    for key in [".", "..", "..."] {
+        let value = format!("of {key}");
+        let put = ringmaster(&all, &["put", key, &value, "--if-absent"]).await;
+        assert_eq!(put.code, Some(0), "{put:?}");
+        let again = ringmaster(&all, &["put", key, "other", "--if-absent"]).await;
+        assert_eq!(again.code, Some(4), "{again:?}");
+        let get = ringmaster(&all, &["get", key]).await;
+        assert_eq!(
+            (get.code, get.out.trim()),
+            (Some(0), value.as_str()),
+            "{get:?}"
+        );
+        let many = ringmaster(&all, &["get", key, "..", "--output", "json"]).await;
+        assert_eq!(
+            many.json()["results"][0]["answer"]["value"],
+            value,
+            "{many:?}"
+        );
+        let del = ringmaster(&all, &["del", key]).await;
+        assert_eq!(del.code, Some(0), "{del:?}");
+        let gone = ringmaster(&all, &["get", key]).await;
+        assert_eq!(gone.code, Some(1), "{gone:?}");
+    }
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Output, explain, print_json, print_lines,
+    Output, explain, explain_order, print_json, print_lines,
     table::{Align, Table},
 };
 use crate::{
@@ -114,7 +114,7 @@ pub async fn apply(
 ) -> anyhow::Result<Exit> {
     let (applied, by) = match applied_at(client, endpoints, plan_id).await {
         Ok(applied) => applied,
-        Err(error) => return Ok(explain(&error)),
+        Err(error) => return Ok(explain_order(&error)),
     };
     if output == Output::Table {
         print_lines([applied.message.clone()]);
@@ -166,7 +166,7 @@ pub async fn carry_out(
                 eprintln!("ringmaster: {}; planning anew", error.why());
                 attempt += 1;
             }
-            Err(error) => return Ok(explain(&error)),
+            Err(error) => return Ok(explain_order(&error)),
         }
     };
     if orders.output == Output::Table {
@@ -214,11 +214,7 @@ async fn planned(
         match client.plan(endpoint, change).await {
             Ok(plan) => return Ok((plan, endpoint.clone())),
             // one that is not in the ring, or not up, knows less than the next
-            Err(e) if e.is_unreachable() || e.is(ErrorCode::NotServing) => {
-                if last.is_unreachable() {
-                    last = e;
-                }
-            }
+            Err(e) if e.is_unreachable() || e.did_nothing() => last.outdone_by(e),
             Err(e) => return Err(e),
         }
     }
@@ -235,11 +231,7 @@ async fn applied_at(
     for endpoint in endpoints {
         match client.apply(endpoint, plan_id).await {
             Ok(applied) => return Ok((applied, endpoint.clone())),
-            Err(e) if e.is_refused_connection() || e.is(ErrorCode::NotServing) => {
-                if last.is_unreachable() {
-                    last = e;
-                }
-            }
+            Err(e) if e.did_nothing() => last.outdone_by(e),
             Err(e) => return Err(e),
         }
     }

@@ -31,9 +31,7 @@ pub fn verdicts(survey: &Survey) -> Vec<Verdict> {
     vec![
         all_answer(survey),
         all_serve(&answered),
-        same("one_cluster", "cluster", &answered, |v| {
-            v.status.cluster.cluster_id.clone()
-        }),
+        one_cluster(survey, &answered),
         same("views_agree", "membership digest", &answered, |v| {
             v.members.membership_digest.clone()
         }),
@@ -52,7 +50,25 @@ fn verdict(check: &'static str, ok: bool, message: String) -> Verdict {
     Verdict { check, ok, message }
 }
 
+/// Of all who answered, also of endpoints that are in nobody's list.
+fn one_cluster(survey: &Survey, answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
+    match survey.split() {
+        Some(why) => verdict("one_cluster", false, why),
+        None => same("one_cluster", "cluster", answered, |v| {
+            let cluster = &v.status.cluster.cluster_id;
+            if cluster.is_empty() {
+                "none yet".to_owned()
+            } else {
+                cluster.clone()
+            }
+        }),
+    }
+}
+
 fn all_answer(survey: &Survey) -> Verdict {
+    if survey.targets.is_empty() {
+        return verdict("members_answer", false, survey.nobody());
+    }
     let silent: Vec<String> = survey
         .targets
         .iter()
@@ -232,7 +248,7 @@ fn writable(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procedure::clean::tests::{id, survey};
+    use crate::procedure::clean::tests::{CLUSTER, heard, id, survey};
 
     fn failed(survey: &Survey) -> Vec<&'static str> {
         verdicts(survey)
@@ -296,5 +312,28 @@ mod tests {
             assert_eq!(failed(&s), [want]);
         }
         assert_eq!(failed(&survey(&["a", "b"], &[5, 6])), ["epochs_agree"]);
+    }
+
+    #[test]
+    fn an_endpoint_of_another_cluster_fails_it_and_a_joining_one_does_not() {
+        let mut s = survey(&["a"], &[5]);
+        s.heard = vec![heard("a:1", "a", CLUSTER), heard("d:1", "d", "")];
+        assert_eq!(failed(&s), Vec::<&str>::new());
+        s.heard.push(heard("b:1", "b", "another"));
+        assert_eq!(failed(&s), ["one_cluster"]);
+        let of = verdicts(&s).into_iter().find(|v| v.check == "one_cluster");
+        let message = of.expect("a verdict").message;
+        for part in [CLUSTER, "another at b:1 (b)", "ringmaster adopt"] {
+            assert!(message.contains(part), "no {part}: {message}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_has_a_ring_nothing_is_well() {
+        let mut s = survey(&[], &[]);
+        s.heard = vec![heard("d:1", "d", "")];
+        let first = &verdicts(&s)[0];
+        assert_eq!((first.check, first.ok), ("members_answer", false));
+        assert!(first.message.contains("d:1 (d) is serving"), "{first:?}");
     }
 }

@@ -14,7 +14,7 @@ use ringmaster_shared::{
 };
 
 use super::{
-    Output, explain, print_json, print_lines,
+    Output, explain, explain_order, print_json, print_lines,
     table::{Align, Table},
 };
 use crate::{
@@ -146,9 +146,23 @@ fn listed(keys: &KeysResponse) -> Vec<String> {
     if keys.nodes.iter().all(|n| n.keyring.is_none()) {
         lines.push("gossip is not encrypted".to_owned());
     } else if !keys.agreed {
-        lines.push("the nodes do not hold the same keys: give the last order again".to_owned());
+        lines.push(disagreement(keys));
     }
     lines
+}
+
+fn disagreement(keys: &KeysResponse) -> String {
+    let mut shown = keys.nodes.iter().filter_map(|n| n.keyring.as_ref());
+    let first = shown.next().map(|ring| (&ring.primary, &ring.keys));
+    if shown.any(|ring| Some((&ring.primary, &ring.keys)) != first) {
+        return "the nodes do not hold the same keys: give the last order again".to_owned();
+    }
+    let others = keys.nodes.iter().filter(|n| n.keyring.is_none());
+    let others: Vec<&str> = others.map(|n| n.node_id.as_str()).collect();
+    format!(
+        "not known to be the same everywhere: {} shows no keys; remove none before it does",
+        others.join(", ")
+    )
 }
 
 /// Asked of one endpoint alone unless that was never reached: an order may have been carried out
@@ -175,7 +189,7 @@ async fn change(
             eprintln!("ringmaster: refused: {}", error.why());
             return Ok(exit::REFUSED);
         }
-        Err(error) => return Ok(explain(&error)),
+        Err(error) => return Ok(explain_order(&error)),
     };
     if output == Output::Json {
         print_json(&changed)?;
@@ -263,10 +277,17 @@ mod tests {
         };
         let lines = listed(&keys).join("\n");
         assert!(lines.contains("n1    aa       bb      both"), "{lines}");
+        assert!(lines.contains("is dead"), "{lines}");
         assert!(
-            lines.contains("is dead") && lines.contains("same keys"),
+            lines.contains("everywhere: n2 shows no keys; remove none"),
             "{lines}"
         );
+        let mut differ = keys.clone();
+        let mut other = keys.nodes[0].keyring.clone().expect("a keyring");
+        other.primary = "bb".into();
+        differ.nodes[1].keyring = Some(other);
+        let lines = listed(&differ).join("\n");
+        assert!(lines.contains("do not hold the same keys"), "{lines}");
         let changed = KeysChanged {
             current_node: id("n1"),
             operation: KeyOperation::Use,

@@ -11,11 +11,11 @@ use ringmaster_shared::{
     id::NodeId,
 };
 
-use super::{Output, explain, print_json, print_lines};
+use super::{Output, explain, explain_order, print_json, print_lines};
 use crate::{
     client::Client,
     exit::{self, Exit},
-    procedure::survey::first_answer,
+    procedure::survey::newest_answer,
 };
 
 /// What the node says when it waits for this, the weightier first.
@@ -30,7 +30,7 @@ pub struct Refill {
 }
 
 pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyhow::Result<Exit> {
-    let view = match first_answer(client, endpoints).await {
+    let view = match newest_answer(client, endpoints).await {
         Ok(view) => view,
         Err(error) => return Ok(explain(&error)),
     };
@@ -60,7 +60,7 @@ pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyho
     match told {
         Ok(answer) if wanted.output == Output::Json => print_json(&answer)?,
         Ok(answer) => print_lines([answer.message]),
-        Err(error) => return Ok(explain(&error)),
+        Err(error) => return Ok(explain_order(&error)),
     }
     Ok(exit::OK)
 }

@@ -2,10 +2,7 @@
 //! instead of at the next scheduled round.
 
 use futures_util::future::join_all;
-use ringmaster_shared::{
-    api::{admin::RepairResponse, ring::ClusterResponse},
-    id::NodeId,
-};
+use ringmaster_shared::{api::admin::RepairResponse, id::NodeId};
 use serde::Serialize;
 
 use super::{
@@ -15,7 +12,7 @@ use super::{
 use crate::{
     client::Client,
     exit::{self, Exit},
-    procedure::survey::first_answer,
+    procedure::survey::{members_of, newest_answer},
     progress::Target,
 };
 
@@ -31,11 +28,11 @@ struct Told {
 }
 
 pub async fn run(client: &Client, endpoints: &[String], output: Output) -> anyhow::Result<Exit> {
-    let view = match first_answer(client, endpoints).await {
+    let view = match newest_answer(client, endpoints).await {
         Ok(view) => view,
         Err(error) => return Ok(explain(&error)),
     };
-    let told = join_all(members(&view).into_iter().map(|t| tell(client, t))).await;
+    let told = join_all(members_of(&view).into_iter().map(|t| tell(client, t))).await;
     let ok = told.iter().all(|t| t.ok);
     if output == Output::Json {
         print_json(&serde_json::json!({"ok": ok, "nodes": told}))?;
@@ -47,18 +44,6 @@ pub async fn run(client: &Client, endpoints: &[String], output: Output) -> anyho
         print_lines(table.lines());
     }
     Ok(if ok { exit::OK } else { exit::FAILED })
-}
-
-/// Members of the ring, at the addresses gossip knows.
-fn members(view: &ClusterResponse) -> Vec<Target> {
-    let target = |node: &ringmaster_shared::api::ring::RingNode| {
-        let live = view.members.cluster_members.get(&node.id);
-        Target {
-            id: node.id.clone(),
-            address: live.map_or_else(|| node.address.clone(), |m| m.address.clone()),
-        }
-    };
-    view.ring.nodes.iter().map(target).collect()
 }
 
 async fn tell(client: &Client, target: Target) -> Told {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Output, check, explain, print_json, print_lines,
+    Output, check, explain, explain_write, print_json, print_lines,
     table::{Align, Table},
 };
 use crate::{
@@ -491,7 +491,7 @@ async fn written<B: Serialize>(
     let condition = condition
         .as_ref()
         .map(|(name, value)| (*name, value.as_str()));
-    let mut last = None;
+    let mut last = ClientError::no_endpoint();
     for endpoint in endpoints {
         let answer: Result<WriteResponse, _> = client
             .call_if(method.clone(), endpoint, &path, condition, body)
@@ -511,28 +511,29 @@ async fn written<B: Serialize>(
                 }
                 return Ok(exit::OK);
             }
-            // only a node that was never reached may be skipped: anything else may have written
-            Err(e) if e.is_refused_connection() => last = Some(e),
-            Err(e) => return Err(e.into()),
+            // only a node that certainly did nothing may be skipped: any other may have written
+            Err(e) if e.did_nothing() => last.outdone_by(e),
+            Err(e) => return Ok(explain_write(&e)),
         }
     }
-    Err(last.unwrap_or_else(ClientError::no_endpoint).into())
+    Ok(explain_write(&last))
 }
 
-/// The first endpoint that gives an answer; a daemon's own error is an answer too.
+/// The first endpoint that gives an answer; a daemon's own error is an answer too, unless it only
+/// says that it serves nobody now.
 async fn first<T: serde::de::DeserializeOwned>(
     client: &Client,
     endpoints: &[String],
     path: &str,
 ) -> Result<T, ClientError> {
-    let mut last = None;
+    let mut last = ClientError::no_endpoint();
     for endpoint in endpoints {
         match client.get(endpoint, path).await {
-            Err(e) if e.is_unreachable() => last = Some(e),
+            Err(e) if e.is_unreachable() || e.did_nothing() => last.outdone_by(e),
             other => return other,
         }
     }
-    Err(last.unwrap_or_else(ClientError::no_endpoint))
+    Err(last)
 }
 
 /// A string as its text, anything else as compact JSON.
@@ -545,9 +546,93 @@ pub(super) fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use ringmaster_shared::member::MemberStatus;
+    use serde_json::json;
 
     use super::*;
-    use crate::procedure::clean::tests::{id, survey};
+    use crate::{
+        client::fake::{FakeNode, Reply, nobody},
+        procedure::clean::tests::{id, survey},
+    };
+
+    fn write() -> Verb {
+        Verb::Put {
+            key: "k".into(),
+            value: json!(1),
+            context: None,
+            condition: Some(Condition::Absent),
+            consistency: Consistency::Quorum,
+        }
+    }
+
+    fn read() -> Verb {
+        Verb::Get {
+            key: "k".into(),
+            consistency: Consistency::Quorum,
+        }
+    }
+
+    /// How a verb ends with the one answer that its endpoint gives.
+    async fn ends(verb: Verb, reply: Reply) -> Exit {
+        let node = FakeNode::start(vec![reply]).await;
+        let client = Client::new().expect("client");
+        let all = [node.endpoint.clone(), nobody()];
+        let exit = run(&client, &all, verb, Output::Table).await;
+        node.asked().await;
+        exit.expect("explained")
+    }
+
+    #[tokio::test]
+    async fn refused_and_unanswered_are_said_only_where_nothing_was_stored() {
+        let conflict = |outcome| {
+            let details = json!({"outcome": outcome});
+            Reply::refusal("409 Conflict", "CONFLICT", &details)
+        };
+        let failed = json!({"exists": true, "outcome": "none"});
+        let failed = Reply::refusal("412 Precondition Failed", "PRECONDITION_FAILED", &failed);
+        let cases = [
+            (Reply::Dies, exit::FAILED),
+            (conflict("stored"), exit::FAILED),
+            (conflict("none"), exit::REFUSED),
+            (failed, exit::REFUSED),
+            (Reply::new("502 Bad Gateway", "<html>"), exit::FAILED),
+        ];
+        for (reply, want) in cases {
+            let del = Verb::Del {
+                key: "k".into(),
+                context: None,
+                consistency: Consistency::Quorum,
+            };
+            for verb in [write(), del] {
+                assert_eq!(
+                    ends(verb.clone(), reply.clone()).await,
+                    want,
+                    "{verb:?} {reply:?}"
+                );
+            }
+        }
+        assert_eq!(ends(read(), Reply::Dies).await, exit::UNREACHABLE);
+        let client = Client::new().expect("client");
+        let exit = run(&client, &[nobody()], write(), Output::Table).await;
+        assert_eq!(exit.expect("explained"), exit::UNREACHABLE);
+    }
+
+    #[tokio::test]
+    async fn who_serves_nobody_now_is_passed_over() {
+        let refusal = || Reply::refusal("503 Service Unavailable", "NOT_SERVING", &json!({}));
+        let key = json!({"error": "no", "code": "KEY_NOT_FOUND"}).to_string();
+        for verb in [read(), write()] {
+            let first = FakeNode::start(vec![refusal()]).await;
+            let second = FakeNode::start(vec![Reply::new("404 Not Found", &key)]).await;
+            let all = [first.endpoint.clone(), second.endpoint.clone()];
+            let client = Client::new().expect("client");
+            let exit = run(&client, &all, verb, Output::Table).await;
+            assert_eq!(exit.expect("explained"), exit::FAILED);
+            first.asked().await;
+            assert_eq!(second.asked().await.len(), 1, "it was asked");
+        }
+        // where nobody else is, that is what is said
+        assert_eq!(ends(write(), refusal()).await, exit::FAILED);
+    }
 
     #[test]
     fn the_quorum_report_counts_what_a_stop_would_cost() {

@@ -4,13 +4,18 @@
 //! it is cleared on all before any starts. One survivor would teach the others the old state
 //! again (`scylladb#14991`, `#3192`).
 
+use std::collections::BTreeMap;
+
 use ringmaster_shared::{
     api::{health::StatusResponse, membership::MembersResponse, ring::ClusterResponse},
     id::{ClusterId, Epoch, NodeId},
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Gate, Refusal, survey::Survey};
+use super::{
+    Gate, Refusal, is_at_work,
+    survey::{Survey, doing},
+};
 
 use crate::progress::Target;
 
@@ -66,6 +71,9 @@ impl Plan {
 
 /// Makes the plan, or says why there is none.
 pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
+    if let Some(split) = survey.split() {
+        return Err(Refusal(split));
+    }
     let missing: Vec<String> = survey
         .targets
         .iter()
@@ -84,20 +92,17 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
         .zip(&survey.views)
         .filter_map(|(t, v)| v.as_ref().ok().map(|v| (t, v)))
         .collect();
-    let Some((_, first)) = views.first() else {
-        return Err(Refusal("the ring has no members".to_owned()));
+    let ids = views.iter().map(|(_, v)| &v.status.cluster.cluster_id);
+    let Some(cluster_id) = ids
+        .into_iter()
+        .find(|id| ClusterId::new(id.as_str()).is_ok())
+    else {
+        return Err(Refusal(survey.nobody()));
     };
-    let cluster_id = &first.status.cluster.cluster_id;
-    if ClusterId::new(cluster_id).is_err() {
-        return Err(Refusal("the node has not joined a cluster yet".to_owned()));
-    }
     for (target, view) in &views {
         let id = &target.id;
         if view.status.cluster.cluster_id != *cluster_id {
-            return Err(Refusal(format!(
-                "{id} belongs to cluster {}, the others to {cluster_id}",
-                view.status.cluster.cluster_id
-            )));
+            return Err(Refusal(format!("{id} does not belong to a cluster yet")));
         }
         if view.ring.transition.is_some() {
             return Err(Refusal(format!(
@@ -112,6 +117,13 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
             )));
         }
     }
+    let strangers = outside(&views);
+    if !strangers.is_empty() {
+        return Err(Refusal(format!(
+            "a clean restart needs every node down at the same time, and it stops members of the ring only: {}",
+            strangers.join("; ")
+        )));
+    }
     let bootstrap = choose_bootstrap(&views).id.clone();
     let mut order: Vec<Target> = views.iter().map(|(t, _)| (*t).clone()).collect();
     order.sort_by_key(|t| (t.id != bootstrap, t.id.clone()));
@@ -122,6 +134,29 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
         epoch,
         notes: notes(&views),
     })
+}
+
+/// Who is reachable and in no ring, and what to do about it. One that goes on would tell the others,
+/// once they start, what they were to forget.
+fn outside(views: &[(&Target, &ClusterResponse)]) -> Vec<String> {
+    let mut outside = BTreeMap::new();
+    for (_, view) in views {
+        for (id, member) in &view.members.cluster_members {
+            let in_ring = views.iter().any(|(t, _)| &t.id == id);
+            if member.status.is_reachable() && !in_ring {
+                outside.insert(id, member.lifecycle);
+            }
+        }
+    }
+    let says = |(id, lifecycle): (&NodeId, Lifecycle)| match lifecycle {
+        Lifecycle::Candidate => format!("{id} is a candidate: stop it first, or take it in"),
+        Lifecycle::Joining => format!("{id} is joining: stop it first, or wait until it serves"),
+        other => format!(
+            "{id} is {} and not in the ring: stop it first",
+            other.as_str()
+        ),
+    };
+    outside.into_iter().map(says).collect()
 }
 
 /// Newest topology first, then the lowest id; the views are sorted by id.
@@ -154,10 +189,14 @@ fn notes(views: &[(&Target, &ClusterResponse)]) -> Vec<String> {
 pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
     let mut standing = Vec::new();
     let mut waiting = Vec::new();
+    let mut at_work = false;
     for (id, status) in statuses {
         match status {
             Ok(s) if s.node.lifecycle == Lifecycle::Standby => standing.push(id.to_string()),
-            Ok(s) => waiting.push(format!("{id} is {}", s.node.lifecycle.as_str())),
+            Ok(s) => {
+                at_work |= is_at_work(s.node.lifecycle);
+                waiting.push(format!("{id} is {}", doing(s)));
+            }
             // between the old process image and the new one the port is closed for a moment
             Err(why) => waiting.push(format!("{id}: {why}")),
         }
@@ -165,7 +204,7 @@ pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
     if waiting.is_empty() {
         Gate::Met(format!("{} in standby", standing.join(", ")))
     } else {
-        Gate::Waiting(waiting.join("; "))
+        Gate::by(at_work, waiting.join("; "))
     }
 }
 
@@ -175,7 +214,7 @@ pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gat
     match status {
         Err(why) => Gate::Waiting(format!("{id}: {why}")),
         Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
-            Gate::Waiting(format!("{id} is {}", s.node.lifecycle.as_str()))
+            Gate::not_yet(id, s.node.lifecycle, &doing(s))
         }
         Ok(s) if s.cluster.cluster_id != plan.cluster_id => Gate::Waiting(format!(
             "{id} came back in cluster {}",
@@ -186,6 +225,17 @@ pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gat
             s.cluster.ring_epoch, plan.epoch
         )),
         Ok(s) => Gate::Met(format!("{id} serving, epoch {}", s.cluster.ring_epoch)),
+    }
+}
+
+/// What a node that was told to start says of itself; met once it serves.
+pub fn started(id: &NodeId, status: &Result<StatusResponse, String>) -> Gate {
+    match status {
+        Err(why) => Gate::Waiting(format!("{id}: {why}")),
+        Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
+            Gate::not_yet(id, s.node.lifecycle, &doing(s))
+        }
+        Ok(_) => Gate::Met(format!("{id} serving")),
     }
 }
 
@@ -206,7 +256,8 @@ pub fn agreed(started: &[NodeId], views: &[(NodeId, Result<MembersResponse, Stri
                 }
                 Some(m) if m.lifecycle != Lifecycle::Serving => {
                     let lifecycle = m.lifecycle.as_str();
-                    return Gate::Waiting(format!("{id} sees {other} still {lifecycle}"));
+                    let why = format!("{id} sees {other} still {lifecycle}");
+                    return Gate::by(is_at_work(m.lifecycle), why);
                 }
                 Some(_) => {}
             }
@@ -233,6 +284,9 @@ pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>
     for (id, status) in statuses {
         match status {
             Err(why) => return Gate::Waiting(format!("{id}: {why}")),
+            Ok(s) if is_at_work(s.node.lifecycle) => {
+                return Gate::not_yet(id, s.node.lifecycle, &doing(s));
+            }
             Ok(s) if !s.replication.quorum_available => {
                 return Gate::Waiting(format!("{id} has no quorum yet"));
             }
@@ -253,8 +307,6 @@ pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use ringmaster_shared::{
         api::membership::MemberInfo,
         api::ring::ring_response,
@@ -264,6 +316,7 @@ pub(crate) mod tests {
     };
 
     use super::*;
+    use crate::procedure::survey::Heard;
 
     pub const CLUSTER: &str = "0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111";
 
@@ -369,6 +422,17 @@ pub(crate) mod tests {
                 })
                 .collect(),
             views: names.iter().zip(epochs).map(view).collect(),
+            heard: Vec::new(),
+        }
+    }
+
+    /// Somebody who was named and answered.
+    pub fn heard(endpoint: &str, who: &str, cluster: &str) -> Heard {
+        Heard {
+            endpoint: endpoint.into(),
+            id: id(who),
+            cluster_id: cluster.into(),
+            state: "serving".into(),
         }
     }
 
@@ -387,16 +451,22 @@ pub(crate) mod tests {
 
     #[test]
     fn it_is_refused_when_somebody_is_missing_changing_or_foreign() {
+        let mut split = survey(&["a"], &[5]);
+        split.heard = vec![heard("z:1", "z", &CLUSTER.replace('0', "1"))];
+        let why = plan(&split).expect_err("refused").0;
+        assert!(why.contains("z:1 (z)"), "{why}");
+
         let mut missing = survey(&["a", "b"], &[5, 5]);
         missing.views[1] = Err("b:1 does not answer: connection refused".into());
         let why = plan(&missing).expect_err("refused").0;
         assert!(why.contains("no answer from b ("), "{why}");
 
-        let edits: [(Edit, &str); 3] = [
+        let edits: [(Edit, &str); 4] = [
             (
                 |v| v.status.cluster.cluster_id = CLUSTER.replace('0', "1"),
-                "belongs to cluster",
+                "ringmaster adopt",
             ),
+            (|v| v.status.cluster.cluster_id.clear(), "b does not belong"),
             (
                 |v| v.status.node.lifecycle = Lifecycle::Draining,
                 "is draining",
@@ -426,6 +496,47 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn it_is_refused_while_somebody_outside_the_ring_is_up() {
+        let with = |status, lifecycle| {
+            let mut s = survey(&["a", "b"], &[5, 5]);
+            let stranger = members("b", &[("e", status, lifecycle)]);
+            // one view is enough
+            if let Ok(view) = &mut s.views[1] {
+                let all = &mut view.members.cluster_members;
+                all.extend(stranger.cluster_members);
+            }
+            plan(&s)
+        };
+        let alive = MemberStatus::Alive;
+        let cases = [
+            (alive, Lifecycle::Candidate, "e is a candidate: stop it"),
+            (
+                MemberStatus::Suspected,
+                Lifecycle::Candidate,
+                "e is a candidate: stop it",
+            ),
+            (alive, Lifecycle::Joining, "e is joining: stop it first"),
+            (
+                alive,
+                Lifecycle::Draining,
+                "e is draining and not in the ring",
+            ),
+        ];
+        for (status, lifecycle, want) in cases {
+            let why = with(status, lifecycle).expect_err("refused").0;
+            assert!(why.contains(want), "{why}");
+            assert!(why.contains("every node down"), "{why}");
+        }
+        for gone in [
+            MemberStatus::Dead,
+            MemberStatus::Stopped,
+            MemberStatus::Left,
+        ] {
+            assert!(with(gone, Lifecycle::Candidate).is_ok(), "{gone:?}");
+        }
+    }
+
+    #[test]
     fn the_barrier_needs_everybody() {
         let stands = |n: &str| (id(n), Ok(status(n, Lifecycle::Standby, 5)));
         let serves = |n: &str| (id(n), Ok(status(n, Lifecycle::Serving, 5)));
@@ -436,6 +547,31 @@ pub(crate) mod tests {
         );
         let gone = (id("b"), Err("connection refused".to_owned()));
         assert!(matches!(barrier(&[stands("a"), gone]), Gate::Waiting(_)));
+        let mut down = status("b", Lifecycle::Draining, 5);
+        down.node.waiting_for = Some("it is about to stop".into());
+        assert_eq!(
+            barrier(&[stands("a"), (id("b"), Ok(down))]),
+            Gate::Working("b is draining: it is about to stop".into())
+        );
+    }
+
+    #[test]
+    fn one_that_opens_its_store_is_at_work_and_says_so() {
+        let plan = plan(&survey(&["a", "b"], &[5, 5])).expect("a plan");
+        let mut opens = status("a", Lifecycle::Joining, 5);
+        opens.node.waiting_for = Some("the store to open".into());
+        let opens = Ok(opens);
+        let want = Gate::Working("a is joining, waiting for the store to open".into());
+        assert_eq!(started(&id("a"), &opens), want);
+        assert_eq!(bootstrapped(&plan, &opens), want);
+        assert_eq!(verified(&plan, &[(id("a"), opens)]), want);
+        let held = Ok(status("a", Lifecycle::Standby, 5));
+        let want = Gate::Waiting("a is standby".into());
+        assert_eq!(started(&id("a"), &held), want);
+        let serves = Ok(status("a", Lifecycle::Serving, 5));
+        assert!(matches!(started(&id("a"), &serves), Gate::Met(_)));
+        let silent = Err("connection refused".to_owned());
+        assert!(matches!(started(&id("a"), &silent), Gate::Waiting(_)));
     }
 
     #[test]
@@ -462,10 +598,7 @@ pub(crate) mod tests {
         ];
         for (members, want) in cases {
             let gate = agreed(&started, &[view("a", &good), view("b", &members)]);
-            assert!(
-                matches!(&gate, Gate::Waiting(why) if why.contains(want)),
-                "{gate:?}"
-            );
+            assert!(gate.why().is_some_and(|why| why.contains(want)), "{gate:?}");
         }
     }
 

@@ -12,7 +12,10 @@ use ringmaster_shared::{
     quorum::partition_counts,
 };
 
-use super::{Gate, Refusal, survey::Survey};
+use super::{
+    Gate, Refusal, is_at_work,
+    survey::{Survey, doing},
+};
 
 use crate::progress::Target;
 
@@ -47,17 +50,24 @@ impl Plan {
 
 /// Makes the plan, or says why there is none.
 pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
+    if let Some(split) = survey.split() {
+        return Err(Refusal(split));
+    }
     let first = survey.views.iter().find_map(|v| v.as_ref().ok());
     let Some(first) = first else {
-        return Err(Refusal("no member answers".to_owned()));
+        return Err(Refusal(if survey.targets.is_empty() {
+            survey.nobody()
+        } else {
+            "no member answers".to_owned()
+        }));
     };
     let plan = Plan {
         cluster_id: first.status.cluster.cluster_id.clone(),
         order: survey.targets.clone(),
     };
     for target in &plan.order {
-        if let Gate::Waiting(why) = may_go(survey, &target.id) {
-            return Err(Refusal(why));
+        if let Some(why) = may_go(survey, &target.id).why() {
+            return Err(Refusal(why.to_owned()));
         }
     }
     Ok(plan)
@@ -70,15 +80,15 @@ pub fn may_go(survey: &Survey, node: &NodeId) -> Gate {
         match view {
             Err(why) => return Gate::Waiting(format!("{} must answer first: {why}", target.id)),
             Ok(v) if v.status.node.lifecycle != Lifecycle::Serving => {
-                let lifecycle = v.status.node.lifecycle.as_str();
-                return Gate::Waiting(format!("{} is {lifecycle}, not serving", target.id));
+                let why = format!("{} is not serving but {}", target.id, doing(&v.status));
+                return Gate::by(is_at_work(v.status.node.lifecycle), why);
             }
             Ok(v) if v.ring.transition.is_some() => {
                 return Gate::Waiting("a ring change is under way".to_owned());
             }
             Ok(v) => {
                 if let Some((to, n)) = v.status.storage.hints_owed.iter().find(|(_, n)| **n > 0) {
-                    return Gate::Waiting(format!("{} still owes {n} hints to {to}", target.id));
+                    return Gate::Working(format!("{} still owes {n} hints to {to}", target.id));
                 }
                 let sees_all = survey.targets.iter().find_map(|t| {
                     match v.members.cluster_members.get(&t.id) {
@@ -122,19 +132,15 @@ fn keeps_quorum(survey: &Survey, node: &NodeId, without: &BTreeSet<NodeId>) -> G
 
 /// Whether `node` is back from its restart, for itself and for every peer.
 pub fn is_back(survey: &Survey, node: &NodeId, old: Generation) -> Gate {
+    // what it says itself comes first: the others only see that it is away
+    if let Some(gate) = not_back(survey, node, old) {
+        return gate;
+    }
     for (target, view) in survey.targets.iter().zip(&survey.views) {
         let view = match view {
             Ok(view) => view,
             Err(why) => return Gate::Waiting(format!("{}: {why}", target.id)),
         };
-        if &target.id == node {
-            if view.status.node.generation <= old {
-                return Gate::Waiting(format!("{node} has not restarted yet"));
-            }
-            if view.status.node.lifecycle != Lifecycle::Serving {
-                return Gate::Waiting(format!("{node} is {}", view.status.node.lifecycle.as_str()));
-            }
-        }
         match view.members.cluster_members.get(node) {
             Some(m)
                 if m.status == MemberStatus::Alive
@@ -154,7 +160,7 @@ pub fn is_back(survey: &Survey, node: &NodeId, old: Generation) -> Gate {
             None => return Gate::Waiting(format!("{} does not list {node}", target.id)),
         }
         if let Some(n) = view.status.storage.hints_owed.get(node).filter(|n| **n > 0) {
-            return Gate::Waiting(format!("{} owes {n} hints to {node}", target.id));
+            return Gate::Working(format!("{} owes {n} hints to {node}", target.id));
         }
     }
     let digests: BTreeSet<&str> = survey
@@ -172,10 +178,26 @@ pub fn is_back(survey: &Survey, node: &NodeId, old: Generation) -> Gate {
     ))
 }
 
+/// How far `node` is by its own word; nothing once it serves in a new life.
+fn not_back(survey: &Survey, node: &NodeId, old: Generation) -> Option<Gate> {
+    let mut own = survey.targets.iter().zip(&survey.views);
+    let (_, view) = own.find(|(t, _)| &t.id == node)?;
+    let status = match view {
+        Ok(view) => &view.status,
+        Err(why) => return Some(Gate::Waiting(format!("{node}: {why}"))),
+    };
+    let lifecycle = status.node.lifecycle;
+    if status.node.generation <= old {
+        let why = format!("{node} has not restarted yet, it is {}", doing(status));
+        return Some(Gate::by(is_at_work(lifecycle), why));
+    }
+    (lifecycle != Lifecycle::Serving).then(|| Gate::not_yet(node, lifecycle, &doing(status)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
-        super::clean::tests::{id, survey},
+        super::clean::tests::{heard, id, survey},
         *,
     };
 
@@ -189,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn it_is_refused_where_the_endpoints_are_of_two_clusters() {
+        let mut split = survey(&["a", "b", "c"], &[5, 5, 5]);
+        assert!(plan(&split).is_ok());
+        split.heard = vec![heard("z:1", "z", "another")];
+        let why = plan(&split).expect_err("two clusters").0;
+        assert!(why.contains("another at z:1 (z)"), "{why}");
+        let mut nobody = survey(&[], &[]);
+        nobody.heard = vec![heard("z:1", "z", "")];
+        let why = plan(&nobody).expect_err("no ring").0;
+        assert!(why.contains("z:1 (z) is serving"), "{why}");
+    }
+
+    #[test]
     fn hints_views_and_silence_hold_it_back() {
         let mut owed = survey(&["a", "b", "c"], &[5, 5, 5]);
         if let Ok(v) = &mut owed.views[2] {
@@ -196,7 +231,7 @@ mod tests {
         }
         assert_eq!(
             may_go(&owed, &id("b")),
-            Gate::Waiting("c still owes 7 hints to a".into())
+            Gate::Working("c still owes 7 hints to a".into())
         );
 
         let mut dead = survey(&["a", "b", "c"], &[5, 5, 5]);
@@ -230,5 +265,39 @@ mod tests {
             is_back(&s, &id("b"), 0),
             Gate::Waiting("c sees b as joining".into())
         );
+    }
+    #[test]
+    fn on_its_way_down_and_up_it_is_at_work() {
+        let with = |generation, lifecycle, waits: Option<&str>| {
+            let mut s = survey(&["a", "b", "c"], &[5, 5, 5]);
+            if let Ok(v) = &mut s.views[1] {
+                v.status.node.generation = generation;
+                v.status.node.lifecycle = lifecycle;
+                v.status.node.waiting_for = waits.map(str::to_owned);
+            }
+            // the others see no more than that it is away
+            for view in s.views.iter_mut().flatten() {
+                let m = view.members.cluster_members.get_mut(&id("b")).expect("b");
+                m.status = MemberStatus::Stopped;
+            }
+            is_back(&s, &id("b"), 1)
+        };
+        let down = with(1, Lifecycle::Draining, Some("it is about to stop"));
+        let want = "b has not restarted yet, it is draining: it is about to stop";
+        assert_eq!(down, Gate::Working(want.into()));
+        let opens = with(2, Lifecycle::Joining, Some("the store to open"));
+        let want = "b is joining, waiting for the store to open";
+        assert_eq!(opens, Gate::Working(want.into()));
+        let refilled = with(2, Lifecycle::Recovering, None);
+        assert_eq!(refilled, Gate::Working("b is recovering".into()));
+        // it has not heard, or has heard something else
+        assert!(matches!(
+            with(1, Lifecycle::Serving, None),
+            Gate::Waiting(_)
+        ));
+        assert!(matches!(
+            with(2, Lifecycle::Standby, None),
+            Gate::Waiting(_)
+        ));
     }
 }

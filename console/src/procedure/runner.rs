@@ -24,8 +24,10 @@ use ringmaster_shared::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Gate, clean, rolling,
-    survey::{Survey, members, statuses},
+    Gate, clean, is_at_work,
+    patience::{Holds, Patience},
+    rolling,
+    survey::{Survey, doing, members, statuses},
 };
 use crate::{
     client::{Client, ClientError, data_path},
@@ -34,10 +36,9 @@ use crate::{
 
 /// How often a gate is asked again.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a gate may stay closed.
-const GATE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long nodes hold the standby without hearing from us.
 const HOLD_SECONDS: u64 = 120;
+const HOLD: Duration = Duration::from_secs(HOLD_SECONDS);
 /// Lines kept of one run; a run writes a few per node.
 const LOG_LINES_MAX: usize = 1000;
 /// The key that proves that writes and reads pass; deleted at the end.
@@ -68,6 +69,9 @@ pub struct Runner {
     client: Client,
     wires: Wires,
     progress: Progress,
+    /// What the times of patience are counted from.
+    began: Instant,
+    holds: Holds,
     step_started: Instant,
     refused_since: Option<Instant>,
     /// Who was told to stand by.
@@ -91,6 +95,8 @@ impl Runner {
             client,
             wires,
             progress,
+            began: step_started,
+            holds: Holds::new(Duration::ZERO, HOLD),
             step_started,
             refused_since: None,
             sent: BTreeSet::new(),
@@ -167,6 +173,7 @@ impl Runner {
             hold_seconds: Some(HOLD_SECONDS),
             reason: Some("clean restart".to_owned()),
         };
+        self.holds = Holds::new(self.began.elapsed(), HOLD);
         for target in &plan.order {
             self.check_cancel()?;
             // before it answers: an answer that is lost does not mean that it was not heard
@@ -177,7 +184,9 @@ impl Runner {
         let mut detail = String::new();
         for _ in 0..2 {
             detail = self
-                .gate(|| async { clean::barrier(&plain(statuses(&client, &plan.order).await)) })
+                .gate(&plan.order, || async {
+                    clean::barrier(&plain(statuses(&client, &plan.order).await))
+                })
                 .await?;
         }
         self.close_step(StepState::Done, format!("{detail}, proven twice"));
@@ -199,7 +208,9 @@ impl Runner {
 
         self.open_step(plan.order.len() + 3);
         let detail = self
-            .gate(|| async { clean::verified(plan, &plain(statuses(&client, &plan.order).await)) })
+            .gate(&[], || async {
+                clean::verified(plan, &plain(statuses(&client, &plan.order).await))
+            })
             .await?;
         for target in &plan.order {
             self.canary(target).await?;
@@ -231,17 +242,24 @@ impl Runner {
             )
             .await?;
             started.push(target.clone());
+            let held = &plan.order[n + 1..];
+            let own = || async {
+                let status = statuses(&client, std::slice::from_ref(target)).await;
+                let own = plain(status).into_iter().next().map(|(_, s)| s);
+                own.unwrap_or_else(|| Err("no answer".into()))
+            };
             let detail = if n == 0 {
-                self.gate(|| async {
-                    let status = statuses(&client, std::slice::from_ref(bootstrap)).await;
-                    let first = plain(status).into_iter().next().map(|(_, s)| s);
-                    clean::bootstrapped(plan, &first.unwrap_or_else(|| Err("no answer".into())))
-                })
-                .await?
+                self.gate(held, || async { clean::bootstrapped(plan, &own().await) })
+                    .await?
             } else {
                 let ids: Vec<NodeId> = started.iter().map(|t| t.id.clone()).collect();
-                self.gate(|| async {
-                    clean::agreed(&ids, &plain(members(&client, &started).await))
+                self.gate(held, || async {
+                    match clean::started(&target.id, &own().await) {
+                        Gate::Met(_) => {
+                            clean::agreed(&ids, &plain(members(&client, &started).await))
+                        }
+                        not_yet => not_yet,
+                    }
                 })
                 .await?
             };
@@ -251,19 +269,30 @@ impl Runner {
         Ok(())
     }
 
-    /// Those that still wait hold on from now: a large cluster takes longer than one hold.
+    /// Those that wait in standby hold on, when it is time for that: a large cluster, or one node
+    /// that takes long, takes longer than one hold. Who is still on its way down is left alone.
     async fn renew_holds(&mut self, waiting: &[Target]) {
+        if waiting.is_empty() || !self.holds.due(self.began.elapsed()) {
+            return;
+        }
         let order = StandbyOrder {
             hold_seconds: Some(HOLD_SECONDS),
             reason: Some("clean restart".to_owned()),
         };
-        for target in waiting {
+        let renewed = statuses(&self.client, waiting).await.into_iter();
+        let held = renewed.filter_map(|(target, status)| {
+            (status.ok()?.node.lifecycle == Lifecycle::Standby).then_some(target)
+        });
+        let held: Vec<Target> = held.collect();
+        let failed = join_all(held.iter().map(|target| async {
             let path = "/api/v1/admin/standby";
             let answer: Result<OrderResponse, _> =
                 self.client.post(&target.address, path, &order).await;
-            if let Err(e) = answer {
-                self.log(&format!("{}: its hold was not renewed: {e}", target.id));
-            }
+            let why = answer.err()?;
+            Some(format!("{}: its hold was not renewed: {why}", target.id))
+        }));
+        for line in failed.await.into_iter().flatten() {
+            self.log(&line);
         }
     }
 
@@ -328,7 +357,7 @@ impl Runner {
     async fn roll(&mut self, target: &Target, everyone: &[String]) -> Result<(), Stop> {
         let client = self.client.clone();
         let fresh = || async { Survey::take(&client, everyone).await };
-        self.gate(|| async {
+        self.gate(&[], || async {
             match fresh().await {
                 Ok(survey) => rolling::may_go(&survey, &target.id),
                 Err(e) => Gate::Waiting(e.to_string()),
@@ -342,7 +371,7 @@ impl Runner {
         self.order(target, "/api/v1/admin/restart", &order).await?;
         let old = before.node.generation;
         let detail = self
-            .gate(|| async {
+            .gate(&[], || async {
                 match fresh().await {
                     Ok(survey) => rolling::is_back(&survey, &target.id, old),
                     Err(e) => Gate::Waiting(e.to_string()),
@@ -368,27 +397,27 @@ impl Runner {
         Ok(())
     }
 
-    /// Asks until the gate is met; shows what it waits for.
-    async fn gate<F, Fut>(&mut self, ask: F) -> Result<String, Stop>
+    /// Asks until the gate is met; shows what it waits for. Those of `held` that stand by hold on
+    /// meanwhile.
+    async fn gate<F, Fut>(&mut self, held: &[Target], ask: F) -> Result<String, Stop>
     where
         F: Fn() -> Fut,
         Fut: Future<Output = Gate>,
     {
-        let deadline = Instant::now() + GATE_DEADLINE;
+        let mut patience = Patience::new(self.began.elapsed());
         loop {
             self.check_cancel()?;
-            match ask().await {
+            self.renew_holds(held).await;
+            let gate = ask().await;
+            if let Some(why) = patience.ends(&gate, self.began.elapsed()) {
+                return Err(Stop::Failed(why));
+            }
+            match gate {
                 Gate::Met(detail) => {
                     self.progress.waiting_for = None;
                     return Ok(detail);
                 }
-                Gate::Waiting(why) if Instant::now() >= deadline => {
-                    return Err(Stop::Failed(format!(
-                        "gave up after {} s waiting: {why}",
-                        GATE_DEADLINE.as_secs()
-                    )));
-                }
-                Gate::Waiting(why) => self.waiting(why),
+                Gate::Waiting(why) | Gate::Working(why) => self.waiting(why),
             }
             // a poll interval, cut short by a cancel
             let _ = tokio::time::timeout(POLL, self.wires.cancel.changed()).await;
@@ -535,27 +564,31 @@ impl Runner {
 /// Tells one node to start. It may still be on its way down, where it refuses and would hold
 /// afterwards: so it is asked until it stands by, or lives a life after `old` already.
 async fn start_from_memory(client: &Client, target: &Target, old: Generation) -> String {
-    let deadline = Instant::now() + GATE_DEADLINE;
+    let began = Instant::now();
+    let mut patience = Patience::new(Duration::ZERO);
     let id = &target.id;
     loop {
         let status = client.get(&target.address, "/api/v1/status").await;
-        let why = match status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation)) {
-            Ok((Lifecycle::Standby, _)) => {
+        let status = status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation, s));
+        let gate = match status {
+            Ok((Lifecycle::Standby, ..)) => {
                 let order = StartOrder { seeds: None };
                 let path = "/api/v1/admin/start";
                 let answer = client.post(&target.address, path, &order).await;
                 match answer.map(|a: OrderResponse| a.message) {
                     Ok(message) => return format!("{id}: {message}"),
-                    Err(e) => e.to_string(),
+                    Err(e) => Gate::Waiting(e.to_string()),
                 }
             }
-            Ok((lifecycle, generation)) if generation > old => {
+            Ok((lifecycle, generation, _)) if generation > old => {
                 return format!("{id}: is {} again", lifecycle.as_str());
             }
-            Ok((lifecycle, _)) => format!("still {}", lifecycle.as_str()),
-            Err(e) => e.to_string(),
+            Ok((lifecycle, _, status)) => {
+                Gate::by(is_at_work(lifecycle), format!("still {}", doing(&status)))
+            }
+            Err(e) => Gate::Waiting(e.to_string()),
         };
-        if Instant::now() >= deadline {
+        if let Some(why) = patience.ends(&gate, began.elapsed()) {
             return format!("{id}: {why}; it starts by itself {HOLD_SECONDS} s after it stands by");
         }
         tokio::time::sleep(POLL).await;

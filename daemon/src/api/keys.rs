@@ -25,14 +25,22 @@ type None = Query<NoParameters>;
 pub async fn list(State(node): State<SharedNode>, _: None) -> Json<KeysResponse> {
     let held = keys::survey(&node).await;
     let nodes: Vec<NodeKeys> = held.into_iter().map(keys::Held::info).collect();
-    let mut shown = nodes.iter().filter_map(|n| n.keyring.as_ref());
-    let first = shown.next();
-    let same = shown.all(|k| first.is_some_and(|f| (&f.primary, &f.keys) == (&k.primary, &k.keys)));
     Json(KeysResponse {
         current_node: node.facts.id.clone(),
-        agreed: first.is_some() && same,
+        agreed: agreed(&nodes),
         nodes,
     })
+}
+
+/// Everybody shows the same keys. Who is away may come back with others, and who has no keyring
+/// speaks plainly: as long as there is one of these, nothing is agreed.
+fn agreed(nodes: &[NodeKeys]) -> bool {
+    let mut rings = nodes.iter().map(|n| {
+        let ring = n.keyring.as_ref()?;
+        Some((&ring.primary, &ring.keys))
+    });
+    let first = rings.next().flatten();
+    first.is_some() && rings.all(|ring| ring == first)
 }
 
 /// Installs a key on all members, makes one the primary of all, or removes one from all.
@@ -95,5 +103,48 @@ fn parse(order: KeysOrder) -> Answer<Change> {
         (KeyOperation::Use, _, Some(name)) => Ok(Change::Use(name)),
         (KeyOperation::Remove, _, Some(name)) => Ok(Change::Remove(name)),
         (_, _, Option::None) => Err(bad("fingerprint: say which key is meant".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringmaster_shared::api::keys::KeyringInfo;
+
+    use super::*;
+    use crate::health::tests::id;
+
+    #[test]
+    fn nothing_is_agreed_while_one_is_away_or_speaks_plainly() {
+        let ring = |primary: &str, keys: &[&str]| {
+            Some(KeyringInfo {
+                primary: primary.into(),
+                keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+                verify_incoming: true,
+                verify_outgoing: true,
+            })
+        };
+        let ours = || ring("aa", &["aa", "bb"]);
+        let cases = [
+            (vec![ours()], true),
+            (vec![ours(), ours(), ours()], true),
+            (vec![ours(), ring("bb", &["aa", "bb"])], false),
+            (vec![ours(), ring("aa", &["aa"])], false),
+            (vec![ours(), Option::None], false),
+            (vec![Option::None, ours()], false),
+            (vec![Option::None, Option::None], false),
+            (vec![], false),
+        ];
+        for (rings, want) in cases {
+            let nodes: Vec<NodeKeys> = rings
+                .into_iter()
+                .enumerate()
+                .map(|(n, keyring)| NodeKeys {
+                    node_id: id(&format!("n{n}")),
+                    keyring,
+                    message: Option::None,
+                })
+                .collect();
+            assert_eq!(agreed(&nodes), want, "{nodes:?}");
+        }
     }
 }

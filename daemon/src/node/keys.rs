@@ -100,7 +100,7 @@ pub fn state_of(secrecy: &Secrecy) -> KeyringState {
     }
 }
 
-/// All members by id, each asked what it holds.
+/// All members by id, each asked what it holds; not those that have left.
 pub async fn survey(node: &Node) -> Vec<Held> {
     let own = Held {
         node: node.facts.id.clone(),
@@ -116,7 +116,8 @@ pub async fn survey(node: &Node) -> Vec<Held> {
         .unwrap_or_default();
     let others = members
         .iter()
-        .filter(|m| m.state.id != node.facts.id)
+        // who left for good holds keys of no interest
+        .filter(|m| m.state.id != node.facts.id && m.state.status != MemberStatus::Left)
         .map(|m| (m.state.id.clone(), m.state.status));
     let others: Vec<_> = others.collect();
     let mut held: Vec<Held> = stream::iter(others)

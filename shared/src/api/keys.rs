@@ -13,7 +13,8 @@ use crate::id::NodeId;
 pub struct KeysResponse {
     #[schema(value_type = String)]
     pub current_node: NodeId,
-    /// Whether all that answered hold the same keys, with the same primary.
+    /// Whether all members hold the same keys, with the same primary. False while one is away or
+    /// has no keyring.
     pub agreed: bool,
     /// All members, by id.
     pub nodes: Vec<NodeKeys>,

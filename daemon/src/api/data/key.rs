@@ -63,6 +63,10 @@ mod tests {
             ("%25", "%"),
             ("%2525", "%25"),
             ("%C3%A9", "é"),
+            // as a path no URL library would keep; nothing here takes them for steps
+            ("%2E", "."),
+            ("%2E%2E", ".."),
+            ("..", ".."),
             (long.as_str(), long.as_str()),
         ];
         for (path, wants) in good {
