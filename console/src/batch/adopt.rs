@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Output, explain, print_json, print_lines};
 use crate::{
-    client::{Client, ClientError, PATIENT_TIMEOUT},
+    client::{Client, ClientError, Left, PATIENT_TIMEOUT},
     exit::{self, Exit},
     procedure::Refusal,
 };
@@ -214,6 +214,7 @@ fn lines(plan: &Plan) -> Vec<String> {
 
 async fn carry_out(client: &Client, adoption: &Adoption, plan: &mut Plan) -> Exit {
     let into = plan.into_cluster.clone();
+    let mut done = false;
     for step in &mut plan.steps {
         if step.state == "already_there" {
             continue;
@@ -232,6 +233,7 @@ async fn carry_out(client: &Client, adoption: &Adoption, plan: &mut Plan) -> Exi
         };
         match result {
             Ok(message) => {
+                done = true;
                 step.state = "adopted";
                 step.message = message;
                 if adoption.output == Output::Table {
@@ -242,7 +244,8 @@ async fn carry_out(client: &Client, adoption: &Adoption, plan: &mut Plan) -> Exi
                 step.state = "failed";
                 step.message.clone_from(&failure.0);
                 eprintln!("ringmaster: {}: {}", step.node_id, failure.0);
-                return failure.1;
+                // "refused" and "nobody answered" are for when nothing was done
+                return if done { exit::FAILED } else { failure.1 };
             }
         }
     }
@@ -277,7 +280,13 @@ async fn adopt_one(
             print_lines([format!("{}: {}", step.node_id, answer.message)]);
         }
         Ok(_) => {}
-        Err(error) => return Err(Failure(error.to_string(), super::code(&error))),
+        Err(error) => {
+            let exit = match error.leaves() {
+                Left::Nothing => super::code(&error),
+                Left::Stored | Left::Unknown => exit::FAILED,
+            };
+            return Err(Failure(error.to_string(), exit));
+        }
     }
     let deadline = began + adoption.timeout;
     let mut told = began;

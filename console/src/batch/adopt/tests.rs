@@ -173,3 +173,35 @@ async fn one_that_does_not_come_stops_the_rest() {
         "before anything is done"
     );
 }
+
+/// A node of the losing side that refuses the order.
+async fn refusing(name: &'static str) -> crate::fixture::server::FakeNode {
+    use crate::fixture::server::{FakeNode, ok, refused};
+    let (_, status, members) = sides(&[name]).losing.remove(0);
+    FakeNode::start(move |request, _| match request {
+        "POST /api/v1/admin/adopt" => {
+            refused(ringmaster_shared::error::ErrorCode::Conflict, "not now")
+        }
+        "GET /api/v1/status" => ok(&status),
+        _ => ok(&members),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn refused_is_said_only_where_nobody_was_adopted_before() {
+    let client = Client::new().expect("a client");
+    let (x, y, stays) = (
+        losing("x", true).await,
+        refusing("y").await,
+        staying().await,
+    );
+    let patient = Duration::from_secs(60);
+    let alone = adoption(vec![y.address.clone()], &stays.address, patient);
+    let exit = run(&client, &alone).await.expect("an end");
+    assert_eq!(exit, exit::REFUSED);
+    let both = vec![x.address.clone(), y.address.clone()];
+    let after = adoption(both, &stays.address, patient);
+    let exit = run(&client, &after).await.expect("an end");
+    assert_eq!(exit, exit::FAILED, "x was adopted");
+}
