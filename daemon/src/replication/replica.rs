@@ -134,6 +134,7 @@ impl ReplicaContext {
                 record,
                 issued,
             } => {
+                self.must_know_its_past()?;
                 // held until the record is synced: the epoch settles only after it
                 let guard = self.topology.guard(epoch)?;
                 self.must_hold(&guard, guard.topology.partition_of(&key))?;
@@ -386,6 +387,18 @@ impl ReplicaContext {
             return Ok(());
         }
         Err(refusal(RefusalCode::NotServing, lifecycle.as_str()))
+    }
+
+    /// An earlier life, whose folder is gone, may have settled a later ring than this one goes by:
+    /// whoever counts on that must not find a write acknowledged here by the earlier ring.
+    fn must_know_its_past(&self) -> Result<(), Refusal> {
+        if self.identity.forgot_votes() {
+            return Err(refusal(
+                RefusalCode::Recovering,
+                "recovering: it lost its folder, and asks the others which rings it went by",
+            ));
+        }
+        Ok(())
     }
 
     fn must_have_data(&self) -> Result<(), Refusal> {

@@ -8,7 +8,7 @@ use ringmaster_shared::{
 };
 
 use super::lab::{Lab, Wire, ring_member, settled, until};
-use crate::replication::testing::{head, id, key};
+use crate::replication::testing::{alone, dot, head, id, key, sibling};
 use crate::replication::{
     frames::{RefusalCode, Request, Response},
     transfer,
@@ -175,6 +175,35 @@ async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
         let record = a.store.get(&key(&format!("k{n}"))).expect("readable");
         assert_eq!(record.map(|r| head(&r)), Some(n + 1));
     }
+}
+
+/// It may have been let in by a ring that its earlier life was past.
+#[tokio::test]
+async fn who_lost_its_folder_takes_no_writes_before_it_knows_its_ring() {
+    let names = ["a", "b", "c"];
+    let lab = Lab::start(&settled(1, &names), &names);
+    let a = &lab.node("a").replica;
+    a.identity.forget_votes().expect("noted");
+    let write = || Request::Write {
+        key: key("k"),
+        record: alone(sibling(dot("b", 1), 1000, 1)),
+        issued: Hlc(u64::MAX),
+    };
+    let refused = a.serve(1, write()).await;
+    assert!(matches!(
+        refused,
+        Response::Refused {
+            code: RefusalCode::Recovering,
+            ..
+        }
+    ));
+    let written = lab.put("b", "k", 2).await.expect("the others take it");
+    assert!(!written.successful.contains(&id("a")));
+    a.identity.recall_votes(1).expect("noted");
+    assert!(!matches!(
+        a.serve(1, write()).await,
+        Response::Refused { .. }
+    ));
 }
 
 /// Its own writes would be refused for days, and nothing would ever lower it again.
