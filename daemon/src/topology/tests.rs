@@ -20,6 +20,25 @@ use pretended::{Cluster, quiet_handle};
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// Three members that agree.
+async fn three() -> Cluster {
+    let cluster = Cluster::founded("n1");
+    cluster.start("n2");
+    cluster.start("n3");
+    cluster.until_settled_with(3, SOON).await;
+    cluster
+}
+
+async fn until_it_knows_its_votes(identity: &IdentityStore) {
+    let known = async {
+        while identity.forgot_votes() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(SOON, known).await;
+    assert!(in_time.is_ok(), "it goes on abstaining");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_topology_is_adopted_once_and_only_forward() {
     let (handle, _dir) = quiet_handle("a", &cluster());
@@ -154,10 +173,7 @@ async fn who_lost_its_folder_does_not_know_what_it_accepted() {
 /// Each asks, and has the ring decided anew without it: none is left that abstains on the last.
 #[tokio::test(start_paused = true)]
 async fn voters_that_lose_their_folders_one_after_the_other_vote_again() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     for (name, seed) in [("n1", "n2"), ("n2", "n3"), ("n3", "n1"), ("n1", "n3")] {
         let before = cluster.handle(seed).current().expect("one").epoch;
         cluster.crash(name);
@@ -184,10 +200,7 @@ async fn voters_that_lose_their_folders_one_after_the_other_vote_again() {
 /// With one of three away, too few know what one that lost its folder had voted.
 #[tokio::test(start_paused = true)]
 async fn a_voter_that_cannot_ask_enough_abstains_until_it_can() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     cluster.crash("n3");
     cluster.crash("n1");
     cluster.revive_without_folder("n1", "n2").await;
@@ -199,23 +212,14 @@ async fn a_voter_that_cannot_ask_enough_abstains_until_it_can() {
     assert!(identity.forgot_votes());
     cluster.revive("n3").await;
     cluster.until_settled_with(4, SOON).await;
-    let known = async {
-        while identity.forgot_votes() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(SOON, known).await;
-    assert!(in_time.is_ok(), "nobody stops it from asking");
+    until_it_knows_its_votes(&identity).await;
     cluster.assert_one_content_per_epoch();
 }
 
 /// Who abstains promises nothing to itself either, and draws its ballots all the same.
 #[tokio::test(start_paused = true)]
 async fn a_proposer_that_abstains_uses_no_ballot_for_two_values() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     cluster.crash("n3");
     cluster.crash("n1");
     cluster.revive_without_folder("n1", "n2").await;
@@ -237,10 +241,7 @@ async fn a_proposer_that_abstains_uses_no_ballot_for_two_values() {
 /// Whoever scans by the ring of the loss may miss what is on its way.
 #[tokio::test(start_paused = true)]
 async fn who_lost_its_data_has_the_ring_decided_anew() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     let before = cluster.handle("n2").current().expect("one").epoch;
     let identity = cluster.handle("n2").inner.identity.clone();
     identity.set_needs_refill().expect("writes");
@@ -262,10 +263,7 @@ async fn who_lost_its_data_has_the_ring_decided_anew() {
 /// Nobody wants it any more, so nobody proposes it again; but who accepted it never says "nothing".
 #[tokio::test(start_paused = true)]
 async fn a_value_that_was_left_behind_keeps_no_voter_from_voting_again() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     cluster.crash("n1");
     let half = cluster.handle("n2");
     let base = (*half.current().expect("one")).clone();
@@ -290,23 +288,14 @@ async fn a_value_that_was_left_behind_keeps_no_voter_from_voting_again() {
     assert_eq!(half.register(accept).await, RegisterReply::Accepted);
     cluster.revive_without_folder("n1", "n3").await;
     let identity = cluster.handle("n1").inner.identity.clone();
-    let known = async {
-        while identity.forgot_votes() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(SOON, known).await;
-    assert!(in_time.is_ok(), "it has something decided");
+    until_it_knows_its_votes(&identity).await;
     cluster.assert_one_content_per_epoch();
 }
 
 /// Two of three, the second before the first could have the ring decided anew: an operator decides.
 #[tokio::test(start_paused = true)]
 async fn voters_that_are_too_few_without_those_that_forgot_wait_for_an_operator() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     for name in ["n1", "n2"] {
         cluster.crash(name);
     }
@@ -532,20 +521,14 @@ async fn one_grows_to_four() {
 
 #[tokio::test(start_paused = true)]
 async fn several_that_come_together_join_together() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     assert_eq!(cluster.handle("n1").current().expect("one").epoch, 4);
     cluster.assert_one_content_per_epoch();
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_next_carries_on_when_the_proposer_crashes() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     // the joiner is slow to fill, so that the crash comes in the midst of it
     cluster.hold_filling("n4");
     cluster.start("n4");
@@ -606,10 +589,7 @@ async fn a_joiner_that_dies_is_given_up_and_may_come_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_minority_changes_nothing() {
-    let cluster = Cluster::founded("n1");
-    cluster.start("n2");
-    cluster.start("n3");
-    cluster.until_settled_with(3, SOON).await;
+    let cluster = three().await;
     let before = cluster.handle("n1").current().expect("one");
     cluster.crash("n2");
     cluster.crash("n3");
