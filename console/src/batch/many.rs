@@ -349,30 +349,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_request_alone_says_how_it_ended() {
+        let client = Client::new().expect("client");
+        let put_two = async |endpoint: String| {
+            let (all, entries) = ([endpoint], entries_of(2));
+            let exit = put(&client, &all, entries, Consistency::Quorum, Output::Table).await;
+            exit.expect("explained")
+        };
         // may have been written: never "nobody answered"
         let node = FakeNode::start(vec![Reply::Dies]).await;
-        let client = Client::new().expect("client");
-        let all = [node.endpoint.clone()];
-        let exit = put(
-            &client,
-            &all,
-            entries_of(2),
-            Consistency::Quorum,
-            Output::Table,
-        )
-        .await;
-        assert_eq!(exit.expect("explained"), exit::FAILED);
+        assert_eq!(put_two(node.endpoint.clone()).await, exit::FAILED);
         // certainly not
-        let all = [nobody()];
-        let exit = put(
-            &client,
-            &all,
-            entries_of(2),
-            Consistency::Quorum,
-            Output::Table,
-        )
-        .await;
-        assert_eq!(exit.expect("explained"), exit::UNREACHABLE);
+        assert_eq!(put_two(nobody()).await, exit::UNREACHABLE);
     }
 
     #[tokio::test]

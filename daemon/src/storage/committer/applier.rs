@@ -253,6 +253,17 @@ mod tests {
         tests::disk_full::SmallDisk,
     };
 
+    /// As the first of its life.
+    fn apply(applier: &Applier, mut batch: Batch) {
+        let sealed = Arc::new(batch.seal());
+        applier.apply_here(Work {
+            sealed,
+            first: 1,
+            batch: Some(batch),
+            _permits: Vec::new(),
+        });
+    }
+
     #[test]
     fn small_records_are_answered_before_the_large_ones_of_their_batch() {
         let dir = tempfile::tempdir().expect("temp dir");
@@ -277,13 +288,7 @@ mod tests {
         let mut both = ask(&["other", "large"], 10);
         // the large one stops the engine when it comes to it
         core.table.records.spoil(&core.record_item(&key("large")));
-        let sealed = Arc::new(batch.seal());
-        applier.apply_here(Work {
-            sealed,
-            first: 1,
-            batch: Some(batch),
-            _permits: Vec::new(),
-        });
+        apply(&applier, batch);
         for answer in [&mut small, &mut same] {
             assert!(matches!(answer.try_recv(), Ok(Ok(_))));
         }
@@ -315,13 +320,7 @@ mod tests {
             reply,
         });
         assert!(!guard.is_read_only());
-        let sealed = Arc::new(batch.seal());
-        applier.apply_here(Work {
-            sealed,
-            first: 1,
-            batch: Some(batch),
-            _permits: Vec::new(),
-        });
+        apply(&applier, batch);
         let answer = answer.try_recv();
         assert!(matches!(answer, Ok(Ok(_))), "{answer:?}");
         assert_eq!(core.poisoned(), None);
