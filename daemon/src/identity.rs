@@ -25,7 +25,7 @@ use std::{
 
 use ringmaster_shared::{
     id::{ClusterId, Epoch, Generation, NodeId},
-    topology::Topology,
+    topology::{Step, Topology},
     version::{Actor, Dot},
 };
 use serde::{Deserialize, Serialize};
@@ -290,8 +290,14 @@ impl IdentityStore {
     pub fn set_refilled(&self, epoch: u64) -> anyhow::Result<bool> {
         let mut current = false;
         self.update(|state| {
-            current = state.topology.as_ref().is_some_and(|t| t.epoch == epoch);
+            let ring = state.topology.as_ref().filter(|t| t.epoch == epoch);
+            current = ring.is_some();
             state.needs_refill &= !current;
+            // what it gains in a change was refilled with the rest, and is filled by nobody again
+            let dual = |t: &&Topology| t.transition.as_ref().is_some_and(|c| c.step == Step::Dual);
+            if ring.filter(dual).is_some() {
+                state.filled_epoch = state.filled_epoch.max(epoch.saturating_sub(1));
+            }
         })?;
         Ok(current)
     }

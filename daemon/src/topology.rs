@@ -247,11 +247,15 @@ impl TopologyHandle {
         })
     }
 
-    /// Why this node does not vote on changes of the ring, if so.
+    /// Why this node takes no writes, or does not vote on changes of the ring, if it lost its folder.
     pub fn votes_forgotten(&self) -> Option<String> {
         let current = self.current()?;
-        let me = self.inner.identity.node_id();
-        let barred = recall::is_barred(self.inner.identity.abstains_through(), &current);
+        let identity = &self.inner.identity;
+        let me = identity.node_id();
+        if identity.forgot_votes() && current.contains(me) {
+            return Some(recall::waits_for(&current, me));
+        }
+        let barred = recall::is_barred(identity.abstains_through(), &current);
         (barred && current.voters().contains(me)).then(|| {
             format!(
                 "{me} lost its data folder, and with it what it had voted on changes of the ring; it votes again \
@@ -385,8 +389,8 @@ impl Inner {
         let me = self.identity.node_id();
         let message = format!(
             "by the ring of epoch {} {me} holds {partitions} partitions that were never copied into \
-             its folder: it is a member that lost its folder, let in by a node that did not know it \
-             yet; its data is copied back from the other replicas",
+             its folder, or are lost: it is taken for a member that lost its folder and was let in by a \
+             node that did not know it yet; its data is copied back from the other replicas",
             topology.epoch
         );
         self.events
@@ -433,7 +437,9 @@ impl Inner {
         }
 
         let through = self.identity.abstains_through();
-        if recall::is_barred(through, &current) {
+        // who is no voter votes for nobody: there is nothing that it could have forgotten
+        let votes = current.voters().contains(self.identity.node_id());
+        if votes && recall::is_barred(through, &current) {
             return RegisterReply::Behind { epoch: 0 };
         }
 

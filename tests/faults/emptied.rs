@@ -1,5 +1,6 @@
 //! Two of three replicas lose their folders at once. Neither can get its data back by the other, so
-//! both wait, and say so; a person decides, and what the third one holds is served again.
+//! both wait, and say so; a person decides, and what the third one holds is served again. And the only
+//! member of a ring loses its folder: nobody can tell it whether that ring was the last.
 
 use ringmaster_shared::{event::EventCode, member::Lifecycle};
 use serde_json::{Value, json};
@@ -7,24 +8,23 @@ use serde_json::{Value, json};
 use crate::{
     console::run::ringmaster,
     support::{
-        cluster::Cluster,
+        cluster::{Cluster, votes},
         wait::{GENEROUS, eventually},
     },
 };
 
-const CODE: &str = "REFILL_BLOCKED";
 const KEYS: usize = 40;
 
 fn key(n: usize) -> String {
     format!("kept-{n}")
 }
 
-/// The node itself says that it waits for a decision.
-async fn waits(cluster: &Cluster, node: usize) -> Result<String, String> {
+/// The node itself says, by this problem, that it waits for a decision.
+async fn waits(cluster: &Cluster, node: usize, code: &str) -> Result<String, String> {
     let status = cluster.api(node).status().await;
     let status = status.map_err(|e| format!("{e:#}"))?;
     let problems = status.cluster.problems;
-    let found = problems.iter().find(|p| p.code == CODE);
+    let found = problems.iter().find(|p| p.code == code);
     let found = found.ok_or_else(|| format!("{:?} {problems:?}", status.node.lifecycle))?;
     assert_eq!(status.node.lifecycle, Lifecycle::Recovering);
     Ok(found.message.clone())
@@ -46,7 +46,10 @@ async fn two_emptied_replicas_wait_for_a_decision_and_then_go_on_with_what_is_le
     }
     for node in [1, 2] {
         let what = "it waits for a decision";
-        let why = eventually(what, GENEROUS, async || waits(&cluster, node).await).await;
+        let why = eventually(what, GENEROUS, async || {
+            waits(&cluster, node, "REFILL_BLOCKED").await
+        })
+        .await;
         let command = format!("ringmaster refill node-{} --accept-loss", node + 1);
         assert!(why.contains(&command), "{why}");
     }
@@ -61,7 +64,7 @@ async fn two_emptied_replicas_wait_for_a_decision_and_then_go_on_with_what_is_le
     let ended = ringmaster(&endpoints, &["refill", "node-2", "--accept-loss"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.out.contains("node-3"), "{ended:?}");
-    let still = waits(&cluster, 1).await;
+    let still = waits(&cluster, 1, "REFILL_BLOCKED").await;
     assert!(still.is_ok(), "{still:?}");
 
     let ended = ringmaster(&endpoints, &["refill", "node-2", "--accept-loss", "--yes"]).await;
@@ -92,4 +95,37 @@ async fn two_emptied_replicas_wait_for_a_decision_and_then_go_on_with_what_is_le
     for n in 0..KEYS {
         cluster.reads(3, &key(n), &json!(n)).await;
     }
+}
+
+#[tokio::test]
+async fn the_only_member_that_lost_its_folder_goes_on_when_told_that_there_is_no_later_ring() {
+    let mut cluster = Cluster::start(1).await;
+    let mut flags = cluster.seed(0);
+    flags.push("--join=manual".into());
+    let candidate = cluster.add(&flags).await;
+    cluster.sees_alive(candidate, 2).await;
+    let seed = cluster.seed(candidate);
+    cluster.nodes[0].kill9();
+    cluster.nodes[0].lose("");
+    cluster.nodes[0].start(&seed);
+    let why = eventually("it waits for a decision", GENEROUS, async || {
+        waits(&cluster, 0, "VOTES_FORGOTTEN").await
+    })
+    .await;
+    assert!(
+        why.contains("ringmaster refill node-1 --accept-loss"),
+        "{why}"
+    );
+    let refused = cluster.api(0).put("k", &json!(1)).await.expect("answered");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+
+    let endpoints = [cluster.nodes[candidate].address()];
+    let ended = ringmaster(&endpoints, &["refill", "node-1", "--accept-loss", "--yes"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    cluster.write(0, "k", &json!(2), GENEROUS).await;
+    cluster.reads(0, "k", &json!(2)).await;
+    eventually("nothing is left to be decided", GENEROUS, async || {
+        votes(&cluster.api(0)).await
+    })
+    .await;
 }

@@ -1,7 +1,7 @@
 //! `ringmaster refill`: tells a node that lost its data, together with another replica, to go on with
 //! what the remaining replicas hold. Nobody else can decide that: acknowledged writes may be gone. The
-//! same order lets a node vote again that lost its votes with its folder, when too few others are
-//! left to decide the ring without it.
+//! same order lets a node vote again, and take writes, that lost its votes with its folder, when too
+//! few others are left to decide the ring without it.
 
 use ringmaster_shared::{
     api::{

@@ -95,9 +95,9 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
             Severity::Error,
             format!("The ring cannot change any more: {who} lost their folders"),
             "Who lost its folder does not know what it had voted on the ring, and too few others are \
-             left to decide without it. Data is served as before, but nobody can join, leave or be \
-             replaced. Only you can accept what a second vote may cost: a change that only the lost \
-             folders knew to be decided could be decided again."
+             left to decide without it. Nobody can join, leave or be replaced, and who does not know \
+             by which rings it went takes no writes. Only you can accept what a second vote may cost: a \
+             change that only the lost folders knew to be decided could be decided again."
                 .to_owned(),
             vec![
                 "Start all members that are down first. Then let one vote again, and look for \

@@ -229,11 +229,12 @@ pub async fn refill(State(node): State<SharedNode>, _: None, h: HeaderMap, b: Bo
         }
         heard(
             &node,
-            &format!("vote, whatever it had voted before ({why})"),
+            &format!("go by this ring and vote, whatever its life before did ({why})"),
         );
         let written = node.topology.vote_again().await;
         written.map_err(|e| ApiError::new(ErrorCode::StorageUnavailable, format!("{e:#}")))?;
-        let what = "votes on changes of the ring again, as if it had never voted before";
+        let what =
+            "goes by the ring it knows and votes on changes of it, as if it had never voted before";
         return Ok(done(&node, StatusCode::ACCEPTED, what));
     };
     let what = format!(

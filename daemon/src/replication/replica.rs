@@ -393,9 +393,10 @@ impl ReplicaContext {
     /// whoever counts on that must not find a write acknowledged here by the earlier ring.
     fn must_know_its_past(&self) -> Result<(), Refusal> {
         if self.identity.forgot_votes() {
+            // not `Recovering`, which is to say: no reads, but writes
             return Err(refusal(
-                RefusalCode::Recovering,
-                "recovering: it lost its folder, and asks the others which rings it went by",
+                RefusalCode::NotServing,
+                "it lost its folder, and does not know by which rings it went before",
             ));
         }
         Ok(())

@@ -41,13 +41,13 @@ pub(super) fn gained_anew(
         .collect()
 }
 
-/// The partitions that `me` holds in force in `next`, and neither held in force by `mine` nor filled
-/// in the change that `mine` is in: an earlier life did, and its data is gone. `filled`: the last
-/// epoch whose gains this node had all of, in this folder.
+/// The partitions that `me` holds in force in `next`, or is read for in its second step, and neither
+/// held in force by `mine` nor filled in the change that `mine` is in: an earlier life did, and its
+/// data is gone. `filled`: the last epoch whose gains this node had all of, in this folder.
 ///
-/// Nobody else gets here. A change ends only after each replica that gains settled it and was
-/// filled, so whoever holds in force what it gained went by the change itself before, and filled
-/// it. Who goes by no ring yet founds one, or was told by the ring it enters what it lost
+/// Nobody else gets here. The second step follows only after each replica that gains settled the
+/// first and was filled, so whoever is read for what it gained went by the change itself before, and
+/// filled it. Who goes by no ring yet founds one, or was told by the ring it enters what it lost
 /// (`node::entry`). To have gone by the change is not enough: whoever is let in by a ring from before
 /// the change that took its earlier life in may hear of that change late, when the others are past it
 /// and it can no longer be filled, or when they count it as filled because the earlier life said so.
@@ -70,8 +70,13 @@ pub(super) fn never_filled(
         mine.replicas(p).contains(me)
             || (filled_it && mine.target_replicas(p).is_some_and(|t| t.contains(me)))
     };
+    let is_dual = next.transition.as_ref().map(|t| t.step) == Some(Step::Dual);
+    let is_read = |p: PartitionId| {
+        let gains = |target: &[NodeId]| target.contains(me);
+        next.replicas(p).contains(me) || (is_dual && next.target_replicas(p).is_some_and(gains))
+    };
     (0..next.partition_count())
-        .filter(|p| next.replicas(*p).contains(me) && !by_right(*p))
+        .filter(|p| is_read(*p) && !by_right(*p))
         .collect()
 }
 
@@ -191,7 +196,7 @@ mod tests {
         use Step::{Dual, Filling};
         let with = &[0, 1, 3][..];
         let without = &[0, 1, 2][..];
-        let cases: [(&str, Option<State<'_>>, Epoch, State<'_>, bool); 20] = [
+        let cases: [(&str, Option<State<'_>>, Epoch, State<'_>, bool); 22] = [
             ("founds", None, 0, (1, with, None), false),
             ("is told as it enters", None, 0, (5, with, None), false),
             (
@@ -216,10 +221,17 @@ mod tests {
                 false,
             ),
             (
-                "fills, cut off in its midst",
+                "filled, and goes on",
                 Some((5, without, Some((Filling, with)))),
-                0,
+                5,
                 (6, without, Some((Dual, with))),
+                false,
+            ),
+            (
+                "filled, missed the first step of the next change",
+                Some((6, without, Some((Dual, with)))),
+                5,
+                (9, with, Some((Dual, without))),
                 false,
             ),
             (
@@ -311,7 +323,14 @@ mod tests {
                 Some((5, without, Some((Filling, with)))),
                 0,
                 (6, without, Some((Dual, with))),
-                false,
+                true,
+            ),
+            (
+                "the same, and hears of the second step alone",
+                Some((4, without, None)),
+                0,
+                (6, without, Some((Dual, with))),
+                true,
             ),
             (
                 "the same, let in at a change that was given up",

@@ -30,6 +30,10 @@
 //!
 //! **Where every voter is needed anyway** (one or two) it votes without asking: the others know what
 //! was accepted. But it still abstains in what it answers to another that asks.
+//!
+//! **An only voter** never hears enough: nobody else can know what it decided, and who let it in may
+//! know of less. An operator says that there is no later ring
+//! ([`crate::topology::TopologyHandle::vote_again`]), or a member of one tells of it.
 
 use std::collections::BTreeSet;
 
@@ -59,6 +63,35 @@ pub(super) fn answer(
     RegisterReply::Recalled {
         accepted: remembered.is_some_and(|state| state.accepted.is_some()),
     }
+}
+
+/// For the operator: what `me`, which lost its folder, does not know, and who could tell it. Where
+/// it is the only voter nobody can: another that is no voter may know less than an earlier life did.
+pub(super) fn waits_for(base: &Topology, me: &NodeId) -> String {
+    let mut others = base.voters();
+    others.retain(|id| id != me);
+    let epoch = base.epoch;
+    let nor = match is_barred(Epoch::MAX, base) {
+        true => ", nor votes on changes of the ring,",
+        false => "",
+    };
+    let lost = format!(
+        "{me} lost its data folder and does not know whether it went by a later ring before: it \
+         takes no writes{nor}"
+    );
+    if others.is_empty() {
+        return format!(
+            "{lost}. Nobody else voted on that of epoch {epoch}, so nobody can tell it. Start the \
+             members that joined later, if there are any; if there are none: ringmaster refill {me} \
+             --accept-loss"
+        );
+    }
+    let others: Vec<&str> = others.iter().map(NodeId::as_str).collect();
+    format!(
+        "{lost} until enough of {} have said what they know. Start those that are down, and do not \
+         empty another node before that",
+        others.join(", ")
+    )
 }
 
 /// What follows from an answer.
@@ -199,6 +232,21 @@ mod tests {
         let later = topology(6, &["a", "b", "c"]);
         let heard = round.on_reply(&id("b"), RegisterReply::Newer(later.clone()));
         assert_eq!(heard, Heard::Later(later));
+    }
+
+    #[test]
+    fn an_only_voter_is_told_that_nobody_can_help() {
+        let alone = waits_for(&topology(5, &["a"]), &id("a"));
+        let command = "ringmaster refill a --accept-loss";
+        assert!(
+            alone.contains(command) && alone.contains("epoch 5"),
+            "{alone}"
+        );
+        let among = waits_for(&topology(5, &["a", "b", "c"]), &id("a"));
+        assert!(
+            among.contains("enough of b, c have") && !among.contains("refill"),
+            "{among}"
+        );
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct ReadMachine {
     agree: Vec<NodeId>,
     /// Those whose answer was less, or who refused the read but take writes.
     behind: Vec<NodeId>,
+    /// Those that were told `merged`.
+    told: BTreeSet<NodeId>,
     responded: Vec<NodeId>,
     repaired: Vec<NodeId>,
 }
@@ -120,6 +122,7 @@ impl ReadMachine {
             merged: Arc::default(),
             agree: Vec::new(),
             behind: Vec::new(),
+            told: BTreeSet::new(),
             responded: Vec::new(),
             repaired: Vec::new(),
         };
@@ -184,7 +187,10 @@ impl ReadMachine {
                 self.query.failed(who, failure.why);
                 self.judge_query()
             }
-            Phase::WriteBack if takes_writes => self.bring_up(vec![who.clone()]),
+            // once: what answers so to that as well does not take it
+            Phase::WriteBack if takes_writes && !self.told.contains(who) => {
+                self.bring_up(vec![who.clone()])
+            }
             Phase::WriteBack | Phase::Settled => {
                 self.holding.failed(who, failure.why);
                 self.judge_holding()
@@ -253,11 +259,12 @@ impl ReadMachine {
         self.bring_up(behind)
     }
 
-    fn bring_up(&self, behind: Vec<NodeId>) -> Step<ReadDone> {
+    fn bring_up(&mut self, behind: Vec<NodeId>) -> Step<ReadDone> {
         let settled = matches!(self.phase, Phase::Settled);
         if behind.is_empty() || (settled && !self.repairs_late()) {
             return Step::Wait;
         }
+        self.told.extend(behind.iter().cloned());
         let stores = behind.into_iter();
         Step::Ask(
             stores

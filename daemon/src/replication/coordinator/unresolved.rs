@@ -7,28 +7,61 @@
 //! its dot from an actor that never gave one.
 //!
 //! Promises: bounded. When more are unresolved than are kept, every key counts as one of them until
-//! the actor is another.
+//! the actor is another. Each actor adds an entry for good to the keys written under it, of which a
+//! context holds some hundreds; so it is changed rarely, and a write that would need it more often is
+//! refused.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ringmaster_shared::{
     key::Key,
     version::{Actor, Dot},
 };
+use tokio::time::Instant;
 
 use crate::identity::IdentityStore;
 
 /// Keys kept.
 const KEYS_MAX: usize = 64 * 1024;
+/// Changes of the actor in a row, and how long it takes until one more is allowed.
+const CHANGES_MAX: u32 = 32;
+const CHANGE_EVERY: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub struct Unresolved {
     state: Mutex<State>,
     /// Held by who changes the actor.
-    turning: Arc<tokio::sync::Mutex<()>>,
+    turning: Arc<tokio::sync::Mutex<Changes>>,
+}
+
+/// How many changes of the actor were made of late.
+#[derive(Debug, Default)]
+struct Changes {
+    made: u32,
+    /// Since when the first of them counts.
+    since: Option<Instant>,
+}
+
+impl Changes {
+    /// Whether one more may be made now; it counts as made.
+    fn take(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let gone = now.duration_since(since).as_secs() / CHANGE_EVERY.as_secs();
+        let gone = u32::try_from(gone).unwrap_or(u32::MAX);
+        if gone >= self.made {
+            (self.made, self.since) = (0, Some(now));
+        } else {
+            self.made -= gone;
+            self.since = Some(since + CHANGE_EVERY * gone);
+        }
+        let allowed = self.made < CHANGES_MAX;
+        self.made += u32::from(allowed);
+        allowed
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,10 +133,18 @@ impl Unresolved {
         if !self.is_at_risk(&identity.actor(), key, &unseen) {
             return Ok(());
         }
-        let turn = self.turning.clone().lock_owned().await;
+        let mut turn = self.turning.clone().lock_owned().await;
         // who had the turn before may have done it for all
         if !self.is_at_risk(&identity.actor(), key, &unseen) {
             return Ok(());
+        }
+        if !turn.take(Instant::now()) {
+            return Err(
+                "the outcome of an earlier write of this key through this node is not known, and that \
+                 happened too often of late; nothing was stored: write through another node, or \
+                 in some minutes"
+                    .to_owned(),
+            );
         }
         let identity = identity.clone();
         let renewing = tokio::task::spawn_blocking(move || {

@@ -193,12 +193,25 @@ async fn who_lost_its_folder_takes_no_writes_before_it_knows_its_ring() {
     assert!(matches!(
         refused,
         Response::Refused {
-            code: RefusalCode::Recovering,
+            code: RefusalCode::NotServing,
             ..
         }
     ));
     let written = lab.put("b", "k", 2).await.expect("the others take it");
     assert!(!written.successful.contains(&id("a")));
+
+    // a read that finds the others apart brings one of them up, and does not go on about `a`
+    a.identity.set_needs_refill().expect("noted");
+    let ahead = Request::Write {
+        key: key("apart"),
+        record: alone(sibling(dot("b", 9), 1000, 1)),
+        issued: Hlc(u64::MAX),
+    };
+    lab.node("b").replica.serve(1, ahead).await;
+    for through in ["a", "b"] {
+        let read = lab.get(through, "apart").await.expect("by the others");
+        assert!(!read.responded.contains(&id("a")), "{read:?}");
+    }
     a.identity.recall_votes(1).expect("noted");
     assert!(!matches!(
         a.serve(1, write()).await,

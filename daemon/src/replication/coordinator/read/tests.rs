@@ -119,6 +119,20 @@ fn a_recovering_replica_is_written_but_not_believed() {
     assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
 }
 
+/// Asking again for ever would keep the read's task from ever letting others run.
+#[test]
+fn who_is_recovering_and_takes_no_write_either_is_not_asked_again() {
+    let mut read = start(Consistency::Quorum, settled(), &[]);
+    read.on_failure(&id("c"), fails(FailureKind::Recovering));
+    read.on_said(&id("a"), said(7));
+    let step = read.on_said(&id("b"), said(6));
+    assert_eq!(stores(&step), [id("b"), id("c")]);
+    let step = read.on_failure(&id("c"), fails(FailureKind::Recovering));
+    assert_eq!(step, Step::Wait, "b may take it still");
+    let step = read.on_failure(&id("b"), fails(FailureKind::NotDone));
+    assert!(matches!(step, Step::Failed(Unmet::Quorum { .. })));
+}
+
 #[test]
 fn one_answers_at_once_and_says_so() {
     let mut read = start(Consistency::One, settled(), &["b", "c"]);

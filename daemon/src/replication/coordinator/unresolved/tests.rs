@@ -74,6 +74,46 @@ fn when_too_many_are_unresolved_every_key_is_at_risk() {
     assert!(!at_risk(&unresolved, 6, "7", &VersionVector::default()));
 }
 
+/// Each change costs the keys written under it something for good.
+#[test]
+fn the_actor_is_changed_rarely() {
+    let begin = Instant::now();
+    let mut changes = Changes::default();
+    let taken = (0..100).filter(|_| changes.take(begin)).count();
+    assert_eq!(taken, CHANGES_MAX as usize, "in a row");
+    let mut later = 0;
+    // asked every second for an hour
+    for second in 1..=3600 {
+        later += u32::from(changes.take(begin + Duration::from_secs(second)));
+    }
+    assert_eq!(later, 30, "one every two minutes");
+    let days = begin + Duration::from_secs(3 * 24 * 3600);
+    let taken = (0..100).filter(|_| changes.take(days)).count();
+    assert_eq!(taken, CHANGES_MAX as usize, "and never more at once");
+}
+
+/// The write is refused before anything is sent, and others go on.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_would_need_too_many_changes_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let identity = IdentityStore::open(dir.path(), &id("me")).expect("opens");
+    let unresolved = Unresolved::default();
+    let mut refused = None;
+    for n in 0..=CHANGES_MAX {
+        let dot = identity.next_dot().expect("given");
+        unresolved.note(&key("k"), &dot);
+        let spared = unresolved.spare(&identity, &key("k"), |_| true).await;
+        if let Err(why) = spared {
+            refused = Some((n, why));
+        }
+    }
+    let (n, why) = refused.expect("the last one");
+    assert_eq!(n, CHANGES_MAX);
+    assert!(why.contains("nothing was stored"), "{why}");
+    let other = unresolved.spare(&identity, &key("other"), |_| true).await;
+    assert_eq!(other, Ok(()), "a key of which nothing is open");
+}
+
 fn needs() -> Needs {
     Needs {
         read: majorities(&[&["a", "b", "c"]]),
