@@ -35,11 +35,14 @@ use super::{
     round::{Ask, Failure, FailureKind, Reach, Said, Unmet},
     write::Needs,
 };
-use crate::replication::{
-    frames::{Request, Response},
-    peers::Class,
-    replica::weight,
-    site::AskError,
+use crate::{
+    large::LARGE_BYTES,
+    replication::{
+        frames::{Request, Response},
+        peers::Class,
+        replica::weight,
+        site::AskError,
+    },
 };
 
 /// How long late replicas are listened to after the client has its answer.
@@ -47,8 +50,6 @@ const TAIL: Duration = Duration::from_secs(2);
 /// Calls wait this much longer than their operation, so that a replica that stays silent ends the
 /// operation by its deadline and not, at the same moment, as a refusal.
 const CALL_GRACE: Duration = Duration::from_millis(100);
-/// A record that weighs more is large.
-const LARGE_BYTES: usize = 64 * 1024;
 /// How often one operation follows a topology change before it gives up.
 const REGROUPS_MAX: u32 = 16;
 
