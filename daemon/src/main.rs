@@ -8,6 +8,7 @@ mod events;
 mod gossip;
 mod health;
 mod identity;
+mod large;
 mod lifecycle;
 mod metrics;
 mod node;

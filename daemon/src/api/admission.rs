@@ -16,7 +16,7 @@ use std::{
 use ringmaster_shared::event::{EventCode, Severity};
 use serde_json::json;
 
-pub use self::controller::{Bounds, Load, SMALL_BYTES};
+pub use self::controller::{Bounds, Load};
 use self::controller::{Controller, Cost, Refusal};
 use super::{Answer, body::busy};
 use crate::{breaks::broken, events::Events};

@@ -1,4 +1,6 @@
-//! Records for the tests of this room.
+//! Records for the tests of this room, and stores for those of others.
+
+use std::path::Path;
 
 use bytes::Bytes;
 use ringmaster_shared::{
@@ -8,15 +10,28 @@ use ringmaster_shared::{
     version::{Actor, Dot, Record, Sibling, Value, VersionVector},
 };
 
+impl super::StoreConfig {
+    /// A small store below a node's `folder`, whatever room there is on the disk.
+    pub(crate) fn for_tests(folder: &Path, partition_count: u16) -> Self {
+        Self {
+            dir: folder.join("store"),
+            partition_count,
+            segment_bytes: 4 << 20,
+            cache_bytes: 4 << 20,
+            hint_bytes_max: 4 << 20,
+            reserve_bytes: 0,
+            min_free_bytes: 0,
+        }
+    }
+}
+
 impl super::Store {
     /// Makes the stored record of this key unreadable.
     pub(crate) fn spoil(&self, key: &Key) {
         let core = &self.inner.core;
         core.table.records.spoil(&core.record_item(key));
     }
-}
 
-impl super::Store {
     /// Nothing more is taken into the store until what this returns is dropped.
     pub(crate) async fn stall(&self) -> tokio::sync::OwnedSemaphorePermit {
         let budget = self.inner.budget.clone();

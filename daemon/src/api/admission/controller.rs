@@ -1,7 +1,7 @@
 //! How much may be under way at once, decided from how long operations take. Pure: time is
 //! handed in.
 //!
-//! Two lanes. Small operations are counted one by one; values past [`SMALL_BYTES`] by their bytes,
+//! Two lanes. Small operations are counted one by one; values past [`LARGE_BYTES`] by their bytes,
 //! because what they cost the disk and the network is bytes. Each lane has a limit that moves
 //! between a floor and a ceiling: it grows by a step while it is used and operations take about as
 //! long as they do when the node is idle, and shrinks by a factor when more than half of them take
@@ -16,8 +16,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Values up to this size count as requests, larger ones as bytes.
-pub const SMALL_BYTES: usize = 64 * 1024;
+use crate::large::LARGE_BYTES;
+
 const MIB: usize = 1024 * 1024;
 /// Limits are moved after this long, once there are enough samples.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -64,8 +64,9 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Of an operation with a value of so many bytes.
     pub fn of_bytes(bytes: usize) -> Self {
-        if bytes <= SMALL_BYTES {
+        if bytes <= LARGE_BYTES {
             Self {
                 lane: Lane::Small,
                 units: 1,

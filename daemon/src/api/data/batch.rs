@@ -31,7 +31,8 @@ use super::{
     key, value,
 };
 use crate::{
-    api::{Answer, ApiError, admission::SMALL_BYTES, body::Held, query::Query},
+    api::{Answer, ApiError, body::Held, query::Query},
+    large::LARGE_BYTES,
     node::{Node, SharedNode},
     replication::coordinator::Condition,
 };
@@ -229,7 +230,7 @@ impl<'a> Batch<'a> {
                 .map(|token| self.desk.seen(&key, token))
                 .transpose()?;
             // large values go alone, so that a batch never crowds itself out
-            let share = if value.len() > SMALL_BYTES {
+            let share = if value.len() > LARGE_BYTES {
                 AT_ONCE
             } else {
                 1

@@ -73,19 +73,6 @@ impl House {
     }
 }
 
-fn store(folder: &tempfile::TempDir) -> Store {
-    let config = StoreConfig {
-        dir: folder.path().join("store"),
-        partition_count: 16,
-        segment_bytes: 4 << 20,
-        cache_bytes: 4 << 20,
-        hint_bytes_max: 4 << 20,
-        reserve_bytes: 0,
-        min_free_bytes: 0,
-    };
-    Store::open(config).expect("opens").0
-}
-
 /// Both on one port.
 async fn sockets() -> (TcpListener, UdpSocket) {
     for _ in 0..50 {
@@ -136,6 +123,8 @@ async fn house(name: &str, cluster_id: &ClusterId, keys: &[u8]) -> House {
     };
     let handle = GossipHandle::start(parts, Vec::new());
     let topology = TopologyHandle::new(identity.clone(), events.clone()).expect("starts");
+    let store = StoreConfig::for_tests(folder.path(), 16);
+    let (store, _) = Store::open(store).expect("opens");
     let server = Arc::new(PeerServer {
         node_id: id(name),
         topology: topology.clone(),
@@ -143,7 +132,7 @@ async fn house(name: &str, cluster_id: &ClusterId, keys: &[u8]) -> House {
         secrecy: secrecy.clone(),
         events: events.clone(),
         lifecycle: LifecycleHandle::new(Lifecycle::Serving),
-        store: store(&folder),
+        store,
         clock: HybridClock::default(),
         grace_ms: 600_000,
         gossip: Arc::new(OnceLock::from(handle.clone())),

@@ -525,15 +525,7 @@ mod tests {
     const PARTITIONS: u16 = 4;
 
     fn open(dir: &std::path::Path) -> Store {
-        let config = StoreConfig {
-            dir: dir.join("store"),
-            partition_count: PARTITIONS,
-            segment_bytes: 1 << 20,
-            cache_bytes: 1 << 20,
-            hint_bytes_max: 1 << 20,
-            reserve_bytes: 0,
-            min_free_bytes: 0,
-        };
+        let config = StoreConfig::for_tests(dir, PARTITIONS);
         Store::open(config).expect("opens").0
     }
 

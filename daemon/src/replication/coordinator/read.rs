@@ -22,7 +22,7 @@
 //! on most nodes one of the two is the local store, and where they differ no second round is needed.
 //! Leaves sending and time to the driver.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringmaster_shared::{api::data::Consistency, id::NodeId, version::Record};
 

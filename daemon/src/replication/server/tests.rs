@@ -36,16 +36,7 @@ impl Door {
             incoming: true,
             outgoing: true,
         };
-        let (store, _) = Store::open(StoreConfig {
-            dir: folder.path().join("store"),
-            partition_count: 16,
-            segment_bytes: 4 << 20,
-            cache_bytes: 4 << 20,
-            hint_bytes_max: 4 << 20,
-            reserve_bytes: 0,
-            min_free_bytes: 0,
-        })
-        .expect("opens");
+        let (store, _) = Store::open(StoreConfig::for_tests(folder.path(), 16)).expect("opens");
         let server = PeerServer {
             node_id,
             secrecy: (!keys.is_empty()).then(|| Secrecy::for_tests(keys, on, 1)),

@@ -240,13 +240,8 @@ fn open_replica(
     identity.save_topology(topology).expect("topology");
     let events = Events::new(node_id.clone());
     let (store, _) = Store::open(StoreConfig {
-        dir: dir.join("store"),
-        partition_count: PARTITIONS,
-        segment_bytes: 4 << 20,
-        cache_bytes: 4 << 20,
         hint_bytes_max: 64 << 20,
-        reserve_bytes: 0,
-        min_free_bytes: 0,
+        ..StoreConfig::for_tests(&dir, PARTITIONS)
     })
     .expect("store");
     let replica = ReplicaContext {

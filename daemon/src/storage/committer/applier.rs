@@ -17,12 +17,10 @@ use std::{
 use ringmaster_shared::{key::Key, version::Record};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{
-    batch::{Batch, Place},
-    line::SMALL_BYTES_MAX,
-};
-use crate::storage::{
-    commit_log::LogOp, core::Core, space::guard::Guard, table::TableError, weight,
+use super::batch::{Batch, Place};
+use crate::{
+    large::LARGE_BYTES,
+    storage::{commit_log::LogOp, core::Core, space::guard::Guard, table::TableError, weight},
 };
 
 /// The entries of a batch, and where in them the record of a key is.
@@ -47,7 +45,7 @@ impl Sealed {
     /// are records, each of a key of its own, and so have no order.
     fn may_wait(&self, op: &LogOp) -> bool {
         let is_large = |op: &LogOp| match op {
-            LogOp::Put { key, record } => weight(key, record) > SMALL_BYTES_MAX,
+            LogOp::Put { key, record } => weight(key, record) > LARGE_BYTES,
             _ => false,
         };
         is_large(op) && !self.hides_hints()

@@ -1,6 +1,12 @@
 //! One group commit in the making: what the requests of a batch come to, and who waits for it.
 //!
-//! Entries for the same key are combined, so the log gets each key's final record once.
+//! Entries for the same key are combined, so the log gets each key's final record once. Here is what
+//! becomes of records; what two of them come to is in [`join`], what is owed to others in [`owed`], and
+//! who is told what in [`waiting`].
+
+mod join;
+mod owed;
+mod waiting;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,57 +14,15 @@ use ringmaster_shared::{
     clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
-    version::{Record, VersionVector},
+    version::Record,
 };
 
-use super::{
-    applier::Sealed,
-    request::{Reply, Request},
+use self::{
+    join::{joined, supersedes},
+    waiting::{Answer, Touched, Waiter, accepted},
 };
-use crate::storage::{
-    Merged, StorageError, commit_log::LogOp, core::Core, hints, record, table::TableError,
-};
-
-/// Who waits for the batch.
-struct Waiter {
-    answer: Answer,
-    /// The request adds nothing to this batch, nor did it lean on anything in it: the answer holds
-    /// also when the batch is given up, once the one before is in the table.
-    adds_nothing: bool,
-    touched: Touched,
-}
-
-/// Which entries of the batch a request made or leaned on.
-#[derive(Clone, Copy)]
-enum Touched {
-    None,
-    One(usize),
-    More,
-}
-
-impl Touched {
-    fn also(&mut self, at: usize) {
-        *self = match self {
-            Self::None => Self::One(at),
-            Self::One(one) if *one == at => Self::One(at),
-            Self::One(_) | Self::More => Self::More,
-        };
-    }
-}
-
-/// Who to tell what once the batch is synced.
-enum Answer {
-    Merged(Reply<Merged>, Merged),
-    Hinted(Reply<bool>, bool),
-    Done(Reply<()>),
-}
-
-/// What a batch makes of a hint so far.
-enum Staged<'a> {
-    Untouched,
-    Kept(&'a Record),
-    Removed,
-}
+use super::{applier::Sealed, request::Request};
+use crate::storage::{Merged, StorageError, commit_log::LogOp, core::Core, table::TableError};
 
 /// What a batch makes of a record so far.
 #[derive(Clone, Copy)]
@@ -96,43 +60,6 @@ fn unreadable(key: &Key, e: &TableError) -> StorageError {
             key.hash()
         ),
         why: e.why().to_owned(),
-    }
-}
-
-impl Answer {
-    fn done(reply: Reply<()>, (): ()) -> Self {
-        Self::Done(reply)
-    }
-
-    fn give(self) {
-        match self {
-            Self::Merged(reply, merged) => drop(reply.send(Ok(merged))),
-            Self::Hinted(reply, kept) => drop(reply.send(Ok(kept))),
-            Self::Done(reply) => drop(reply.send(Ok(()))),
-        }
-    }
-
-    fn refuse(self, error: &StorageError) {
-        match self {
-            Self::Merged(reply, _) => drop(reply.send(Err(error.clone()))),
-            Self::Hinted(reply, _) => drop(reply.send(Err(error.clone()))),
-            Self::Done(reply) => drop(reply.send(Err(error.clone()))),
-        }
-    }
-}
-
-/// What to answer later; who is refused hears it at once.
-fn accepted<T>(
-    reply: Reply<T>,
-    staged: Result<T, StorageError>,
-    answer: impl FnOnce(Reply<T>, T) -> Answer,
-) -> Option<Answer> {
-    match staged {
-        Ok(value) => Some(answer(reply, value)),
-        Err(error) => {
-            drop(reply.send(Err(error)));
-            None
-        }
     }
 }
 
@@ -449,238 +376,6 @@ impl Batch {
         if self.core.floors.kept(partition) < floor {
             self.core.floors.raise(partition, floor);
             self.ops.push(LogOp::RaiseFloor { partition, floor });
-        }
-    }
-
-    /// A hint for `key` is not kept: its target must be compared there.
-    fn mark_dirty(&mut self, target: &NodeId, key: &Key) {
-        let partition = key.partition(self.core.partition_count);
-        // a comparison that goes on now must not clear this
-        self.core.dirty.raise(target, partition);
-        let mark = (target.clone(), partition);
-        let marked = match self.dirty.get(&mark) {
-            Some(dirty) => {
-                self.leans = true;
-                *dirty
-            }
-            None => self.core.dirty.contains(target, partition),
-        };
-        if !marked {
-            self.dirty.insert(mark, true);
-            self.ops.push(LogOp::MarkDirty {
-                target: target.clone(),
-                partition,
-            });
-        }
-    }
-
-    fn clear_dirty(&mut self, target: &NodeId, partition: PartitionId) {
-        self.dirty.insert((target.clone(), partition), false);
-        self.ops.push(LogOp::ClearDirty {
-            target: target.clone(),
-            partition,
-        });
-    }
-
-    fn add_hint(
-        &mut self,
-        target: NodeId,
-        key: Key,
-        incoming: Option<Record>,
-    ) -> Result<bool, StorageError> {
-        let Some(incoming) = incoming else {
-            self.mark_dirty(&target, &key);
-            return Ok(false);
-        };
-        let current = match self.staged_hint(&target, &key) {
-            Staged::Kept(record) => Some(record.clone()),
-            Staged::Removed => None,
-            Staged::Untouched => {
-                let item = hints::item_key(&target, &key);
-                let current = self.core.table.hints.get(&item);
-                current.map_err(|e| unreadable(&key, &e))?
-            }
-        };
-        let Some(record) = joined(current.as_ref(), incoming) else {
-            return Ok(true);
-        };
-        if self.read_only.is_some() {
-            // a mark is a few bytes, once for a partition: without it nothing would say what is owed
-            self.mark_dirty(&target, &key);
-            return Ok(false);
-        }
-        let size = |r: &Record| i64::try_from(record::encoded_len(r)).unwrap_or(i64::MAX);
-        let growth = size(&record) - current.as_ref().map_or(0, size);
-        let staged = self.hint_growth.get(&target).copied().unwrap_or(0);
-        let kept = i64::try_from(self.core.ledger.bytes(&target)).unwrap_or(i64::MAX);
-        let max = i64::try_from(self.core.hint_bytes_max).unwrap_or(i64::MAX);
-        if kept.saturating_add(staged).saturating_add(growth) > max {
-            self.mark_dirty(&target, &key);
-            return Ok(false);
-        }
-        *self.hint_growth.entry(target.clone()).or_default() += growth;
-        let op = LogOp::HintPut {
-            target: target.clone(),
-            key: key.clone(),
-            record,
-        };
-        self.stage_hint(target, key, op);
-        Ok(true)
-    }
-
-    fn remove_hints(
-        &mut self,
-        target: &NodeId,
-        delivered: Vec<(Key, u64)>,
-        given_up: bool,
-    ) -> Result<(), StorageError> {
-        for (key, fingerprint) in delivered {
-            let stored = match self.staged_hint(target, &key) {
-                Staged::Kept(record) => Some(record.fingerprint()),
-                Staged::Removed => None,
-                Staged::Untouched => {
-                    let meta = self.core.table.hints.meta(&hints::item_key(target, &key));
-                    let meta = meta.map_err(|e| unreadable(&key, &e))?;
-                    meta.map(|m| m.fingerprint)
-                }
-            };
-            if stored == Some(fingerprint) {
-                if given_up {
-                    self.mark_dirty(target, &key);
-                }
-                let op = LogOp::HintRemove {
-                    target: target.clone(),
-                    key: key.clone(),
-                };
-                self.stage_hint(target.clone(), key, op);
-            }
-        }
-        Ok(())
-    }
-
-    fn staged_hint(&mut self, target: &NodeId, key: &Key) -> Staged<'_> {
-        let at = self.hints.get(&(target.clone(), key.clone()));
-        self.leans |= at.is_some();
-        match at.map(|at| &self.ops[*at]) {
-            None => Staged::Untouched,
-            Some(LogOp::HintPut { record, .. }) => Staged::Kept(record),
-            Some(_) => Staged::Removed,
-        }
-    }
-
-    fn stage_hint(&mut self, target: NodeId, key: Key, op: LogOp) {
-        match self.hints.entry((target, key)) {
-            std::collections::hash_map::Entry::Occupied(place) => self.ops[*place.get()] = op,
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(self.ops.len());
-                self.ops.push(op);
-            }
-        }
-    }
-}
-
-/// The join, when it knows more than `current`.
-fn joined(current: Option<&Record>, incoming: Record) -> Option<Record> {
-    let Some(current) = current else {
-        let knows_something = !incoming.clock.is_empty() || !incoming.siblings.is_empty();
-        return knows_something.then_some(incoming);
-    };
-    let merged = current.merge(&incoming);
-    (merged != *current).then_some(merged)
-}
-
-/// Whether the join with a record that knows `clock` is `incoming` itself: it knows all that, and each
-/// of its siblings is news. No sibling of the other can stay: a record's vector covers them all.
-fn supersedes(incoming: &Record, clock: &VersionVector) -> bool {
-    let mut siblings = incoming.siblings.iter();
-    incoming.clock.dominates(clock)
-        && !incoming.siblings.is_empty()
-        && siblings.all(|s| !clock.covers(&s.dot))
-        && incoming.siblings.is_sorted_by(|a, b| a.dot < b.dot)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use ringmaster_shared::version::{Actor, Dot, Sibling};
-
-    use super::*;
-    use crate::storage::testing::node;
-
-    /// Records as replicas come to hold them: written by a few actors on what they saw, all of it or
-    /// a part, and joined.
-    fn pool(steps: Vec<(u8, u8, u8, bool)>) -> Vec<Record> {
-        let mut pool = vec![Record::default()];
-        let mut counters = [0_u64; 3];
-        for (n, (base, other, actor, write)) in steps.into_iter().enumerate() {
-            let at = |n: u8| usize::from(n) % pool.len();
-            let (base, other) = (&pool[at(base)], &pool[at(other)]);
-            let next = if write {
-                let actor = usize::from(actor) % counters.len();
-                counters[actor] += 1;
-                let dot = Dot {
-                    actor: Actor {
-                        node: node(&format!("n{actor}")),
-                        epoch: 1,
-                    },
-                    counter: counters[actor],
-                };
-                let written = Sibling {
-                    dot,
-                    hlc: Hlc(n as u64 + 1),
-                    value: None,
-                };
-                Record::written(base, &other.clock, written)
-            } else {
-                base.merge(other)
-            };
-            pool.push(next);
-        }
-        pool
-    }
-
-    proptest! {
-        #[test]
-        fn what_supersedes_a_record_is_the_join_with_it(
-            steps in prop::collection::vec(any::<(u8, u8, u8, bool)>(), 1..24),
-        ) {
-            let pool = pool(steps);
-            for current in &pool {
-                for incoming in &pool {
-                    if supersedes(incoming, &current.clock) {
-                        let join = joined(Some(current), incoming.clone());
-                        prop_assert_eq!(join.as_ref(), Some(incoming));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_write_on_what_is_here_supersedes_it_and_one_beside_it_does_not() {
-        let write = |on: &Record, name: &str, counter| {
-            let dot = Dot {
-                actor: Actor {
-                    node: node(name),
-                    epoch: 1,
-                },
-                counter,
-            };
-            let hlc = Hlc(counter);
-            let value = None;
-            Record::written(on, &on.clock, Sibling { dot, hlc, value })
-        };
-        let first = write(&Record::default(), "a", 1);
-        let next = write(&first, "b", 1);
-        let beside = write(&Record::default(), "c", 1);
-        for (incoming, current, wanted) in [
-            (&next, &first, true),
-            (&first, &first, false),
-            (&first, &next, false),
-            (&beside, &first, false),
-            (&first.merge(&beside), &first, false),
-        ] {
-            assert_eq!(supersedes(incoming, &current.clock), wanted);
         }
     }
 }

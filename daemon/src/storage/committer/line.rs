@@ -1,9 +1,9 @@
 //! Who stands in line for the committer, and who overtakes whom.
 //!
-//! Small records overtake large ones: of the latter a batch takes about [`LARGE_BYTES_MAX`], and the
-//! others wait their turn. So what a small write waits for is a sync or two of a bounded size, however
-//! many large values stand in line. Only joins overtake joins, whose order means nothing; everything
-//! else stays where it came.
+//! Small records overtake large ones: of the latter a batch takes about
+//! [`LARGE_PER_SYNC_BYTES_MAX`], and the others wait their turn. So what a small write waits for is a
+//! sync or two of a bounded size, however many large ones stand in line. Only joins overtake joins,
+//! whose order means nothing; everything else stays where it came.
 
 use std::{
     collections::VecDeque,
@@ -16,12 +16,10 @@ use std::{
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::request::{Request, Ticket};
-use crate::breaks::broken;
+use crate::{breaks::broken, large::LARGE_BYTES};
 
-/// A join of more bytes than this is large.
-pub(super) const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of large joins that share one sync, about; one always fits.
-const LARGE_BYTES_MAX: usize = 1024 * 1024;
+const LARGE_PER_SYNC_BYTES_MAX: usize = 1024 * 1024;
 
 impl Ticket {
     fn is_join(&self) -> bool {
@@ -29,7 +27,7 @@ impl Ticket {
     }
 
     fn is_large_join(&self) -> bool {
-        self.is_join() && self.bytes > SMALL_BYTES_MAX
+        self.is_join() && self.bytes > LARGE_BYTES
     }
 
     /// What it adds to the large joins of a batch.
@@ -141,7 +139,7 @@ impl Line {
 }
 
 fn fits(ticket: &Ticket, large: usize) -> bool {
-    !ticket.is_large_join() || large < LARGE_BYTES_MAX
+    !ticket.is_large_join() || large < LARGE_PER_SYNC_BYTES_MAX
 }
 
 /// Wakes the committer when something is queued.

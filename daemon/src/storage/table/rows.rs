@@ -13,17 +13,16 @@ use rustix::io::Errno;
 use sled::{Db, IVec, Tree};
 
 use super::{TableError, files::Files};
-use crate::storage::record::{self, BodyRef, Meta};
+use crate::{
+    large::LARGE_BYTES,
+    storage::record::{self, BodyRef, Meta},
+};
 
 /// Folder of the large bodies, in that of the table: who sets the table aside takes them along.
 const FILES: &str = "bodies";
 
 /// Bytes of a body in one item; with [`record::INLINE_MAX`], what keeps items small.
 const CHUNK_BYTES: usize = 6 * 1024;
-/// Bodies of at least so many bytes are files of their own: sled writes a leaf as a whole when it is
-/// cut in two, joined to its neighbour, or changed for the tenth time, and with chunks in it that
-/// is a hundred KiB.
-const FILE_BYTES_MIN: u32 = 64 * 1024;
 /// Items without content that earlier versions left behind the chunks of a body that would be a
 /// file today.
 const PADDING: u32 = 16;
@@ -75,8 +74,10 @@ fn chunk_len(body: BodyRef, index: u32) -> usize {
     (body.len as usize).saturating_sub(before).min(CHUNK_BYTES)
 }
 
+/// Large bodies are files of their own: sled writes a leaf as a whole when it is cut in two, joined to
+/// its neighbour, or changed for the tenth time, and with chunks in it that is a hundred KiB.
 fn is_file(len: usize) -> bool {
-    len >= FILE_BYTES_MIN as usize
+    len >= LARGE_BYTES
 }
 
 fn checked(key: &[u8], head: &[u8]) -> Result<Meta, TableError> {
@@ -404,13 +405,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let table = Table::open(dir.path(), 16 << 20).expect("opens");
         let space = &table.records;
-        let most = FILE_BYTES_MIN as usize;
+        let most = LARGE_BYTES;
         let mut kinds = std::collections::HashSet::new();
         for (stamp, len) in (1..).zip(most - 60..most + 60) {
             let value = record("a", stamp, stamp, len);
             let (_, meta) = space.put(b"k", &value, stamp).expect("stored");
             let len = meta.body.expect("it is large").len;
-            let expected = if len < FILE_BYTES_MIN {
+            let expected = if (len as usize) < LARGE_BYTES {
                 (11, 0)
             } else {
                 (0, 1)

@@ -114,6 +114,23 @@ fn told(bits: u32) -> impl Iterator<Item = Accepted> {
         .filter(move |accepted| bits & bit_of(*accepted) != 0)
 }
 
+/// All pairs of promises that an attempt could hear, of what each acceptor promised to it, in bits.
+fn pairs(promised: [u32; ACCEPTORS]) -> Vec<[Accepted; 2]> {
+    let mut pairs = Vec::new();
+    for first in 0..ACCEPTORS {
+        for second in (0..ACCEPTORS).filter(|second| *second != first) {
+            for one in told(promised[first]) {
+                for other in told(promised[second]) {
+                    if !pairs.contains(&[one, other]) {
+                        pairs.push([one, other]);
+                    }
+                }
+            }
+        }
+    }
+    pairs
+}
+
 /// Results of the real code by its input: it is pure, so each step is taken once.
 struct Memo<K, V>(RwLock<HashMap<K, V>>);
 
@@ -343,24 +360,6 @@ impl Register {
         }
         all
     }
-
-    /// All pairs of promises that the attempt could hear.
-    fn pairs(world: &World, ballot: Number) -> Vec<[Accepted; 2]> {
-        let mut pairs = Vec::new();
-        let by = |at: usize| told(world.acceptors[at].promises[usize::from(ballot)]);
-        for first in 0..ACCEPTORS {
-            for second in (0..ACCEPTORS).filter(|second| *second != first) {
-                for one in by(first) {
-                    for other in by(second) {
-                        if !pairs.contains(&[one, other]) {
-                            pairs.push([one, other]);
-                        }
-                    }
-                }
-            }
-        }
-        pairs
-    }
 }
 
 impl Model for Register {
@@ -385,8 +384,9 @@ impl Model for Register {
             acts.push(Act::Restart(to));
         }
         for ballot in (0..self.attempts).filter(|b| world.sent[*b].is_none()) {
+            let promised = world.acceptors.map(|a| a.promises[ballot]);
             let ballot = ballot as Number;
-            for told in Self::pairs(world, ballot) {
+            for told in pairs(promised) {
                 acts.push(Act::Hear { ballot, told });
             }
         }

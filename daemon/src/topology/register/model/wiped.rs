@@ -284,24 +284,6 @@ impl Wiped {
             }
         }
     }
-
-    /// All pairs of promises that the attempt could hear.
-    fn pairs(world: &Rings, ring: usize, ballot: Number) -> Vec<[Accepted; 2]> {
-        let mut pairs = Vec::new();
-        let by = |at: usize| told(world.voters[at].promises[ring][usize::from(ballot)]);
-        for first in 0..ACCEPTORS {
-            for second in (0..ACCEPTORS).filter(|second| *second != first) {
-                for one in by(first) {
-                    for other in by(second) {
-                        if !pairs.contains(&[one, other]) {
-                            pairs.push([one, other]);
-                        }
-                    }
-                }
-            }
-        }
-        pairs
-    }
 }
 
 /// Worlds that differ only in which voter is which are one.
@@ -376,8 +358,9 @@ impl Model for Wiped {
         }
         for (ring, attempts) in self.attempts.iter().enumerate() {
             for ballot in (0..*attempts).filter(|b| world.sent[ring][*b].is_none()) {
+                let promised = world.voters.map(|v| v.promises[ring][ballot]);
                 let ballot = ballot as Number;
-                for told in Self::pairs(world, ring, ballot) {
+                for told in pairs(promised) {
                     events.push(Event::Hear { ring, ballot, told });
                 }
             }
