@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     INPUT_BYTES_MAX, Output, explain, print_json, print_lines,
     table::{Align, Table},
-    verbs::{plain, query},
+    verbs::data::{plain, query},
 };
 use crate::{
     client::{Client, ClientError, Left, PATIENT_TIMEOUT},
