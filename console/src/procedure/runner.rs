@@ -24,7 +24,9 @@ use ringmaster_shared::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Gate, clean, is_at_work,
+    Gate,
+    clean::{self, gates},
+    is_at_work,
     patience::{Holds, Patience},
     rolling,
     survey::{Survey, doing, members, statuses},
@@ -185,7 +187,7 @@ impl Runner {
         for _ in 0..2 {
             detail = self
                 .gate(&plan.order, || async {
-                    clean::barrier(&plain(statuses(&client, &plan.order).await))
+                    gates::barrier(&plain(statuses(&client, &plan.order).await))
                 })
                 .await?;
         }
@@ -209,7 +211,7 @@ impl Runner {
         self.open_step(plan.order.len() + 3);
         let detail = self
             .gate(&[], || async {
-                clean::verified(plan, &plain(statuses(&client, &plan.order).await))
+                gates::verified(plan, &plain(statuses(&client, &plan.order).await))
             })
             .await?;
         for target in &plan.order {
@@ -249,14 +251,14 @@ impl Runner {
                 own.unwrap_or_else(|| Err("no answer".into()))
             };
             let detail = if n == 0 {
-                self.gate(held, || async { clean::bootstrapped(plan, &own().await) })
+                self.gate(held, || async { gates::bootstrapped(plan, &own().await) })
                     .await?
             } else {
                 let ids: Vec<NodeId> = started.iter().map(|t| t.id.clone()).collect();
                 self.gate(held, || async {
-                    match clean::started(&target.id, &own().await) {
+                    match gates::started(&target.id, &own().await) {
                         Gate::Met(_) => {
-                            clean::agreed(&ids, &plain(members(&client, &started).await))
+                            gates::agreed(&ids, &plain(members(&client, &started).await))
                         }
                         not_yet => not_yet,
                     }

@@ -135,7 +135,7 @@ mod tests {
     use ringmaster_shared::member::MemberStatus;
 
     use super::*;
-    use crate::procedure::clean::tests::{id, survey};
+    use crate::procedure::fixture::{id, survey};
 
     #[test]
     fn the_quorum_report_counts_what_a_stop_would_cost() {
