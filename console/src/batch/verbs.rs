@@ -105,8 +105,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::fake::{FakeNode, Reply, nobody},
         exit,
+        fixture::server::{FakeNode, Reply, nobody},
     };
 
     fn write() -> Verb {
@@ -128,9 +128,9 @@ mod tests {
 
     /// How a verb ends with the one answer that its endpoint gives.
     async fn ends(verb: Verb, reply: Reply) -> Exit {
-        let node = FakeNode::start(vec![reply]).await;
+        let node = FakeNode::prepared(vec![reply]).await;
         let client = Client::new().expect("client");
-        let all = [node.endpoint.clone(), nobody()];
+        let all = [node.address.clone(), nobody()];
         let exit = run(&client, &all, verb, Output::Table).await;
         node.asked().await;
         exit.expect("explained")
@@ -140,16 +140,16 @@ mod tests {
     async fn refused_and_unanswered_are_said_only_where_nothing_was_stored() {
         let conflict = |outcome| {
             let details = json!({"outcome": outcome});
-            Reply::refusal("409 Conflict", "CONFLICT", &details)
+            Reply::refusal(409, "CONFLICT", &details)
         };
         let failed = json!({"exists": true, "outcome": "none"});
-        let failed = Reply::refusal("412 Precondition Failed", "PRECONDITION_FAILED", &failed);
+        let failed = Reply::refusal(412, "PRECONDITION_FAILED", &failed);
         let cases = [
             (Reply::Dies, exit::FAILED),
             (conflict("stored"), exit::FAILED),
             (conflict("none"), exit::REFUSED),
             (failed, exit::REFUSED),
-            (Reply::new("502 Bad Gateway", "<html>"), exit::FAILED),
+            (Reply::text(502, "<html>"), exit::FAILED),
         ];
         for (reply, want) in cases {
             let del = Verb::Del {
@@ -173,12 +173,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_serves_nobody_now_is_passed_over() {
-        let refusal = || Reply::refusal("503 Service Unavailable", "NOT_SERVING", &json!({}));
+        let refusal = || Reply::refusal(503, "NOT_SERVING", &json!({}));
         let key = json!({"error": "no", "code": "KEY_NOT_FOUND"}).to_string();
         for verb in [read(), write()] {
-            let first = FakeNode::start(vec![refusal()]).await;
-            let second = FakeNode::start(vec![Reply::new("404 Not Found", &key)]).await;
-            let all = [first.endpoint.clone(), second.endpoint.clone()];
+            let first = FakeNode::prepared(vec![refusal()]).await;
+            let second = FakeNode::prepared(vec![Reply::text(404, &key)]).await;
+            let all = [first.address.clone(), second.address.clone()];
             let client = Client::new().expect("client");
             let exit = run(&client, &all, verb, Output::Table).await;
             assert_eq!(exit.expect("explained"), exit::FAILED);
