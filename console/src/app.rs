@@ -9,6 +9,7 @@ mod input;
 pub mod ring_change;
 pub mod rows;
 pub mod screens;
+mod scroll;
 mod update;
 mod write;
 
@@ -26,9 +27,8 @@ use crate::{
     link::{LinkState, LinkView},
     progress::{ProcedureKind, Target},
 };
-use screens::{
-    DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState, Scroll,
-};
+use screens::{DataState, EventsState, MembersState, ProceduresState, QuorumState, RingState};
+use scroll::Scroll;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum ScreenId {

@@ -32,7 +32,7 @@ use crate::{
 use adopt::Adoption;
 use change::Orders;
 use restart::RestartArgs;
-use verbs::{Condition, Verb};
+use verbs::{Verb, data::Condition};
 
 /// Longest value read from standard input, bytes; the daemon has its own limit.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -5,8 +5,6 @@
 //! by path, is in `client/questions.rs`.
 
 mod bare;
-#[cfg(test)]
-pub mod fake;
 mod questions;
 
 pub use questions::Observed;
@@ -341,22 +339,20 @@ mod tests {
     use ringmaster_shared::error::ErrorCode;
     use serde_json::json;
 
-    use super::{
-        fake::{FakeNode, Reply, nobody},
-        *,
-    };
+    use super::*;
+    use crate::fixture::server::{FakeNode, Reply, nobody};
 
     /// What the client makes of one answer.
     async fn fails_with(reply: Reply) -> ClientError {
-        let node = FakeNode::start(vec![reply]).await;
+        let node = FakeNode::prepared(vec![reply]).await;
         let client = Client::new().expect("client");
-        let answer = client.get::<serde_json::Value>(&node.endpoint, "/").await;
+        let answer = client.get::<serde_json::Value>(&node.address, "/").await;
         node.asked().await;
         answer.expect_err("refused")
     }
 
-    async fn refused_by(status: &'static str, body: &str) -> ClientError {
-        fails_with(Reply::new(status, body)).await
+    async fn refused_by(status: u16, body: &str) -> ClientError {
+        fails_with(Reply::text(status, body)).await
     }
 
     #[tokio::test]
@@ -364,44 +360,28 @@ mod tests {
         let refusal = Reply::refusal;
         let cases = [
             (Reply::Dies, Left::Unknown, false),
-            (Reply::new("200 OK", "<html>"), Left::Unknown, false),
+            (Reply::text(200, "<html>"), Left::Unknown, false),
+            (Reply::text(502, "<html>"), Left::Unknown, false),
+            (Reply::text(404, "<html>"), Left::Nothing, false),
             (
-                Reply::new("502 Bad Gateway", "<html>"),
-                Left::Unknown,
-                false,
-            ),
-            (Reply::new("404 Not Found", "<html>"), Left::Nothing, false),
-            (
-                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "stored"})),
+                refusal(409, "CONFLICT", &json!({"outcome": "stored"})),
                 Left::Stored,
                 false,
             ),
             (
-                refusal("409 Conflict", "CONFLICT", &json!({"outcome": "none"})),
+                refusal(409, "CONFLICT", &json!({"outcome": "none"})),
                 Left::Nothing,
                 false,
             ),
             (
-                refusal(
-                    "504 Gateway Timeout",
-                    "DEADLINE_EXCEEDED",
-                    &json!({"outcome": "unknown"}),
-                ),
+                refusal(504, "DEADLINE_EXCEEDED", &json!({"outcome": "unknown"})),
                 Left::Unknown,
                 false,
             ),
+            (refusal(500, "INTERNAL", &json!({})), Left::Unknown, false),
+            (refusal(503, "NOT_SERVING", &json!({})), Left::Nothing, true),
             (
-                refusal("500 Internal Server Error", "INTERNAL", &json!({})),
-                Left::Unknown,
-                false,
-            ),
-            (
-                refusal("503 Service Unavailable", "NOT_SERVING", &json!({})),
-                Left::Nothing,
-                true,
-            ),
-            (
-                refusal("503 Service Unavailable", "QUORUM_NOT_MET", &json!({})),
+                refusal(503, "QUORUM_NOT_MET", &json!({})),
                 Left::Nothing,
                 false,
             ),
@@ -426,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_read_from_the_one_error_body() {
         let body = r#"{"error":"2 of 3 replicas are away.","code":"QUORUM_NOT_MET","details":{"missing":2}}"#;
-        let error = refused_by("503 Service Unavailable", body).await;
+        let error = refused_by(503, body).await;
         assert!(error.is(ErrorCode::QuorumNotMet), "{error:?}");
         assert!(!error.is_unreachable() && !error.is_refused_connection());
         assert_eq!(error.why(), "2 of 3 replicas are away.");
@@ -438,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_page_of_somebody_between_is_not_taken_for_a_node() {
-        let error = refused_by("502 Bad Gateway", "<html>no upstream</html>").await;
+        let error = refused_by(502, "<html>no upstream</html>").await;
         let ClientError::Protocol { status, .. } = error else {
             panic!("{error:?}");
         };
@@ -471,11 +451,11 @@ mod tests {
             ("...", "/api/v1/data/..."),
             ("a/..", "/api/v1/data/a%2F.."),
         ] {
-            let fine = || Reply::new("200 OK", r#"{"n": 1}"#);
+            let fine = || Reply::text(200, r#"{"n": 1}"#);
             let missing = r#"{"error":"key not found","code":"KEY_NOT_FOUND"}"#;
-            let missing = Reply::new("404 Not Found", missing);
-            let node = FakeNode::start(vec![fine(), fine(), missing, Reply::Dies]).await;
-            let at = &node.endpoint;
+            let missing = Reply::text(404, missing);
+            let node = FakeNode::prepared(vec![fine(), fine(), missing, Reply::Dies]).await;
+            let at = &node.address;
             let path_is = data_path(key);
             let read: serde_json::Value = client.get(at, &path_is).await.expect("read");
             assert_eq!(read, json!({"n": 1}));

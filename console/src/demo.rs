@@ -25,7 +25,7 @@ use crate::{
     client::Client,
     config::Settings,
     exit,
-    procedure::{Gate, clean::agreed, survey::members},
+    procedure::{Gate, clean::gates::agreed, survey::members},
     progress::Target,
     runtime,
 };

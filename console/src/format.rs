@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, tz::TimeZone};
+use ringmaster_shared::id::NodeId;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// `0.2 s`, `14 s`, `3m 05s`, `2h 11m`, `9d 4h`.
@@ -115,6 +116,18 @@ pub fn plural(n: usize, noun: &str) -> String {
 pub fn plural_of(n: usize, one: &str, many: &str) -> String {
     let words = if n == 1 { one } else { many };
     format!("{} {words}", count(n as u64))
+}
+
+/// `a, b and c`; at most six by name.
+pub fn names(ids: &[&NodeId]) -> String {
+    let shown: Vec<String> = ids.iter().take(6).map(ToString::to_string).collect();
+    let more = ids.len() - shown.len();
+    match shown.split_last() {
+        None => "none".to_owned(),
+        Some(_) if more > 0 => format!("{} and {more} more", shown.join(", ")),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
 }
 
 /// `12:04:31`, UTC.

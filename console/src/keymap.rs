@@ -316,7 +316,7 @@ pub fn in_the_middle(app: &App) -> bool {
     app.confirm.is_some() || (app.screen == ScreenId::Procedures && open)
 }
 
-/// All keys by topic.
+/// All keys by topic; the commands have a table of their own.
 pub fn help() -> Vec<(&'static str, Vec<Hint>)> {
     let of = |scope: Scope| -> Vec<Hint> {
         let bindings = BINDINGS.iter().filter(|b| b.scope == scope);
@@ -332,7 +332,6 @@ pub fn help() -> Vec<(&'static str, Vec<Hint>)> {
         ("Data", of(On(DATA))),
         ("Events", of(On(EVENTS))),
         ("Procedures", of(On(PROCEDURES))),
-        ("Commands", crate::command::help()),
     ]
 }
 
@@ -375,11 +374,7 @@ mod tests {
 
     #[test]
     fn help_tells_every_binding_once() {
-        let told: Vec<Hint> = help()
-            .into_iter()
-            .filter(|(topic, _)| *topic != "Commands")
-            .flat_map(|(_, hints)| hints)
-            .collect();
+        let told: Vec<Hint> = help().into_iter().flat_map(|(_, hints)| hints).collect();
         assert_eq!(told.len(), BINDINGS.len());
         for binding in BINDINGS {
             assert!(told.contains(&binding.hint), "{:?}", binding.hint);

@@ -13,6 +13,7 @@
 pub mod driver;
 mod endpoints;
 mod race;
+mod seen;
 mod view;
 mod websocket;
 

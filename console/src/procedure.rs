@@ -2,10 +2,13 @@
 //!
 //! [`clean`] and [`rolling`] are pure: from what the nodes answered they make the plan and judge
 //! each gate. [`survey`] asks, [`runner`] gives the orders and waits. A gate that is not met is a
-//! sentence that says who is waited for, [`patience`] says for how long; a cancelled or failed procedure leaves nodes that come
-//! back by themselves, because a standby ends when its hold time is over.
+//! sentence that says who is waited for, [`patience`] says for how long; a cancelled or failed
+//! procedure leaves nodes that come back by themselves, because a standby ends when its hold time
+//! is over.
 
 pub mod clean;
+#[cfg(test)]
+pub mod fixture;
 pub mod patience;
 pub mod rolling;
 pub mod runner;

@@ -8,6 +8,8 @@ mod change;
 pub mod data;
 pub mod doctor;
 pub mod events;
+mod footer;
+mod header;
 pub mod help;
 mod matrix;
 mod member_table;
@@ -17,76 +19,23 @@ pub mod procedures;
 pub mod quorum;
 pub mod ring;
 pub mod ring_view;
+mod step;
 #[cfg(test)]
 mod tests;
-
-use std::time::Duration;
+mod view;
 
 use ratatui::{Frame, buffer::Buffer, layout::Rect, text::Line};
 
 use crate::{
     app::{self, App, ConfirmAction, PromptKind, ScreenId},
-    cluster::{Cluster, Known},
-    doctor::{Finding, diagnose},
-    link::LinkState,
-    theme::{Theme, Tone},
-    widget::{self, Freshness, confirm::Confirm, footer, header, prompt::Prompt, toast::Toast},
+    theme::Tone,
+    widget::{self, confirm::Confirm, prompt::Prompt, toast::Toast},
 };
-use ring_view::RingView;
+use view::View;
 
 /// Smaller terminals get one line that says so.
 pub const MIN_WIDTH: u16 = 60;
 pub const MIN_HEIGHT: u16 = 16;
-/// From here on a screen has room for everything it can show.
-const FULL_WIDTH: u16 = 100;
-const FULL_HEIGHT: u16 = 30;
-
-/// What every screen draws from; made once a frame.
-pub struct View<'a> {
-    pub app: &'a App,
-    /// The live picture, or the frozen one.
-    pub cluster: &'a Cluster,
-    pub theme: Theme,
-    pub findings: Vec<Finding>,
-    pub ring: RingView,
-}
-
-impl<'a> View<'a> {
-    pub fn new(app: &'a App) -> Self {
-        let cluster = app.shown();
-        Self {
-            app,
-            cluster,
-            theme: Theme::new(app.display.tier, app.display.ascii),
-            findings: diagnose(cluster, &app.link, app.now_ms, app.utc),
-            ring: RingView::new(cluster),
-        }
-    }
-
-    /// How fresh a value is. Without a connection nothing is: the last known state stays, marked.
-    pub fn fresh<T>(&self, known: Option<&Known<T>>) -> Freshness {
-        let Some(known) = known else {
-            return Freshness::default();
-        };
-        let age = known.age_ms(self.app.now_ms);
-        let cut = self.app.link.state == LinkState::Disconnected;
-        Freshness {
-            age: Some(Duration::from_millis(age)),
-            stale: cut || known.is_stale(self.app.now_ms),
-        }
-    }
-
-    /// Whether nothing was ever heard.
-    pub fn is_empty(&self) -> bool {
-        self.cluster.status.is_none() && self.cluster.members.is_none()
-    }
-
-    /// Room for the full layout.
-    pub fn is_roomy(area: Rect) -> bool {
-        area.width >= FULL_WIDTH && area.height >= FULL_HEIGHT - 5
-    }
-}
-
 /// Draws the whole frame from what the console knows; reads nothing else, changes nothing.
 pub fn draw(frame: &mut Frame, app: &App) {
     let area = frame.area();

@@ -1,13 +1,11 @@
-//! Things that draw. All but the header and the footer know nothing of clusters or links: they
-//! get their words and numbers ready-made.
+//! Things that draw. They know nothing of clusters or links: they get their words and numbers
+//! ready-made.
 //!
 //! All of them are total: any area, also an empty one, is fine, and nothing outside the area
 //! handed in is touched.
 
 pub mod circle;
 pub mod confirm;
-pub mod footer;
-pub mod header;
 pub mod prompt;
 pub mod spark;
 pub mod strip;

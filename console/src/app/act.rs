@@ -5,9 +5,9 @@ use ringmaster_shared::{event::Severity, id::NodeId, key::Key, member::MemberSta
 use tui_input::Input;
 
 use super::{
-    App, Prompt, PromptKind, ScreenId, Tone, ring_change,
-    rows::{self, MemberColumn},
-    screens::{Entry, Located, Scroll, partitions_per_row},
+    App, Prompt, PromptKind, ScreenId, Tone, ring_change, rows,
+    screens::{Entry, Located, MemberColumn, partitions_per_row},
+    scroll::Scroll,
     write,
 };
 use crate::{command::Command, keymap::Action, message::Effect};

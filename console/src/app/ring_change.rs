@@ -14,7 +14,7 @@ use ringmaster_shared::{
 };
 use tui_input::Input;
 
-use super::{App, Confirm, ConfirmAction, ScreenId, Tone, screens::Scroll};
+use super::{App, Confirm, ConfirmAction, ScreenId, Tone, scroll::Scroll};
 use crate::{
     change::{
         self, ChangeVerb,

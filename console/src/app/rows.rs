@@ -10,53 +10,11 @@ use ringmaster_shared::{
     member::{Lifecycle, Load, MemberStatus},
 };
 
-use super::{filter::Filter, screens::MembersState};
+use super::{
+    filter::Filter,
+    screens::{MemberColumn, MembersState},
+};
 use crate::cluster::Cluster;
-
-/// Columns one can sort by, in the order in which they stand.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum MemberColumn {
-    #[default]
-    Node,
-    State,
-    Zone,
-    Owns,
-    Keys,
-    Puts,
-    Gets,
-    P99,
-    Hints,
-    Disk,
-    Up,
-    Health,
-    SeenBy,
-}
-
-impl MemberColumn {
-    pub const ALL: [Self; 13] = [
-        Self::Node,
-        Self::State,
-        Self::Zone,
-        Self::Owns,
-        Self::Keys,
-        Self::Puts,
-        Self::Gets,
-        Self::P99,
-        Self::Hints,
-        Self::Disk,
-        Self::Up,
-        Self::Health,
-        Self::SeenBy,
-    ];
-
-    /// The column `by` places to the right, stopping at either end.
-    #[must_use]
-    pub fn moved(self, by: isize) -> Self {
-        let last = Self::ALL.len() - 1;
-        let here = Self::ALL.iter().position(|c| *c == self).unwrap_or(0);
-        Self::ALL[here.saturating_add_signed(by).min(last)]
-    }
-}
 
 /// One node: what gossip says, what the ring gives it, and what it says itself.
 #[derive(Debug, Clone, PartialEq)]

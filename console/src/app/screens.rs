@@ -1,6 +1,6 @@
 //! What each screen remembers between two draws: selection, scroll, sorting, filter, answers.
 
-use std::{cell::Cell, collections::VecDeque};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use ringmaster_shared::{
@@ -8,56 +8,12 @@ use ringmaster_shared::{
     id::{NodeId, PartitionId},
 };
 
-use super::{ring_change::ChangeState, rows::MemberColumn};
+use super::{ring_change::ChangeState, scroll::Scroll};
 use crate::{
     change::ChangeVerb,
     message::{DataAnswer, DataRequest},
     progress::{Preview, ProcedureKind, Progress},
 };
-
-/// How far a long text is scrolled, lines from the top.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scroll {
-    pub top: usize,
-    /// The furthest `top` that showed something new when it was last drawn. Only the view knows
-    /// how long a text is at this width; without this note, scrolling past the end would have
-    /// to be scrolled back before anything moves.
-    limit: Cell<usize>,
-}
-
-impl Default for Scroll {
-    fn default() -> Self {
-        Self {
-            top: 0,
-            limit: Cell::new(usize::MAX),
-        }
-    }
-}
-
-impl Scroll {
-    /// For the view: the line to begin with when `last` is the furthest useful one.
-    pub fn clamped(&self, last: usize) -> usize {
-        self.limit.set(last);
-        self.top.min(last)
-    }
-
-    pub(super) fn by(&mut self, lines: isize) {
-        let limit = self.limit.get();
-        self.top = self.top.min(limit).saturating_add_signed(lines).min(limit);
-    }
-
-    pub(super) fn first(&mut self) {
-        self.top = 0;
-    }
-
-    pub(super) fn last(&mut self) {
-        // A view that never said how long it is stays where it is.
-        let limit = self.limit.get();
-        if limit != usize::MAX {
-            self.top = limit;
-        }
-    }
-}
 
 /// Partitions in a row of the grid on a terminal of `columns`.
 pub fn partitions_per_row(columns: u16) -> u16 {
@@ -79,6 +35,51 @@ pub struct MembersState {
     /// How far its observers are scrolled, and its members.
     pub rows: Scroll,
     pub columns: Scroll,
+}
+
+/// Columns one can sort by, in the order in which they stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum MemberColumn {
+    #[default]
+    Node,
+    State,
+    Zone,
+    Owns,
+    Keys,
+    Puts,
+    Gets,
+    P99,
+    Hints,
+    Disk,
+    Up,
+    Health,
+    SeenBy,
+}
+
+impl MemberColumn {
+    pub const ALL: [Self; 13] = [
+        Self::Node,
+        Self::State,
+        Self::Zone,
+        Self::Owns,
+        Self::Keys,
+        Self::Puts,
+        Self::Gets,
+        Self::P99,
+        Self::Hints,
+        Self::Disk,
+        Self::Up,
+        Self::Health,
+        Self::SeenBy,
+    ];
+
+    /// The column `by` places to the right, stopping at either end.
+    #[must_use]
+    pub fn moved(self, by: isize) -> Self {
+        let last = Self::ALL.len() - 1;
+        let here = Self::ALL.iter().position(|c| *c == self).unwrap_or(0);
+        Self::ALL[here.saturating_add_signed(by).min(last)]
+    }
 }
 
 /// The grid of partitions.

@@ -5,8 +5,7 @@ use ringmaster_shared::{id::NodeId, key::Key};
 use tui_input::Input;
 
 use super::{
-    App, Confirm, ConfirmAction, ScreenId, Tone, ring_change,
-    screens::{InFlight, Scroll},
+    App, Confirm, ConfirmAction, ScreenId, Tone, ring_change, screens::InFlight, scroll::Scroll,
 };
 use crate::{
     change::ChangeVerb,

@@ -248,7 +248,7 @@ fn writable(answered: &[(&NodeId, &ClusterResponse)]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procedure::clean::tests::{CLUSTER, heard, id, survey};
+    use crate::procedure::fixture::{CLUSTER, heard, id, survey};
 
     fn failed(survey: &Survey) -> Vec<&'static str> {
         verdicts(survey)

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     INPUT_BYTES_MAX, Output, explain, print_json, print_lines,
     table::{Align, Table},
-    verbs::{plain, query},
+    verbs::data::{plain, query},
 };
 use crate::{
     client::{Client, ClientError, Left, PATIENT_TIMEOUT},
@@ -276,7 +276,7 @@ fn text_of(file: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::fake::{FakeNode, Reply, nobody};
+    use crate::fixture::server::{FakeNode, Reply, nobody};
 
     fn entries_of(count: usize) -> Vec<BatchPut> {
         let entry = |n| BatchPut {
@@ -292,11 +292,11 @@ mod tests {
         let result = |n| json!({"key": format!("k{n}"), "status": 200, "answer": {}});
         let results: Vec<Value> = (0..count).map(result).collect();
         let body = json!({"results": results, "succeeded": count, "failed": 0});
-        Reply::new("200 OK", &body.to_string())
+        Reply::text(200, &body.to_string())
     }
 
     fn not_serving() -> Reply {
-        Reply::refusal("503 Service Unavailable", "NOT_SERVING", &json!({}))
+        Reply::refusal(503, "NOT_SERVING", &json!({}))
     }
 
     async fn sent(endpoints: &[String], count: usize) -> Result<Gathered, ClientError> {
@@ -324,8 +324,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_written_before_a_request_failed_is_kept_and_the_rest_is_marked() {
-        let node = FakeNode::start(vec![written(BATCH_MAX), Reply::Dies]).await;
-        let all = [node.endpoint.clone()];
+        let node = FakeNode::prepared(vec![written(BATCH_MAX), Reply::Dies]).await;
+        let all = [node.address.clone()];
         let gathered = sent(&all, 2 * BATCH_MAX + 10).await.expect("a part");
         assert_eq!(count(&gathered, 200, None), BATCH_MAX);
         assert_eq!(count(&gathered, NO_ANSWER, Some("unknown")), BATCH_MAX);
@@ -340,9 +340,9 @@ mod tests {
         node.asked().await;
 
         // refused later on: nothing of that request was stored
-        let too_large = Reply::refusal("413 Payload Too Large", "TOO_LARGE", &json!({}));
-        let node = FakeNode::start(vec![written(BATCH_MAX), too_large]).await;
-        let gathered = sent(std::slice::from_ref(&node.endpoint), BATCH_MAX + 5).await;
+        let too_large = Reply::refusal(413, "TOO_LARGE", &json!({}));
+        let node = FakeNode::prepared(vec![written(BATCH_MAX), too_large]).await;
+        let gathered = sent(std::slice::from_ref(&node.address), BATCH_MAX + 5).await;
         let gathered = gathered.expect("a part");
         assert_eq!(count(&gathered, NO_ANSWER, Some("none")), 5);
     }
@@ -356,24 +356,24 @@ mod tests {
             exit.expect("explained")
         };
         // may have been written: never "nobody answered"
-        let node = FakeNode::start(vec![Reply::Dies]).await;
-        assert_eq!(put_two(node.endpoint.clone()).await, exit::FAILED);
+        let node = FakeNode::prepared(vec![Reply::Dies]).await;
+        assert_eq!(put_two(node.address.clone()).await, exit::FAILED);
         // certainly not
         assert_eq!(put_two(nobody()).await, exit::UNREACHABLE);
     }
 
     #[tokio::test]
     async fn who_serves_nobody_now_is_passed_over_and_may_come_back() {
-        let first = FakeNode::start(vec![not_serving(), written(10)]).await;
-        let second = FakeNode::start(vec![written(BATCH_MAX), not_serving()]).await;
-        let all = [first.endpoint.clone(), second.endpoint.clone()];
+        let first = FakeNode::prepared(vec![not_serving(), written(10)]).await;
+        let second = FakeNode::prepared(vec![written(BATCH_MAX), not_serving()]).await;
+        let all = [first.address.clone(), second.address.clone()];
         let gathered = sent(&all, BATCH_MAX + 10).await.expect("all");
         assert_eq!(gathered.answer.failed, 0);
         assert_eq!(gathered.answer.succeeded, BATCH_MAX + 10);
         assert_eq!(first.asked().await.len() + second.asked().await.len(), 4);
         // nobody serves: nothing was done
-        let only = FakeNode::start(vec![not_serving()]).await;
-        let error = sent(&[only.endpoint.clone(), nobody()], 3).await;
+        let only = FakeNode::prepared(vec![not_serving()]).await;
+        let error = sent(&[only.address.clone(), nobody()], 3).await;
         assert!(error.expect_err("refused").did_nothing());
     }
 

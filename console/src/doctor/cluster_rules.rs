@@ -61,7 +61,7 @@ fn split_brain(case: &Case, found: &mut Vec<Finding>) {
         found.push(Finding {
             code: "SPLIT_BRAIN",
             severity: Severity::Error,
-            title: format!("Split brain: {} each see only themselves", names(&alone)),
+            title: format!("Split brain: {} each see only themselves", format::names(&alone)),
             explanation: "They belong to one cluster and answer this console, but not each other. \
                           No write is acknowledged without a quorum, so nothing diverges; but nothing \
                           is served either. If their ports reach each other (UDP and TCP), a clean \
@@ -164,7 +164,7 @@ fn quorum(case: &Case, found: &mut Vec<Finding>) {
         ),
         evidence: vec![format!(
             "replicas that do not take part: {}",
-            names(&missing)
+            format::names(&missing)
         )],
         fix,
         since: None,
@@ -350,7 +350,7 @@ fn versions(case: &Case, found: &mut Vec<Finding>) {
                 .to_owned(),
             evidence: versions
                 .iter()
-                .map(|(v, ids)| format!("{v}: {}", names(ids)))
+                .map(|(v, ids)| format!("{v}: {}", format::names(ids)))
                 .collect(),
             fix: vec!["$ ringmaster restart --rolling --yes".to_owned()],
             since: None,
@@ -364,16 +364,4 @@ fn short(id: &str) -> &str {
         return "none";
     }
     id.get(..8).unwrap_or(id)
-}
-
-/// `a, b and c`; at most six by name.
-pub(super) fn names(ids: &[&NodeId]) -> String {
-    let shown: Vec<String> = ids.iter().take(6).map(ToString::to_string).collect();
-    let more = ids.len() - shown.len();
-    match shown.split_last() {
-        None => "none".to_owned(),
-        Some(_) if more > 0 => format!("{} and {more} more", shown.join(", ")),
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-    }
 }

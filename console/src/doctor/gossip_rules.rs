@@ -8,7 +8,7 @@ use ringmaster_shared::{
     member::MemberStatus,
 };
 
-use super::{Case, Finding, cluster_rules::names, node_rules::recent, port_of};
+use super::{Case, Finding, node_rules::recent, port_of};
 use crate::format;
 
 /// From this score on a node's own health is worth a finding; one lost answer is not.
@@ -139,7 +139,7 @@ fn local_health(case: &Case, found: &mut Vec<Finding>) {
         title: if let [one] = ids.as_slice() {
             format!("{one} answers late or loses packets")
         } else {
-            format!("{} answer late or lose packets", names(&ids))
+            format!("{} answer late or lose packets", format::names(&ids))
         },
         explanation: "The fault is likely its own: a starved CPU, a paused machine, a slow disk, or a \
                       network card that drops packets. It knows, and waits longer before it suspects \
@@ -183,7 +183,7 @@ fn seeds(case: &Case, found: &mut Vec<Finding>) {
     let evidence = lost
         .iter()
         .take(NAMED_MAX)
-        .map(|(address, by)| format!("{address}: no answer to {}", names(by)));
+        .map(|(address, by)| format!("{address}: no answer to {}", format::names(by)));
     found.push(Finding {
         code: "SEED_UNREACHABLE",
         severity: Severity::Info,
@@ -200,7 +200,7 @@ fn seeds(case: &Case, found: &mut Vec<Finding>) {
             format!("$ curl http://{address}/api/v1/status"),
             format!(
                 "Or restart {} with --seed-node={}.",
-                names(by),
+                format::names(by),
                 by.first().map_or(String::new(), |id| case.seed_for(id))
             ),
         ],

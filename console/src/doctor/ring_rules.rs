@@ -9,8 +9,11 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Case, Finding, cluster_rules::names, node_rules::recent};
-use crate::change::{self, candidates, seen, words};
+use super::{Case, Finding, node_rules::recent};
+use crate::{
+    change::{self, candidates, seen, words},
+    format,
+};
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
     votes(case, found);
@@ -85,7 +88,7 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
     let voters = ring.voters().len();
     let stuck = voters - forgot.len().min(voters) < ring.voter_majority();
     let who: Vec<&NodeId> = forgot.iter().map(|(id, _)| *id).collect();
-    let who = names(&who);
+    let who = format::names(&who);
     let since = forgot.iter().map(|(_, told)| told.since).min();
     let evidence = forgot
         .iter()
@@ -211,7 +214,7 @@ fn candidates_wait(case: &Case, found: &mut Vec<Finding>) {
     found.push(Finding {
         code: "CANDIDATE_WAITING",
         severity: Severity::Info,
-        title: format!("{} {verb} to be taken in", names(&all)),
+        title: format!("{} {verb} to be taken in", format::names(&all)),
         explanation:
             "It was started with --join manual: the members know it, and it holds nothing \
                       until somebody says what it is for."

@@ -10,9 +10,7 @@ use ringmaster_shared::{
     member::Lifecycle,
 };
 
-use super::{
-    Case, DISK_FREE_LOW_BYTES, Finding, HINTS_MANY, cluster_rules::names, node_rules::recent,
-};
+use super::{Case, DISK_FREE_LOW_BYTES, Finding, HINTS_MANY, node_rules::recent};
 use crate::format;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
@@ -147,7 +145,7 @@ fn hints(case: &Case, found: &mut Vec<Finding>) {
     found.push(Finding {
         code: "HINTS_PILING_UP",
         severity: Severity::Warning,
-        title: format!("{} hints wait for {}", format::count(total), names(&targets)),
+        title: format!("{} hints wait for {}", format::count(total), format::names(&targets)),
         explanation: "Writes that a replica missed are kept on the nodes that took them. Their number \
                       is bounded: past it the range is repaired by comparison instead, which costs more."
             .to_owned(),
@@ -201,7 +199,10 @@ fn dirty(case: &Case, found: &mut Vec<Finding>) {
         } else {
             Severity::Warning
         },
-        title: format!("Partitions must be compared with {}", names(&targets)),
+        title: format!(
+            "Partitions must be compared with {}",
+            format::names(&targets)
+        ),
         explanation:
             "More writes were missed than hints may keep, so the rest is found by comparing \
                       whole partitions. That costs more than hints and loses nothing: a quorum has \
@@ -262,7 +263,7 @@ fn tombstones(case: &Case, found: &mut Vec<Finding>) {
     found.push(Finding {
         code: "TOMBSTONES_BLOCKED",
         severity: Severity::Warning,
-        title: format!("Deleted keys cannot be forgotten: {} does not confirm", names(&who)),
+        title: format!("Deleted keys cannot be forgotten: {} does not confirm", format::names(&who)),
         explanation: "A deleted key is remembered until every member has confirmed the deletion; \
                       otherwise one that was away could bring the old value back. Until then deleted \
                       keys take space. Nothing else suffers."
@@ -342,7 +343,7 @@ fn overloaded(case: &Case, found: &mut Vec<Finding>) {
     found.push(Finding {
         code: "OVERLOADED",
         severity: Severity::Warning,
-        title: format!("{} refused requests: too many at once", names(&who)),
+        title: format!("{} refused requests: too many at once", format::names(&who)),
         explanation: "Past its limit a node refuses quickly (429, with Retry-After) instead of \
                       letting everybody wait. What was refused was not done. Clients should wait and \
                       spread over the nodes; if it stays, the cluster is too small."

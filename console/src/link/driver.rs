@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId, websocket,
+    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId, seen::Seen,
+    websocket,
 };
 use crate::{
     client::{Client, Observed},
@@ -36,36 +37,6 @@ const COMMAND_QUEUE: usize = 8;
 const ASK_INTERVAL_MS: u64 = 2_000;
 /// In larger clusters each node is asked less often, so that the load stays the same.
 const NODES_AT_FULL_PACE: u64 = 20;
-
-/// What the network tasks report.
-#[derive(Debug)]
-pub(super) enum Seen {
-    Frame {
-        id: TryId,
-        frame: Box<Frame>,
-    },
-    Pong {
-        id: TryId,
-        rtt_ms: u64,
-    },
-    FeedEnded {
-        id: TryId,
-        reason: String,
-    },
-    Polled {
-        id: TryId,
-        rtt_ms: u64,
-        result: Result<Report, String>,
-    },
-    /// A node was asked directly; `events` is what it reported since, and where to go on.
-    Asked {
-        report: Box<NodeReport>,
-        events: Option<(Vec<Event>, u64)>,
-    },
-    Observed(Report),
-    /// The ring with its table, if it could be fetched.
-    Table(Option<Box<RingResponse>>),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkCommand {

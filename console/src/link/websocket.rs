@@ -20,7 +20,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, protocol::WebSocketConfig},
 };
 
-use super::{TryId, WS_TRY_TIMEOUT_MS, driver::Seen};
+use super::{TryId, WS_TRY_TIMEOUT_MS, seen::Seen};
 use crate::client::innermost;
 
 /// Largest frame taken, bytes.

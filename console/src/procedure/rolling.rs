@@ -197,7 +197,7 @@ fn not_back(survey: &Survey, node: &NodeId, old: Generation) -> Option<Gate> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::clean::tests::{heard, id, survey},
+        super::fixture::{heard, id, survey},
         *,
     };
 

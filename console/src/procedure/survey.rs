@@ -260,7 +260,7 @@ pub async fn members(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procedure::clean::tests::{CLUSTER, heard, id, survey};
+    use crate::procedure::fixture::{CLUSTER, heard, id, survey};
 
     const OTHER: &str = "d32d7c1e-2f43-4a52-9f7e-3c1de9c0a222";
 

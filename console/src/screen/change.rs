@@ -15,7 +15,7 @@ use ringmaster_shared::{
     topology::Table,
 };
 
-use super::{View, procedures::draw_step};
+use super::{step::draw_step, view::View};
 use crate::{
     app::ring_change::{Asked, Choosing, Planned, Run},
     change::{self, ChangeVerb},

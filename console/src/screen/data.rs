@@ -12,7 +12,7 @@ use ringmaster_shared::{
 use serde_json::Value;
 use std::time::Duration;
 
-use super::View;
+use super::view::View;
 use crate::{
     app::screens::DataLine,
     format,

@@ -7,7 +7,7 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::View;
+use super::view::View;
 use crate::{
     doctor::Finding,
     format,

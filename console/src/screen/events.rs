@@ -11,7 +11,7 @@ use ratatui::{
 };
 use ringmaster_shared::event::{Event, EventCode, Severity};
 
-use super::View;
+use super::view::View;
 use crate::{
     app::{LinkChange, filter::Filter},
     format,

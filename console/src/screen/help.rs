@@ -1,4 +1,4 @@
-//! The keys, made from the table that dispatches them.
+//! The keys and the commands, made from the tables that dispatch them.
 
 use ratatui::{
     buffer::Buffer,
@@ -6,16 +6,17 @@ use ratatui::{
     text::{Line, Span},
 };
 
-use super::View;
+use super::view::View;
 use crate::{
-    format, keymap,
+    command, format, keymap,
     widget::{Rows, draw_line},
 };
 
 pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let mut lines: Vec<Line> = Vec::new();
-    let sections = keymap::help();
+    let mut sections = keymap::help();
+    sections.push(("Commands", command::help()));
     let wide = sections
         .iter()
         .flat_map(|(_, hints)| hints)

@@ -11,7 +11,7 @@ use ratatui::{
 };
 use ringmaster_shared::{id::NodeId, member::MemberStatus};
 
-use super::View;
+use super::view::View;
 use crate::{
     format,
     matrix::{Cell, Matrix},

@@ -5,10 +5,13 @@ use std::time::Duration;
 use ratatui::{buffer::Buffer, layout::Rect, style::Style};
 use ringmaster_shared::member::{Lifecycle, MemberStatus};
 
-use super::View;
+use super::view::View;
 use crate::{
     app::ScreenId,
-    app::rows::{MemberColumn, MemberRow, Moves, members},
+    app::{
+        rows::{MemberRow, Moves, members},
+        screens::MemberColumn,
+    },
     format,
     theme::{Mark, Tone, node_letter},
     widget::table::{Cell, Column, Sort, Table},

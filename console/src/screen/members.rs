@@ -8,9 +8,10 @@ use ratatui::{
 use ringmaster_shared::{api::health::GossipHealth, member::MemberStatus};
 
 use super::{
-    View, matrix,
+    matrix,
     member_table::{MemberTable, mark},
     overview::filter_line,
+    view::View,
 };
 use crate::{
     app::rows::MemberRow,

@@ -11,7 +11,7 @@ use ringmaster_shared::{
     quorum::ClusterHealth,
 };
 
-use super::{View, events, member_table::MemberTable};
+use super::{events, member_table::MemberTable, view::View};
 use crate::{
     change::{candidates, seen, transition, words},
     format,

@@ -8,12 +8,12 @@ use ratatui::{
 };
 use std::time::Duration;
 
-use super::{View, change};
+use super::{change, step::draw_step, view::View};
 use crate::{
     app::{ScreenId, screens::Entry},
     change::{ChangeVerb, choices, nothing_for, words},
     format,
-    progress::{Preview, ProcedureKind, Progress, StepState, StepView},
+    progress::{Preview, ProcedureKind, Progress, StepState},
     theme::Tone,
     widget::{self, Rows},
 };
@@ -284,38 +284,6 @@ fn outcome_line(view: &View, progress: &Progress) -> Line<'static> {
             theme.style(Tone::Bad),
         ),
     }
-}
-
-/// `● stop all   node-1 standby · node-2 standby      0.9 s`
-pub(super) fn draw_step(view: &View, step: &StepView, wide: usize, buf: &mut Buffer, area: Rect) {
-    let theme = &view.theme;
-    let (glyph, tone) = match step.state {
-        StepState::Pending => (theme.glyphs.pending, Tone::Quiet),
-        StepState::Running | StepState::Waiting => (theme.glyphs.busy, Tone::Busy),
-        StepState::Done => (theme.glyphs.good, Tone::Good),
-        StepState::Failed => (theme.glyphs.bad, Tone::Bad),
-    };
-    let title = if step.state == StepState::Pending {
-        theme.quiet()
-    } else {
-        theme.plain()
-    };
-    let time = match step.state {
-        StepState::Pending => String::new(),
-        _ => format!("{} ", format::age(Duration::from_millis(step.elapsed_ms))),
-    };
-    let room = usize::from(area.width).saturating_sub(wide + 5 + 9);
-    let line = Line::from(vec![
-        Span::styled(format!(" {glyph} "), theme.style(tone)),
-        Span::styled(format::left(&step.title, wide), title),
-        Span::raw(format!(
-            "  {}",
-            format::truncate(&step.detail, room, theme.glyphs.ellipsis)
-        )),
-    ]);
-    let taken = line.width();
-    widget::draw_line(buf, area, &line);
-    widget::draw_right(buf, area, &Line::styled(time, theme.quiet()), taken);
 }
 
 fn draw_log(view: &View, progress: &Progress, buf: &mut Buffer, rows: &mut Rows) {

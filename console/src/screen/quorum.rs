@@ -11,8 +11,8 @@ use ratatui::{
 use ringmaster_shared::quorum::{PartitionCounts, PartitionHealth, partition_counts};
 
 use super::{
-    View,
     ring_view::{Part, heat},
+    view::View,
 };
 use crate::{
     app::screens::partitions_per_row,

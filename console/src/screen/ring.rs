@@ -7,7 +7,7 @@ use ratatui::{
 };
 use ringmaster_shared::{api::ring::RingNode, key::first_hash_of, topology::Step};
 
-use super::{View, quorum::replicas};
+use super::{quorum::replicas, view::View};
 use crate::{
     change, format,
     theme::{Tone, node_letter},

@@ -157,7 +157,7 @@ async fn nodes_are_adopted_one_after_the_other() {
 async fn one_that_does_not_come_stops_the_rest() {
     let client = Client::new().expect("a client");
     let (x, stays) = (losing("x", false).await, staying().await);
-    let silent = crate::fixture::server::nobody().await;
+    let silent = crate::fixture::server::nobody();
     let hasty = Duration::ZERO;
     let exit = run(
         &client,

@@ -15,7 +15,7 @@ use crate::fixture::{
     self,
     changes::{begin, plan_of},
     id,
-    server::{Answer, FakeNode, nobody, ok, refused},
+    server::{FakeNode, Reply, nobody, ok, refused},
 };
 
 fn remove() -> Change {
@@ -38,16 +38,13 @@ fn plan_at(epoch: Epoch) -> PlanResponse {
     plan_of(&topology, remove(), &stay)
 }
 
-fn applied_at_epoch(epoch: Epoch) -> Answer {
-    (
-        202,
-        serde_json::to_value(ApplyResponse {
-            epoch,
-            change: remove(),
-            message: format!("decided as epoch {epoch}"),
-        })
-        .expect("serializes"),
-    )
+fn applied_at_epoch(epoch: Epoch) -> Reply {
+    let answer = ApplyResponse {
+        epoch,
+        change: remove(),
+        message: format!("decided as epoch {epoch}"),
+    };
+    Reply::json(202, &answer)
 }
 
 /// The ring after so many looks: filling, dual, then without node-3, or as before.
@@ -100,7 +97,7 @@ fn client() -> Client {
 #[tokio::test]
 async fn a_change_is_planned_applied_and_waited_for() {
     let (node, applies) = node(true).await;
-    let endpoints = [nobody().await, node.address.clone()];
+    let endpoints = [nobody(), node.address.clone()];
     let exit = carry_out(&client(), &endpoints, &remove(), &orders(false)).await;
     assert_eq!(exit.expect("an end"), exit::OK);
     assert_eq!(applies.load(Relaxed), 0, "without --yes nothing is done");
@@ -192,7 +189,7 @@ async fn an_unknown_node_is_misuse_and_silence_is_unreachable() {
     let endpoints = [node.address.clone()];
     let exit = plan(&client(), &endpoints, &remove(), Output::Table).await;
     assert_eq!(exit.expect("an end"), exit::USAGE);
-    let endpoints = [nobody().await];
+    let endpoints = [nobody()];
     let exit = plan(&client(), &endpoints, &remove(), Output::Table).await;
     assert_eq!(exit.expect("an end"), exit::UNREACHABLE);
 }

@@ -9,11 +9,11 @@ use ratatui::{
 use ringmaster_shared::event::Severity;
 use std::time::Duration;
 
+use super::view::View;
 use crate::{
     app::ScreenId,
     format,
     link::LinkState,
-    screen::View,
     theme::Tone,
     widget::{draw_line, draw_right},
 };

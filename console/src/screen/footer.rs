@@ -6,10 +6,10 @@ use ratatui::{
     text::{Line, Span},
 };
 
+use super::view::View;
 use crate::{
     app::ScreenId,
     format, keymap,
-    screen::View,
     theme::Tone,
     widget::{draw_line, draw_right},
 };
