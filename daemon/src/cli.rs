@@ -16,7 +16,7 @@ pub use failure::Failure;
 use crate::{
     config::{Config, Layers, LogConfig},
     lifecycle::{Program, Ticket, leash, signals::Signals},
-    node::{self, End},
+    node::{self, End, adopt},
 };
 
 /// What `--version` and `/api/v1/status` say.
@@ -62,10 +62,13 @@ fn keep_running(config: &Config, program: &Program) -> Result<ExitCode, Failure>
     loop {
         match node::run(config, ticket.take(), &signals)? {
             End::Stopped => return Ok(ExitCode::SUCCESS),
-            End::Replace { standby } => {
+            End::Replace { standby, adopts } => {
                 // it may have come after the last look of the life that ended
                 if let Some(why) = signals.asked() {
                     tracing::info!("does not start again: {why}");
+                    if adopts {
+                        adopt::withdraw(&config.data_dir, &config.node_id);
+                    }
                     return Ok(ExitCode::SUCCESS);
                 }
                 let error = program.replace(standby.as_ref());

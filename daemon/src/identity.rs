@@ -294,8 +294,8 @@ impl IdentityStore {
             current = ring.is_some();
             state.needs_refill &= !current;
             // what it gains in a change was refilled with the rest, and is filled by nobody again
-            let dual = |t: &&Topology| t.transition.as_ref().is_some_and(|c| c.step == Step::Dual);
-            if ring.filter(dual).is_some() {
+            let change = ring.and_then(|ring| ring.transition.as_ref());
+            if change.is_some_and(|change| change.step == Step::Dual) {
                 state.filled_epoch = state.filled_epoch.max(epoch.saturating_sub(1));
             }
         })?;

@@ -146,6 +146,24 @@ async fn one_signal_stops_a_node_that_was_to_come_back() {
     }
 }
 
+/// Whoever starts it so wants it to outlive the terminal.
+#[tokio::test]
+async fn a_node_that_was_started_with_nohup_does_not_mind_a_closed_terminal() {
+    let mut cluster = Cluster::empty().await;
+    cluster.add_wrapped(&[], vec!["nohup".into()], &[]).await;
+    cluster.agree().await;
+    let api = cluster.api(0);
+    signal(&api, Signal::HUP).await;
+    signal(&api, Signal::TERM).await;
+    // a second signal that counts would end it with another code
+    ends_with(&mut cluster.nodes[0], 0).await;
+    let log = cluster.nodes[0].log();
+    assert!(
+        log.contains("SIGTERM") && !log.contains("terminal was closed"),
+        "{log}"
+    );
+}
+
 /// A `ringd` that runs from a file of its own.
 struct Own {
     child: Child,

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     gossip::secrecy::{Change, Fingerprint, Key},
+    lifecycle::facts::Phase,
     node::{SharedNode, keys},
 };
 
@@ -27,7 +28,8 @@ pub async fn list(State(node): State<SharedNode>, _: None) -> Json<KeysResponse>
     let nodes: Vec<NodeKeys> = held.into_iter().map(keys::Held::info).collect();
     Json(KeysResponse {
         current_node: node.facts.id.clone(),
-        agreed: agreed(&nodes),
+        // who does not run knows of nobody
+        agreed: node.control.facts().phase == Phase::Running && agreed(&nodes),
         nodes,
     })
 }

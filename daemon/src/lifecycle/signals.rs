@@ -1,9 +1,10 @@
-//! Ctrl+C, SIGTERM and a closed terminal stop the node; a second one stops it at once.
+//! Ctrl+C, SIGTERM and a closed terminal stop the node; a second one stops it at once. Where the
+//! process was started so that a closed terminal does not matter (`nohup`), it does not.
 //!
 //! Listened for by a thread of its own, from the start of the process to its end: whatever ends
 //! or begins meanwhile (a life, its threads), a signal is not lost over it.
 
-use std::{io, thread};
+use std::{fs, io, thread};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,7 +19,8 @@ const AT_ONCE: i32 = 130;
 struct Caught {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// `None`: ignored when the process began, which is to stay so.
+    hangup: Option<Signal>,
 }
 
 impl Caught {
@@ -26,17 +28,40 @@ impl Caught {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if ignores_hangup() {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
         })
     }
 
     async fn next(&mut self) -> &'static str {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => "Ctrl+C",
             _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "the terminal was closed",
+            _ = hangup => "the terminal was closed",
         }
     }
+}
+
+/// Asked of the kernel, before anything here listens: a process keeps over `exec` what it ignores.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    is_ignored(&status, SignalKind::hangup().as_raw_value())
+}
+
+/// Whether a process of this status (proc(5)) ignores the signal. Where there is none, it does not.
+fn is_ignored(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// The signals of this process, through all lives in it.
@@ -84,5 +109,20 @@ impl Signals {
                 let _ = orders.send(Order::Stop { why }).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_the_mask() {
+        let status = "Name:\tringd\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n";
+        assert!(is_ignored(status, 13));
+        assert!(!is_ignored(status, 1), "blocked is not ignored");
+        assert!(is_ignored("SigIgn:\t0000000000000001", 1));
+        assert!(!is_ignored("", 1));
+        assert!(!is_ignored("SigIgn:\tnonsense", 1));
     }
 }

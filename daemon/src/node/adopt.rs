@@ -14,7 +14,7 @@ mod scout;
 
 use std::{io, path::Path, time::Duration};
 
-use ringmaster_shared::{event::EventCode, key::PARTITION_COUNT_DEFAULT};
+use ringmaster_shared::{event::EventCode, id::NodeId, key::PARTITION_COUNT_DEFAULT};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -187,6 +187,24 @@ pub async fn take_back(node: &SharedNode) {
         );
         node.events
             .error(EventCode::SeedRefused, Some(&node.facts.id), message);
+    }
+}
+
+/// Takes back what a life that is over had written down for the next, which is not to begin.
+pub fn withdraw(data_dir: &Path, node_id: &NodeId) {
+    let opened = IdentityStore::open(data_dir, node_id).map_err(|error| error.to_string());
+    let dropped = opened.and_then(|identity| {
+        let dropped = identity.drop_order();
+        dropped.map_err(|error| format!("{error:#}"))
+    });
+    match dropped {
+        Ok(()) => tracing::error!(
+            "the order to adopt is given back, and this node stays what it was: it was told to stop \
+             before it had restarted"
+        ),
+        Err(why) => tracing::error!(
+            "the order to adopt cannot be taken back: {why}; the next start carries it out"
+        ),
     }
 }
 
@@ -378,7 +396,28 @@ fn empty_store(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use ringmaster_shared::id::ClusterId;
+
     use super::*;
+
+    /// The process was told to stop between two lives.
+    #[test]
+    fn an_order_whose_life_does_not_begin_is_taken_back() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let node_id = NodeId::new("a").expect("valid");
+        let open = || IdentityStore::open(dir.path(), &node_id).expect("opens");
+        let identity = open();
+        let cluster = ClusterId::new("0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a111").expect("valid");
+        identity.set_cluster(cluster.clone()).expect("writes");
+        identity
+            .order_adopting(vec!["b:8080".into()])
+            .expect("writes");
+        drop(identity);
+        withdraw(dir.path(), &node_id);
+        let identity = open();
+        assert_eq!(identity.adopting(), None);
+        assert_eq!(identity.cluster_id(), Some(cluster), "it stays what it was");
+    }
 
     #[test]
     fn emptying_keeps_what_was_set_aside_and_may_be_repeated() {

@@ -12,6 +12,8 @@ pub enum End {
     /// Replace the process image.
     Replace {
         standby: Option<Ticket>,
+        /// An order to adopt is written down for the next life.
+        adopts: bool,
     },
 }
 

@@ -5,7 +5,7 @@
 //! when none of them seals with it. Who is away keeps what it has, and comes back as long as one
 //! of its keys is still held by the others.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context;
 use futures_util::{StreamExt, stream};
@@ -100,7 +100,8 @@ pub fn state_of(secrecy: &Secrecy) -> KeyringState {
     }
 }
 
-/// All members by id, each asked what it holds; not those that have left.
+/// All members by id, each asked what it holds; not those that have left. Whom the ring has and
+/// nothing was heard of in this life is away.
 pub async fn survey(node: &Node) -> Vec<Held> {
     let own = Held {
         node: node.facts.id.clone(),
@@ -120,14 +121,39 @@ pub async fn survey(node: &Node) -> Vec<Held> {
         .filter(|m| m.state.id != node.facts.id && m.state.status != MemberStatus::Left)
         .map(|m| (m.state.id.clone(), m.state.status));
     let others: Vec<_> = others.collect();
+    let ring = node.topology.current();
+    let ring = ring.iter().flat_map(|ring| &ring.members);
+    let unseen = unseen(
+        ring.map(|m| &m.id),
+        members.iter().map(|m| &m.state.id),
+        &own.node,
+    );
     let mut held: Vec<Held> = stream::iter(others)
         .map(|(id, status)| ask(node, id, status))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
+    held.extend(unseen);
     held.push(own);
     held.sort_by(|a, b| a.node.cmp(&b.node));
     held
+}
+
+/// Members of the ring that the gossip knows nothing of.
+fn unseen<'a>(
+    ring: impl Iterator<Item = &'a NodeId>,
+    known: impl Iterator<Item = &'a NodeId>,
+    own: &'a NodeId,
+) -> Vec<Held> {
+    let known: BTreeSet<&NodeId> = known.chain([own]).collect();
+    let missing = ring.filter(|id| !known.contains(id));
+    let away = |id: &NodeId| Held {
+        node: id.clone(),
+        state: Err(Missing::Away(
+            "has not been heard of since this node started".into(),
+        )),
+    };
+    missing.map(away).collect()
 }
 
 const NO_KEYRING: &str = "has no keyring: start it with gossip.keyring_file";
@@ -380,6 +406,17 @@ mod tests {
             node: id(name),
             state,
         }
+    }
+
+    /// Else a key that it needs would be removed while it is away, and nobody would have been told.
+    #[test]
+    fn who_is_in_the_ring_and_was_never_heard_of_is_away() {
+        let ring = ["a", "b", "c"].map(id);
+        let found = unseen(ring.iter(), [id("b"), id("x")].iter(), &id("a"));
+        let names: Vec<&str> = found.iter().map(|held| held.node.as_str()).collect();
+        assert_eq!(names, ["c"]);
+        assert!(matches!(found[0].state, Err(Missing::Away(_))));
+        assert!(unseen(ring.iter(), ring.iter(), &id("a")).is_empty());
     }
 
     #[test]

@@ -51,7 +51,10 @@ pub async fn shutdown(
             Ok(End::Stopped)
         }
         // what did not close well is replayed
-        Cause::Replace(Again { standby, .. }) => Ok(End::Replace { standby }),
+        Cause::Replace(Again { standby, adopt, .. }) => Ok(End::Replace {
+            standby,
+            adopts: adopt.is_some(),
+        }),
         Cause::Fail(failure) => Err(failure),
     };
     tracing::info!("stopped");

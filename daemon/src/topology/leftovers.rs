@@ -72,8 +72,8 @@ pub(super) fn never_filled(
     };
     let is_dual = next.transition.as_ref().map(|t| t.step) == Some(Step::Dual);
     let is_read = |p: PartitionId| {
-        let gains = |target: &[NodeId]| target.contains(me);
-        next.replicas(p).contains(me) || (is_dual && next.target_replicas(p).is_some_and(gains))
+        let gains = || next.target_replicas(p).is_some_and(|t| t.contains(me));
+        next.replicas(p).contains(me) || (is_dual && gains())
     };
     (0..next.partition_count())
         .filter(|p| is_read(*p) && !by_right(*p))

@@ -71,9 +71,10 @@ pub(super) fn waits_for(base: &Topology, me: &NodeId) -> String {
     let mut others = base.voters();
     others.retain(|id| id != me);
     let epoch = base.epoch;
-    let nor = match is_barred(Epoch::MAX, base) {
-        true => ", nor votes on changes of the ring,",
-        false => "",
+    let nor = if is_barred(Epoch::MAX, base) {
+        ", nor votes on changes of the ring,"
+    } else {
+        ""
     };
     let lost = format!(
         "{me} lost its data folder and does not know whether it went by a later ring before: it \

@@ -307,3 +307,29 @@ async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
         assert_eq!(identity.forgot_votes(), !filled);
     }
 }
+
+/// Of more members than vote: its own vote is none, and keeps nobody from deciding.
+#[tokio::test(start_paused = true)]
+async fn who_never_voted_has_the_ring_decided_anew_as_well() {
+    let names: Vec<String> = (1..=8).map(|n| format!("n{n}")).collect();
+    let cluster = Cluster::founded("n1");
+    for (index, name) in names.iter().enumerate().skip(1) {
+        cluster.start(name);
+        cluster.until_settled_with(index + 1, SOON).await;
+    }
+    let ring = cluster.handle("n1").current().expect("one");
+    let voters = ring.voters();
+    let silent = names.iter().find(|name| !voters.contains(&id(name)));
+    let silent = silent.expect("more members than voters");
+    cluster.crash(silent);
+    cluster
+        .revive_without_folder(silent, voters[0].as_str())
+        .await;
+    let identity = cluster.handle(silent).inner.identity.clone();
+    identity.set_needs_refill().expect("writes");
+    for each in &names {
+        cluster.until(each, SOON, |t| t.epoch > ring.epoch).await;
+    }
+    assert!(identity.lost_through() < cluster.handle(silent).current().expect("one").epoch);
+    cluster.assert_one_content_per_epoch();
+}
