@@ -9,7 +9,7 @@ use crate::{
     console::run::ringmaster,
     support::{
         cluster::{Cluster, votes},
-        wait::{GENEROUS, eventually},
+        wait::{GENEROUS, eventually, same},
     },
 };
 
@@ -26,7 +26,7 @@ async fn waits(cluster: &Cluster, node: usize, code: &str) -> Result<String, Str
     let problems = status.cluster.problems;
     let found = problems.iter().find(|p| p.code == code);
     let found = found.ok_or_else(|| format!("{:?} {problems:?}", status.node.lifecycle))?;
-    assert_eq!(status.node.lifecycle, Lifecycle::Recovering);
+    same("lifecycle", &status.node.lifecycle, &Lifecycle::Recovering)?;
     Ok(found.message.clone())
 }
 
