@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::{
@@ -21,6 +21,7 @@ use ringmaster_shared::{
     id::{Generation, NodeId},
     member::Lifecycle,
 };
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -30,24 +31,35 @@ use super::{
     survey::{Survey, doing, members, statuses},
 };
 use crate::{
-    client::{Client, ClientError, data_path},
+    client::{Client, ClientError, Left, data_path},
     progress::{ProcedureKind, Progress, StepState, StepView, Target},
 };
 
 /// How often a gate is asked again.
 const POLL: Duration = Duration::from_millis(100);
 /// How long nodes hold the standby without hearing from us.
-const HOLD_SECONDS: u64 = 120;
+pub const HOLD_SECONDS: u64 = 120;
 const HOLD: Duration = Duration::from_secs(HOLD_SECONDS);
 /// Lines kept of one run; a run writes a few per node.
 const LOG_LINES_MAX: usize = 1000;
 /// The key that proves that writes and reads pass; deleted at the end.
 const CANARY: &str = "ringmaster:canary";
+/// Nodes that are asked to delete it.
+const CANARY_ATTEMPTS: usize = 3;
 
 /// Why a procedure ended early.
 enum Stop {
     Cancelled,
     Failed(String),
+}
+
+impl Stop {
+    fn sentence(&self) -> String {
+        match self {
+            Self::Cancelled => "cancelled by the operator".to_owned(),
+            Self::Failed(why) => why.clone(),
+        }
+    }
 }
 
 impl From<ClientError> for Stop {
@@ -74,8 +86,10 @@ pub struct Runner {
     holds: Holds,
     step_started: Instant,
     refused_since: Option<Instant>,
-    /// Who was told to stand by.
+    /// Who was told to stand by, and may have heard it.
     sent: BTreeSet<NodeId>,
+    /// Through whom the canary was written and not removed since.
+    canary_at: BTreeSet<Target>,
 }
 
 impl Runner {
@@ -100,7 +114,13 @@ impl Runner {
             step_started,
             refused_since: None,
             sent: BTreeSet::new(),
+            canary_at: BTreeSet::new(),
         }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Runs to the end; the returned progress carries the outcome.
@@ -109,14 +129,15 @@ impl Runner {
             ProcedureKind::CleanRestart => self.clean(endpoints).await,
             ProcedureKind::RollingRestart => self.rolling(endpoints).await,
         };
-        let outcome = match result {
-            Ok(report) => Ok(report),
-            Err(Stop::Cancelled) => Err("cancelled by the operator".to_owned()),
-            Err(Stop::Failed(why)) => Err(why),
-        };
+        self.end(result).await
+    }
+
+    async fn end(mut self, result: Result<String, Stop>) -> Progress {
+        let outcome = result.map_err(|stop| stop.sentence());
         if let Err(why) = &outcome {
             self.close_step(StepState::Failed, why.clone());
         }
+        self.remove_canary().await;
         self.progress.waiting_for = None;
         self.progress.outcome = Some(outcome);
         // the last report must arrive
@@ -143,7 +164,9 @@ impl Runner {
         );
         self.refused_since = Some(Instant::now());
         let result = self.clean_steps(&plan).await;
-        if result.is_err() {
+        if let Err(stop) = &result {
+            // at once: what follows takes its time
+            self.close_step(StepState::Failed, stop.sentence());
             self.let_all_start(&survey).await;
         }
         result?;
@@ -178,7 +201,12 @@ impl Runner {
             self.check_cancel()?;
             // before it answers: an answer that is lost does not mean that it was not heard
             self.sent.insert(target.id.clone());
-            self.order(target, "/api/v1/admin/standby", &order).await?;
+            if let Err(error) = self.tell(target, "/api/v1/admin/standby", &order).await {
+                if error.leaves() == Left::Nothing {
+                    self.sent.remove(&target.id);
+                }
+                return Err(error.into());
+            }
         }
         // proven twice, so that one that was just passing through is not mistaken
         let mut detail = String::new();
@@ -215,7 +243,7 @@ impl Runner {
         for target in &plan.order {
             self.canary(target).await?;
         }
-        self.remove_canary(plan.bootstrap()).await;
+        self.remove_canary().await;
         self.close_step(
             StepState::Done,
             format!("{detail}, canary through every node"),
@@ -310,18 +338,35 @@ impl Runner {
         }
     }
 
-    /// The way back for everyone who was sent to standby, all at once.
+    /// The way back for everyone who was sent to standby, all at once. What came of each is told as
+    /// soon as it is known.
     async fn let_all_start(&mut self, before: &Survey) {
-        self.log("telling every node in standby to start from what it remembers");
+        let client = self.client.clone();
         let sent = before.targets.iter().zip(&before.views);
         let sent = sent.filter(|(target, _)| self.sent.contains(&target.id));
-        let told = join_all(sent.map(|(target, view)| {
+        let told = sent.map(|(target, view)| {
             let old = view.as_ref().map_or(0, |v| v.status.node.generation);
-            start_from_memory(&self.client, target, old)
-        }));
-        for line in told.await {
+            let line = start_from_memory(&client, target, old);
+            async move { (&target.id, line.await) }
+        });
+        let mut told: FuturesUnordered<_> = told.collect();
+        let mut open = self.sent.clone();
+        if open.is_empty() {
+            self.log("nobody was sent to standby: all go on as they were");
+            return;
+        }
+        self.log("telling every node in standby to start from what it remembers");
+        loop {
+            let names: Vec<&str> = open.iter().map(NodeId::as_str).collect();
+            let names = names.join(", ");
+            self.waiting(format!("{names} to stand by, and to be told to start"));
+            let Some((id, line)) = told.next().await else {
+                break;
+            };
+            open.remove(id);
             self.log(&line);
         }
+        self.progress.waiting_for = None;
     }
 
     // ---- rolling restart ----------------------------------------------------------------
@@ -344,9 +389,7 @@ impl Runner {
             self.open_step(n + 1);
             self.roll(target, &everyone).await?;
         }
-        if let Some(first) = plan.order.first() {
-            self.remove_canary(first).await;
-        }
+        self.remove_canary().await;
         Ok(format!(
             "rolling restart of {} nodes done in {:.1} s",
             plan.order.len(),
@@ -392,6 +435,15 @@ impl Runner {
         body: &B,
     ) -> Result<(), Stop> {
         self.check_cancel()?;
+        Ok(self.tell(target, path, body).await?)
+    }
+
+    async fn tell<B: serde::Serialize>(
+        &mut self,
+        target: &Target,
+        path: &str,
+        body: &B,
+    ) -> Result<(), ClientError> {
         let answer: OrderResponse = self.client.post(&target.address, path, body).await?;
         self.log(&format!("{}: {}", target.id, answer.message));
         Ok(())
@@ -424,58 +476,81 @@ impl Runner {
         }
     }
 
-    /// A write and a read through one node.
+    /// A write through one node, and a read through it that sees the write.
     async fn canary(&mut self, target: &Target) -> Result<(), Stop> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             self.check_cancel()?;
-            let result = match self.put_canary(target).await {
-                Ok(_) => {
-                    self.client
-                        .get::<ReadResponse>(&target.address, &data_path(CANARY))
-                        .await
+            match self.pass_canary(target).await {
+                Ok(()) => return Ok(()),
+                Err(why) if Instant::now() >= deadline => {
+                    return Err(Stop::Failed(format!("the canary did not pass: {why}")));
                 }
-                Err(e) => Err(e),
-            };
-            match result {
-                Ok(_) => return Ok(()),
-                Err(e) if Instant::now() >= deadline => {
-                    return Err(Stop::Failed(format!("the canary did not pass: {e}")));
-                }
-                Err(e) => self.waiting(format!("canary: {e}")),
+                Err(why) => self.waiting(format!("canary: {why}")),
             }
             let _ = tokio::time::timeout(POLL, self.wires.cancel.changed()).await;
         }
     }
 
-    async fn put_canary(&self, target: &Target) -> Result<WriteResponse, ClientError> {
+    async fn pass_canary(&mut self, target: &Target) -> Result<(), String> {
+        let written = self.put_canary(target).await.map_err(|e| e.to_string())?;
+        let read = self.client.get(&target.address, &data_path(CANARY)).await;
+        let read: ReadResponse = read.map_err(|e| e.to_string())?;
+        if read.value == written {
+            Ok(())
+        } else {
+            Err(format!(
+                "{} does not read what was just written through it",
+                target.id
+            ))
+        }
+    }
+
+    /// The value that was written.
+    async fn put_canary(&mut self, target: &Target) -> Result<Value, ClientError> {
         let body = PutRequest {
             value: serde_json::json!(Timestamp::now().to_string()),
             context: None,
         };
-        self.client
+        let answer: Result<WriteResponse, _> = self
+            .client
             .call(
                 reqwest::Method::PUT,
                 &target.address,
                 &data_path(CANARY),
                 &body,
             )
-            .await
+            .await;
+        if !matches!(&answer, Err(error) if error.leaves() == Left::Nothing) {
+            self.canary_at.insert(target.clone());
+        }
+        answer.map(|_| body.value)
     }
 
-    async fn remove_canary(&mut self, target: &Target) {
-        let body = DeleteRequest::default();
-        let answer: Result<WriteResponse, _> = self
-            .client
-            .call(
-                reqwest::Method::DELETE,
-                &target.address,
-                &data_path(CANARY),
-                &body,
-            )
-            .await;
-        if let Err(e) = answer {
-            self.log(&format!("the canary key {CANARY} was left behind: {e}"));
+    /// Once it was written it lies among the keys of others: through whom it came, it goes.
+    async fn remove_canary(&mut self) {
+        let mut left = None;
+        for target in self.canary_at.iter().take(CANARY_ATTEMPTS) {
+            let body = DeleteRequest::default();
+            let answer: Result<WriteResponse, _> = self
+                .client
+                .call(
+                    reqwest::Method::DELETE,
+                    &target.address,
+                    &data_path(CANARY),
+                    &body,
+                )
+                .await;
+            left = answer.err();
+            if left.is_none() {
+                break;
+            }
+        }
+        self.canary_at.clear();
+        if let Some(why) = left {
+            self.log(&format!(
+                "the canary key {CANARY} was left behind: {why}; `ringmaster del {CANARY}` removes it"
+            ));
         }
     }
 
@@ -570,6 +645,7 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
     loop {
         let status = client.get(&target.address, "/api/v1/status").await;
         let status = status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation, s));
+        let seen = status.as_ref().ok().map(|(lifecycle, ..)| *lifecycle);
         let gate = match status {
             Ok((Lifecycle::Standby, ..)) => {
                 let order = StartOrder { seeds: None };
@@ -589,9 +665,21 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
             Err(e) => Gate::Waiting(e.to_string()),
         };
         if let Some(why) = patience.ends(&gate, began.elapsed()) {
-            return format!("{id}: {why}; it starts by itself {HOLD_SECONDS} s after it stands by");
+            return format!("{id}: {why}; {}", left_to_itself(seen));
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What becomes of one that could not be told to start.
+fn left_to_itself(seen: Option<Lifecycle>) -> String {
+    let own = format!("it starts by itself {HOLD_SECONDS} s after it stands by");
+    match seen {
+        Some(Lifecycle::Serving) => {
+            format!("it goes on as it was; if it heard the order to stand by after all, {own}")
+        }
+        Some(_) => own,
+        None => format!("if it runs, {own}; if not, start it"),
     }
 }
 
@@ -602,3 +690,6 @@ fn plain<T>(answers: Vec<(Target, Result<T, ClientError>)>) -> Vec<(NodeId, Resu
         .map(|(t, r)| (t.id, r.map_err(|e| e.to_string())))
         .collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
