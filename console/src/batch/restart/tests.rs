@@ -1,46 +1,45 @@
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use ringmaster_shared::{error::ErrorCode, member::Lifecycle};
+use ringmaster_shared::member::Lifecycle;
 
 use super::*;
 use crate::{
-    fixture::server::{ok, refused},
+    fixture::server::ok,
     procedure::{
         clean::tests::status,
         runner::tests::{Fakes, accepted},
     },
 };
 
-/// One that never gets to standby once it is told.
-async fn never_down() -> Fakes {
-    let told = std::sync::atomic::AtomicBool::new(false);
-    Fakes::start(&["a"], move |name, request, _| {
-        use std::sync::atomic::Ordering::SeqCst;
-        match request {
-            "POST /api/v1/admin/standby" => {
-                told.store(true, SeqCst);
-                Some(accepted(name, "holds"))
-            }
-            "GET /api/v1/status" if told.load(SeqCst) => {
-                Some(ok(&status(name, Lifecycle::Draining, 5)))
-            }
-            "GET /api/v1/status" | "GET /api/v1/cluster" => None,
-            _ => Some(refused(ErrorCode::Conflict, "no")),
+/// One that never gets to standby once it is told; whenever it says so, the operator is impatient.
+async fn never_down(interrupt: mpsc::Sender<()>) -> Fakes {
+    let told = AtomicBool::new(false);
+    Fakes::start(&["a"], move |name, request, _| match request {
+        "POST /api/v1/admin/standby" => {
+            told.store(true, Ordering::SeqCst);
+            Some(accepted(name, "holds"))
         }
+        "GET /api/v1/status" if told.load(Ordering::SeqCst) => {
+            // twice is enough
+            let _ = interrupt.try_send(());
+            Some(ok(&status(name, Lifecycle::Draining, 5)))
+        }
+        _ => None,
     })
     .await
 }
 
 #[tokio::test]
 async fn a_second_interrupt_does_not_wait_for_the_way_back() {
-    let nodes = never_down().await;
     let client = Client::new().expect("a client");
     let (interrupt, heard) = mpsc::channel::<()>(2);
+    let nodes = never_down(interrupt).await;
     let heard = stream::unfold(heard, |mut heard| async move {
         heard.recv().await.map(|()| ((), heard))
     });
-    interrupt.send(()).await.expect("room");
-    interrupt.send(()).await.expect("room");
     let kind = ProcedureKind::CleanRestart;
     let all = nodes.endpoints();
     let run = carry_out(client, &all, kind, Output::Json, heard);
@@ -49,6 +48,7 @@ async fn a_second_interrupt_does_not_wait_for_the_way_back() {
     assert!(interrupted);
     let why = end.outcome.expect("an end").expect_err("cut short");
     assert!(why.contains("starts by itself"), "{why}");
+    assert_eq!(end.log[0], "a: holds");
 }
 
 fn progress(log: &[&str]) -> Progress {
