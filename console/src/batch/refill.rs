@@ -121,9 +121,9 @@ mod tests {
         server::{FakeNode, ok},
     };
 
-    /// Orders node-2 to go on, and has it answer as `edit` makes it; the exit code, and how often
+    /// Orders node-2 to go on, and has it answer as `change` makes it; the exit code, and how often
     /// something was ordered.
-    async fn ordered(edit: impl FnOnce(&mut StatusResponse)) -> (Exit, usize) {
+    async fn ordered(change: impl FnOnce(&mut StatusResponse)) -> (Exit, usize) {
         let cluster = fixture::cluster(3);
         let mut status = cluster.nodes[&id("node-2")]
             .status
@@ -136,7 +136,7 @@ mod tests {
             message: "waits".to_owned(),
             since: fixture::before(9),
         });
-        edit(&mut status);
+        change(&mut status);
         let orders = Arc::new(AtomicUsize::new(0));
         let count = orders.clone();
         let second = FakeNode::start(move |request, _| {
@@ -170,7 +170,7 @@ mod tests {
             output: Output::Table,
         };
         let client = Client::new().expect("a client");
-        let exit = run(&client, &[first.address.clone()], wanted).await;
+        let exit = run(&client, std::slice::from_ref(&first.address), wanted).await;
         (exit.expect("an end"), orders.load(Ordering::SeqCst))
     }
 
