@@ -4,7 +4,7 @@
 //! The daemon does the work and loses nothing; here it is decided who is asked, in which order,
 //! and when it is done: every node shows the other cluster's id and serves.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use ringmaster_shared::{
@@ -12,8 +12,9 @@ use ringmaster_shared::{
         admin::{AdoptOrder, OrderResponse},
         health::StatusResponse,
         membership::MembersResponse,
+        ring::RingNode,
     },
-    id::NodeId,
+    id::{Generation, NodeId},
     member::Lifecycle,
 };
 use serde::Serialize;
@@ -71,7 +72,25 @@ pub struct Plan {
 struct Sides {
     /// The cluster that stays, and who is in it.
     into: MembersResponse,
-    losing: Vec<(String, StatusResponse, MembersResponse)>,
+    losing: Vec<(String, StatusResponse, Others)>,
+}
+
+/// The others of a losing cluster: who is heard of, and who is in its ring. Gossip alone forgets: a
+/// lone survivor that has restarted knows nobody any more, and its ring still names them.
+#[derive(Debug, Clone)]
+struct Others {
+    members: MembersResponse,
+    ring: Vec<RingNode>,
+}
+
+impl Others {
+    /// Everybody with the address that is newest.
+    fn all(&self) -> BTreeMap<&NodeId, &str> {
+        let ring = self.ring.iter().map(|n| (&n.id, n.address.as_str()));
+        let heard = self.members.cluster_members.values();
+        ring.chain(heard.map(|m| (&m.node_id, m.address.as_str())))
+            .collect()
+    }
 }
 
 pub async fn run(client: &Client, adoption: &Adoption) -> anyhow::Result<Exit> {
@@ -125,7 +144,8 @@ async fn look(client: &Client, adoption: &Adoption) -> Result<Sides, ClientError
     let losing = join_all(adoption.losing.iter().map(|endpoint| async move {
         let status = client.status(endpoint).await?;
         let members = client.get(endpoint, "/gossip/members").await?;
-        Ok((endpoint.clone(), status, members))
+        let ring = client.ring(endpoint).await?.nodes;
+        Ok((endpoint.clone(), status, Others { members, ring }))
     }));
     let losing: Result<Vec<_>, ClientError> = losing.await.into_iter().collect();
     Ok(Sides {
@@ -145,7 +165,7 @@ fn plan(sides: &Sides) -> Result<Plan, Refusal> {
     }
     let mut steps: Vec<Step> = Vec::new();
     let mut left_out = Vec::new();
-    for (endpoint, status, members) in &sides.losing {
+    for (endpoint, status, others) in &sides.losing {
         let id = &status.node.id;
         if steps.iter().any(|s| &s.node_id == id) {
             continue;
@@ -173,10 +193,10 @@ fn plan(sides: &Sides) -> Result<Plan, Refusal> {
             message: String::new(),
         });
         if own != into {
-            let others = members.cluster_members.values();
+            let all = others.all().into_iter();
             let unnamed =
-                others.filter(|m| !sides.losing.iter().any(|(_, s, _)| s.node.id == m.node_id));
-            left_out.extend(unnamed.map(|m| format!("{} ({})", m.node_id, m.address)));
+                all.filter(|(id, _)| !sides.losing.iter().any(|(_, s, _)| s.node.id == **id));
+            left_out.extend(unnamed.map(|(id, address)| format!("{id} ({address})")));
         }
     }
     left_out.sort();
@@ -206,9 +226,14 @@ fn lines(plan: &Plan) -> Vec<String> {
             step.endpoint
         ));
     }
-    lines.push(
-        "  keys written on both sides keep both values, as siblings; nothing is lost".to_owned(),
-    );
+    let kept = if plan.left_out.is_empty() {
+        "nothing is lost"
+    } else {
+        "of what these nodes hold nothing is lost"
+    };
+    lines.push(format!(
+        "  keys written on both sides keep both values, as siblings; {kept}"
+    ));
     lines
 }
 
@@ -262,6 +287,52 @@ async fn adopt_one(
     step: &Step,
 ) -> Result<String, Failure> {
     let began = Instant::now();
+    let before = life_to_end(client, step).await?;
+    order(client, adoption, step).await?;
+    let deadline = began + adoption.timeout;
+    let mut told = began;
+    loop {
+        let status = client.status(&step.endpoint).await;
+        let why = match stands(&status, into, step, before) {
+            Stands::Arrived => {
+                return Ok(format!(
+                    "serves in cluster {into}, after {:.1} s",
+                    began.elapsed().as_secs_f64()
+                ));
+            }
+            Stands::GaveBack => return Err(Failure(gave_back(step), exit::FAILED)),
+            Stands::OnItsWay(why) => why,
+        };
+        if Instant::now() >= deadline {
+            let waited = adoption.timeout.as_secs();
+            let next = what_next(&status, step);
+            let text = format!("not there after {waited} s: {why}; {next}");
+            return Err(Failure(text, exit::FAILED));
+        }
+        if told.elapsed() >= TELL && adoption.output == Output::Table {
+            told = Instant::now();
+            print_lines([format!("{}: {why}", step.node_id)]);
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// The life in which the order will be given. Looked at again: when the first of several was asked
+/// may be long ago, and one that started meanwhile must not look like one that gave the order back.
+async fn life_to_end(client: &Client, step: &Step) -> Result<Generation, Failure> {
+    let status = client.status(&step.endpoint).await;
+    let status = status.map_err(|e| Failure(e.to_string(), super::code(&e)))?;
+    if status.node.id != step.node_id {
+        let text = format!(
+            "{} answers at its address now; nothing was ordered",
+            status.node.id
+        );
+        return Err(Failure(text, exit::REFUSED));
+    }
+    Ok(status.node.generation)
+}
+
+async fn order(client: &Client, adoption: &Adoption, step: &Step) -> Result<(), Failure> {
     let order = AdoptOrder {
         seeds: adoption.into.clone(),
         reason: Some(
@@ -288,54 +359,81 @@ async fn adopt_one(
             return Err(Failure(error.to_string(), exit));
         }
     }
-    let deadline = began + adoption.timeout;
-    let mut told = began;
-    loop {
-        let status = client.status(&step.endpoint).await;
-        let why = match arrived(&status, into, &step.node_id) {
-            Ok(()) => {
-                return Ok(format!(
-                    "serves in cluster {into}, after {:.1} s",
-                    began.elapsed().as_secs_f64()
-                ));
-            }
-            Err(why) => why,
-        };
-        if Instant::now() >= deadline {
-            let text = format!(
-                "not there after {} s: {why}; it goes on by itself",
-                adoption.timeout.as_secs()
-            );
-            return Err(Failure(text, exit::FAILED));
-        }
-        if told.elapsed() >= TELL && adoption.output == Output::Table {
-            told = Instant::now();
-            print_lines([format!("{}: {why}", step.node_id)]);
-        }
-        sleep(POLL).await;
-    }
+    Ok(())
 }
 
-/// Whether the node is a serving member of the cluster that stays; what is missing otherwise.
-fn arrived(
+/// How far a node that was ordered has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stands {
+    /// A serving member of the cluster that stays.
+    Arrived,
+    /// What is missing.
+    OnItsWay(String),
+    /// It serves its old cluster in a life after that of the order, and will not go any more: it
+    /// looks at the seeds before it serves.
+    GaveBack,
+}
+
+/// `before`: the life in which it took the order.
+fn stands(
     status: &Result<StatusResponse, ClientError>,
     into: &str,
-    id: &NodeId,
-) -> Result<(), String> {
-    let status = status.as_ref().map_err(|e| e.why().to_owned())?;
-    if &status.node.id != id {
-        return Err(format!("{} answers at its address", status.node.id));
+    step: &Step,
+    before: Generation,
+) -> Stands {
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return Stands::OnItsWay(error.why().to_owned()),
+    };
+    if status.node.id != step.node_id {
+        return Stands::OnItsWay(format!("{} answers at its address", status.node.id));
     }
     let waits = status.node.waiting_for.as_ref();
     let waits = waits.map_or(String::new(), |w| format!(", waiting for: {w}"));
     let lifecycle = status.node.lifecycle;
-    if status.cluster.cluster_id != into {
-        let old = "it is not in the other cluster yet";
-        return Err(format!("{old}; {}{waits}", lifecycle.as_str()));
-    }
+    let cluster = &status.cluster.cluster_id;
     match lifecycle {
-        Lifecycle::Serving => Ok(()),
-        other => Err(format!("it is {}{waits}", other.as_str())),
+        Lifecycle::Serving if cluster == into => Stands::Arrived,
+        Lifecycle::Serving | Lifecycle::Recovering
+            if *cluster == step.cluster_id && status.node.generation > before =>
+        {
+            Stands::GaveBack
+        }
+        other if cluster == into => Stands::OnItsWay(format!("it is {}{waits}", other.as_str())),
+        other => Stands::OnItsWay(format!(
+            "it is not in the other cluster yet; {}{waits}",
+            other.as_str()
+        )),
+    }
+}
+
+fn gave_back(step: &Step) -> String {
+    format!(
+        "it gave the order back and stays in cluster {} with all it holds; its log says why \
+         (`SEED_REFUSED`; no such line: it ended before it had written the order down). When a node \
+         of --into answers it, run this again",
+        step.cluster_id
+    )
+}
+
+/// What becomes of one that is not waited for any longer. Only one that has given up its cluster
+/// goes on whatever happens.
+fn what_next(status: &Result<StatusResponse, ClientError>, step: &Step) -> String {
+    let endpoint = &step.endpoint;
+    match status {
+        Ok(status) if status.node.id != step.node_id => {
+            format!("look where {} runs now", step.node_id)
+        }
+        Ok(status) if status.cluster.cluster_id != step.cluster_id => {
+            "it goes on by itself".to_owned()
+        }
+        Ok(_) => format!(
+            "it has not given up its cluster; whether it still will, \
+             `ringmaster status --endpoints {endpoint}` and its log say"
+        ),
+        Err(_) => "look at its log, and start it if it is down: one that has given up its cluster \
+                   goes on then, one that has not says so (`SEED_REFUSED`)"
+            .to_owned(),
     }
 }
 

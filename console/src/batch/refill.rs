@@ -43,6 +43,15 @@ pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyho
         Ok(status) => status,
         Err(error) => return Ok(explain(&error)),
     };
+    if let Some(why) = other(
+        &status,
+        address,
+        &wanted.node,
+        &view.status.cluster.cluster_id,
+    ) {
+        eprintln!("ringmaster: refused: {why}; nothing was ordered");
+        return Ok(exit::REFUSED);
+    }
     let problems = &status.cluster.problems;
     let told = |code: &&str| problems.iter().find(|p| p.code == *code);
     let Some(waits) = CODES.iter().find_map(told) else {
@@ -65,6 +74,21 @@ pub async fn run(client: &Client, endpoints: &[String], wanted: Refill) -> anyho
     Ok(exit::OK)
 }
 
+/// Who answers where `node` of `cluster` was last known, if it is not that one: its loss is not the
+/// one that was accepted.
+fn other(status: &StatusResponse, address: &str, node: &NodeId, cluster: &str) -> Option<String> {
+    let (who, whose) = (&status.node.id, &status.cluster.cluster_id);
+    if who != node {
+        return Some(format!("{address} is {who} now, not {node}"));
+    }
+    if whose != cluster {
+        return Some(format!(
+            "{node} at {address} belongs to cluster {whose}, not {cluster}"
+        ));
+    }
+    None
+}
+
 /// What would be accepted.
 fn show(wanted: &Refill, waits: &str) -> anyhow::Result<Exit> {
     if wanted.output == Output::Json {
@@ -76,4 +100,86 @@ fn show(wanted: &Refill, waits: &str) -> anyhow::Result<Exit> {
         ]);
     }
     Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use ringmaster_shared::{
+        api::{health::Problem, ring::ClusterResponse},
+        event::Severity,
+        member::Lifecycle,
+    };
+
+    use super::*;
+    use crate::fixture::{
+        self, id,
+        server::{FakeNode, ok},
+    };
+
+    /// Orders node-2 to go on, and has it answer as `change` makes it; the exit code, and how often
+    /// something was ordered.
+    async fn ordered(change: impl FnOnce(&mut StatusResponse)) -> (Exit, usize) {
+        let cluster = fixture::cluster(3);
+        let mut status = cluster.nodes[&id("node-2")]
+            .status
+            .clone()
+            .expect("known")
+            .value;
+        status.cluster.problems.push(Problem {
+            code: CODES[0].to_owned(),
+            severity: Severity::Error,
+            message: "waits".to_owned(),
+            since: fixture::before(9),
+        });
+        change(&mut status);
+        let orders = Arc::new(AtomicUsize::new(0));
+        let count = orders.clone();
+        let second = FakeNode::start(move |request, _| {
+            if request == "GET /api/v1/status" {
+                return ok(&status);
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            ok(&OrderResponse {
+                node_id: id("node-2"),
+                accepted: true,
+                lifecycle: Lifecycle::Recovering,
+                message: "goes on".to_owned(),
+            })
+        })
+        .await;
+        let mut view = ClusterResponse {
+            status: cluster.status.expect("a status").value,
+            members: cluster.members.expect("members").value,
+            ring: cluster.ring.expect("a ring").value,
+        };
+        let member = view.members.cluster_members.get_mut(&id("node-2"));
+        member
+            .expect("a member")
+            .address
+            .clone_from(&second.address);
+        let first = FakeNode::start(move |_, _| ok(&view)).await;
+        let wanted = Refill {
+            node: id("node-2"),
+            yes: true,
+            reason: None,
+            output: Output::Table,
+        };
+        let client = Client::new().expect("a client");
+        let exit = run(&client, std::slice::from_ref(&first.address), wanted).await;
+        (exit.expect("an end"), orders.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn only_the_node_that_was_named_is_told_to_accept_the_loss() {
+        assert_eq!(ordered(|_| {}).await, (exit::OK, 1));
+        let stranger = ordered(|s| s.node.id = id("node-9")).await;
+        assert_eq!(stranger, (exit::REFUSED, 0), "another node answers there");
+        let moved = ordered(|s| s.cluster.cluster_id = "0f3e9a11".to_owned()).await;
+        assert_eq!(moved, (exit::REFUSED, 0), "it is of another cluster");
+    }
 }

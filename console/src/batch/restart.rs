@@ -1,5 +1,6 @@
 //! `ringmaster restart --clean|--rolling`: the plan, and with `--yes` progress line by line.
 
+use futures_util::{Stream, StreamExt, stream};
 use ringmaster_shared::id::NodeId;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -10,10 +11,10 @@ use crate::{
     exit::{self, Exit},
     procedure::{
         clean, rolling,
-        runner::{Runner, Wires},
+        runner::{HOLD_SECONDS, Runner, Wires},
         survey::Survey,
     },
-    progress::{ProcedureKind, Progress, StepState},
+    progress::{ProcedureKind, Progress, StepState, StepView},
 };
 
 /// What the command line asks for.
@@ -33,6 +34,8 @@ struct Report<'a> {
     nodes: Vec<&'a str>,
     writes_refused_ms: u64,
     steps: Vec<Step<'a>>,
+    /// What each node answered to its orders, oldest first.
+    log: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -70,7 +73,12 @@ pub async fn run(
         print_plan(args.kind, &steps, &effects);
     }
     if args.yes {
-        let (progress, interrupted) = carry_out(client, endpoints, args.kind, output).await;
+        // one stream for the whole run, so that none falls between two looks
+        let interrupts = stream::unfold((), |()| async {
+            tokio::signal::ctrl_c().await.ok().map(|()| ((), ()))
+        });
+        let run = carry_out(client, endpoints, args.kind, output, interrupts);
+        let (progress, interrupted) = run.await;
         let exit = report(&progress, output)?;
         // an interrupt that came too late to stop anything changed nothing
         let stopped = interrupted && exit == exit::FAILED;
@@ -94,12 +102,13 @@ fn print_plan(kind: ProcedureKind, steps: &[String], effects: &[String]) {
     );
 }
 
-/// To the end; and whether the operator interrupted it.
+/// To the end, or to the second of the operator's interrupts; and whether there was one.
 async fn carry_out(
     client: Client,
     endpoints: &[String],
     kind: ProcedureKind,
     output: Output,
+    interrupts: impl Stream<Item = ()>,
 ) -> (Progress, bool) {
     let (progress, mut reports) = mpsc::channel(16);
     let (cancel, cancelled) = watch::channel(false);
@@ -112,24 +121,27 @@ async fn carry_out(
         },
     );
     let endpoints = endpoints.to_vec();
+    let mut last = runner.progress().clone();
     let mut run = std::pin::pin!(runner.run(&endpoints));
+    let mut interrupts = std::pin::pin!(interrupts);
     let mut printer = Printer::default();
     let mut interrupted = false;
     loop {
         tokio::select! {
             done = &mut run => {
-                if output == Output::Table {
-                    printer.print(&done);
-                }
+                printer.print(&done, output);
                 return (done, interrupted);
             }
             Some(now) = reports.recv() => {
-                if output == Output::Table {
-                    printer.print(&now);
-                }
+                printer.print(&now, output);
+                last = now;
             }
-            _ = tokio::signal::ctrl_c() => {
-                eprintln!("ringmaster: cancelling; nodes in standby are told to start");
+            Some(()) = interrupts.next() => {
+                if interrupted {
+                    last.outcome = Some(Err(unattended(kind)));
+                    return (last, true);
+                }
+                eprintln!("ringmaster: {}", cancelling(kind));
                 let _ = cancel.send(true);
                 interrupted = true;
             }
@@ -137,15 +149,64 @@ async fn carry_out(
     }
 }
 
-/// Prints each step once when it ends, and each new reason for waiting.
+fn cancelling(kind: ProcedureKind) -> &'static str {
+    match kind {
+        ProcedureKind::CleanRestart => {
+            "cancelling; nodes in standby are told to start. Ctrl+C again does not wait for that: \
+             each starts by itself when its hold ends"
+        }
+        ProcedureKind::RollingRestart => {
+            "cancelling; a node that restarts now goes on with it. Ctrl+C again ends this at once"
+        }
+    }
+}
+
+/// What is true when nobody looks on any longer.
+fn unattended(kind: ProcedureKind) -> String {
+    match kind {
+        ProcedureKind::CleanRestart => format!(
+            "interrupted again; who was not told to start yet starts by itself, at most \
+             {HOLD_SECONDS} s after it stands by. Look with `ringmaster status`"
+        ),
+        ProcedureKind::RollingRestart => {
+            "interrupted again; a node that restarts now goes on with it".to_owned()
+        }
+    }
+}
+
+/// Prints each step once when it ends, and each new reason for waiting. What the nodes answered goes
+/// to standard error, whatever the output: it is all there is if this ends before the report.
 #[derive(Default)]
 struct Printer {
     done: usize,
+    logged: usize,
     waiting: Option<String>,
 }
 
 impl Printer {
-    fn print(&mut self, progress: &Progress) {
+    fn print(&mut self, progress: &Progress, output: Output) {
+        if output == Output::Table {
+            self.print_steps(progress);
+        }
+        for line in self.news(progress) {
+            eprintln!("ringmaster: {line}");
+        }
+        if output == Output::Table && progress.waiting_for != self.waiting {
+            self.waiting.clone_from(&progress.waiting_for);
+            if let Some(why) = &self.waiting {
+                print_lines([format!("  waits   {why}")]);
+            }
+        }
+    }
+
+    /// What was logged since the last time.
+    fn news<'a>(&mut self, progress: &'a Progress) -> &'a [String] {
+        let news = progress.log.get(self.logged..).unwrap_or_default();
+        self.logged += news.len();
+        news
+    }
+
+    fn print_steps(&mut self, progress: &Progress) {
         let ended = |s: &StepState| matches!(s, StepState::Done | StepState::Failed);
         let steps = progress
             .steps
@@ -167,12 +228,6 @@ impl Printer {
             )
         }));
         self.done += printed;
-        if progress.waiting_for != self.waiting {
-            self.waiting.clone_from(&progress.waiting_for);
-            if let Some(why) = &self.waiting {
-                print_lines([format!("  waits   {why}")]);
-            }
-        }
     }
 }
 
@@ -191,31 +246,36 @@ fn report(progress: &Progress, output: Output) -> anyhow::Result<Exit> {
         }
         Output::Table if ok => print_lines([message.to_owned()]),
         Output::Table => eprintln!("ringmaster: {message}"),
-        Output::Json => print_json(&Report {
-            procedure: match progress.kind {
-                ProcedureKind::CleanRestart => "clean_restart",
-                ProcedureKind::RollingRestart => "rolling_restart",
-            },
-            ok,
-            message,
-            nodes: progress.nodes.iter().map(NodeId::as_str).collect(),
-            writes_refused_ms: progress.writes_refused_ms,
-            steps: progress
-                .steps
-                .iter()
-                .map(|s| Step {
-                    title: &s.title,
-                    state: match s.state {
-                        StepState::Done => "done",
-                        StepState::Failed => "failed",
-                        StepState::Pending => "pending",
-                        StepState::Running | StepState::Waiting => "running",
-                    },
-                    detail: &s.detail,
-                    elapsed_ms: s.elapsed_ms,
-                })
-                .collect(),
-        })?,
+        Output::Json => print_json(&document(progress, ok, message))?,
     }
     Ok(if ok { exit::OK } else { exit::FAILED })
 }
+
+fn document<'a>(progress: &'a Progress, ok: bool, message: &'a str) -> Report<'a> {
+    let step = |s: &'a StepView| Step {
+        title: &s.title,
+        state: match s.state {
+            StepState::Done => "done",
+            StepState::Failed => "failed",
+            StepState::Pending => "pending",
+            StepState::Running | StepState::Waiting => "running",
+        },
+        detail: &s.detail,
+        elapsed_ms: s.elapsed_ms,
+    };
+    Report {
+        procedure: match progress.kind {
+            ProcedureKind::CleanRestart => "clean_restart",
+            ProcedureKind::RollingRestart => "rolling_restart",
+        },
+        ok,
+        message,
+        nodes: progress.nodes.iter().map(NodeId::as_str).collect(),
+        writes_refused_ms: progress.writes_refused_ms,
+        steps: progress.steps.iter().map(step).collect(),
+        log: &progress.log,
+    }
+}
+
+#[cfg(test)]
+mod tests;

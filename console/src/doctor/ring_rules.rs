@@ -82,18 +82,24 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
             Some((id, told))
         })
         .collect();
-    let Some((first, _)) = forgot.first() else {
+    if forgot.is_empty() {
         return;
-    };
-    let voters = ring.voters().len();
-    let stuck = voters - forgot.len().min(voters) < ring.voter_majority();
+    }
+    let voters = ring.voters();
+    let lost = |id: &NodeId| forgot.iter().any(|(other, _)| *other == id);
+    let vote_again = voters.iter().find(|id| lost(id));
+    let up = taking_part(case);
+    let able = voters.iter().filter(|id| up.contains(*id) && !lost(id));
+    let too_few = able.count() < ring.voter_majority();
+    // one that never had a vote has none to be given back
+    let stuck = vote_again.filter(|_| too_few);
     let who: Vec<&NodeId> = forgot.iter().map(|(id, _)| *id).collect();
     let who = format::names(&who);
     let since = forgot.iter().map(|(_, told)| told.since).min();
     let evidence = forgot
         .iter()
         .map(|(id, told)| format!("{id}: {}", told.message));
-    let (severity, title, explanation, fix) = if stuck {
+    let (severity, title, explanation, fix) = if let Some(first) = stuck {
         (
             Severity::Error,
             format!("The ring cannot change any more: {who} lost their folders"),
@@ -102,12 +108,7 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
              by which rings it went takes no writes. Only you can accept what a second vote may cost: a \
              change that only the lost folders knew to be decided could be decided again."
                 .to_owned(),
-            vec![
-                "Start all members that are down first. Then let one vote again, and look for \
-                 RING_FORK afterwards:"
-                    .to_owned(),
-                format!("$ ringmaster refill {first} --accept-loss --yes"),
-            ],
+            let_vote(case, first, voters.iter().filter(|id| !up.contains(*id))),
         )
     } else {
         (
@@ -129,6 +130,40 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
         fix,
         since,
     });
+}
+
+/// First those that are `down`, for each of them may be the one that was missing; then one that
+/// forgot.
+fn let_vote<'a>(
+    case: &Case,
+    first: &NodeId,
+    down: impl Iterator<Item = &'a NodeId>,
+) -> Vec<String> {
+    let mut fix: Vec<String> = down
+        .take(3)
+        .map(|id| case.start_command(id, case.address_of(id)))
+        .collect();
+    if fix.is_empty() {
+        fix.push("Let one vote again, and look for RING_FORK afterwards:".to_owned());
+    } else {
+        fix.insert(0, "Start all members that are down first:".to_owned());
+        fix.push(
+            "If that is not enough, or not possible, let one vote again, and look for RING_FORK \
+             afterwards:"
+                .to_owned(),
+        );
+    }
+    fix.push(format!("$ ringmaster refill {first} --accept-loss --yes"));
+    fix
+}
+
+/// Who can answer when the ring is decided. One whose data is copied back votes all the same, so
+/// these are not those that count for the quorum of a key.
+fn taking_part(case: &Case) -> BTreeSet<NodeId> {
+    let members = case.cluster.members.iter();
+    let all = members.flat_map(|m| m.value.cluster_members.values());
+    let up = all.filter(|m| m.status == MemberStatus::Alive && m.lifecycle.replicates());
+    up.map(|m| m.node_id.clone()).collect()
 }
 
 /// Members of the ring that do not count as answering.

@@ -393,6 +393,56 @@ fn lost_votes_are_an_error_once_the_others_are_too_few() {
     assert!(found[0].fix.iter().any(|line| line == order), "{found:?}");
 }
 
+fn votes_finding(app: &crate::app::App) -> Finding {
+    let found = findings(app).into_iter();
+    let mut votes = found.filter(|f| f.code == "VOTES_FORGOTTEN");
+    votes.next().expect("told")
+}
+
+#[test]
+fn voters_that_are_down_cannot_decide_for_one_that_forgot() {
+    // of three voters one is dead and one forgot: nobody is left to make a majority with
+    let mut app = fixture::one_dead();
+    forgot_votes(&mut app, &["node-2"]);
+    let found = votes_finding(&app);
+    assert_eq!(found.severity, Severity::Error, "{found:?}");
+    let start = found.fix.iter().position(|f| f.contains("node-id=node-3"));
+    let again = "$ ringmaster refill node-2 --accept-loss --yes";
+    let again = found.fix.iter().position(|f| f == again);
+    assert!(start.is_some() && start < again, "{found:?}");
+    // who lost its data and kept its votes decides with the others
+    let mut app = fixture::healthy();
+    forgot_votes(&mut app, &["node-2"]);
+    let members = &mut app.cluster.members.as_mut().expect("members").value;
+    let third = members.cluster_members.get_mut(&id("node-3"));
+    third.expect("a member").lifecycle = Lifecycle::Recovering;
+    assert_eq!(votes_finding(&app).severity, Severity::Warning);
+}
+
+#[test]
+fn members_without_a_vote_do_not_count_among_the_voters() {
+    let mut app = fixture::healthy();
+    app.cluster = fixture::cluster(9);
+    let ring = app.cluster.topology.clone().expect("a ring");
+    let voters = ring.voters();
+    let names: Vec<&str> = voters.iter().map(NodeId::as_str).collect();
+    let all = ring.members.iter().map(|m| m.id.as_str());
+    let voteless: Vec<&str> = all.filter(|id| !names.contains(id)).collect();
+    assert_eq!((names.len(), voteless.len()), (7, 2));
+    // three of seven, and two that have no vote: four are left, a majority
+    let forgot = [&names[..3], &voteless].concat();
+    forgot_votes(&mut app, &forgot);
+    assert_eq!(votes_finding(&app).severity, Severity::Warning);
+    forgot_votes(&mut app, &names[3..4]);
+    let found = votes_finding(&app);
+    assert_eq!(found.severity, Severity::Error);
+    let again = found.fix.last().expect("an order");
+    assert!(
+        names[..4].iter().any(|id| again.contains(id)),
+        "one without a vote has none to get back: {again}"
+    );
+}
+
 #[test]
 fn what_the_daemon_reports_is_not_swallowed() {
     let mut app = fixture::healthy();

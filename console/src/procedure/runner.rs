@@ -25,20 +25,30 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError},
-    progress::{ProcedureKind, Progress, Target},
+    progress::{ProcedureKind, Progress, StepState, Target},
 };
+use canary::Canary;
 use record::Record;
 
 /// How often a gate is asked again.
 const POLL: Duration = Duration::from_millis(100);
 /// How long nodes hold the standby without hearing from us.
-const HOLD_SECONDS: u64 = 120;
+pub const HOLD_SECONDS: u64 = 120;
 const HOLD: Duration = Duration::from_secs(HOLD_SECONDS);
 
 /// Why a procedure ended early.
 enum Stop {
     Cancelled,
     Failed(String),
+}
+
+impl Stop {
+    fn sentence(&self) -> String {
+        match self {
+            Self::Cancelled => "cancelled by the operator".to_owned(),
+            Self::Failed(why) => why.clone(),
+        }
+    }
 }
 
 impl From<ClientError> for Stop {
@@ -64,8 +74,9 @@ pub struct Runner {
     /// What the times of patience are counted from.
     began: Instant,
     holds: Holds,
-    /// Who was told to stand by.
+    /// Who was told to stand by, and may have heard it.
     sent: BTreeSet<NodeId>,
+    canary: Canary,
 }
 
 impl Runner {
@@ -77,7 +88,13 @@ impl Runner {
             began: Instant::now(),
             holds: Holds::new(Duration::ZERO, HOLD),
             sent: BTreeSet::new(),
+            canary: Canary::default(),
         }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        self.record.progress()
     }
 
     /// Runs to the end; the returned progress carries the outcome.
@@ -86,11 +103,15 @@ impl Runner {
             ProcedureKind::CleanRestart => self.clean(endpoints).await,
             ProcedureKind::RollingRestart => self.rolling(endpoints).await,
         };
-        let outcome = match result {
-            Ok(report) => Ok(report),
-            Err(Stop::Cancelled) => Err("cancelled by the operator".to_owned()),
-            Err(Stop::Failed(why)) => Err(why),
-        };
+        self.end(result).await
+    }
+
+    async fn end(mut self, result: Result<String, Stop>) -> Progress {
+        let outcome = result.map_err(|stop| stop.sentence());
+        if let Err(why) = &outcome {
+            self.record.close(StepState::Failed, why.clone());
+        }
+        self.remove_canary().await;
         self.record.finish(outcome).await
     }
 
@@ -101,6 +122,15 @@ impl Runner {
         body: &B,
     ) -> Result<(), Stop> {
         self.check_cancel()?;
+        Ok(self.tell(target, path, body).await?)
+    }
+
+    async fn tell<B: serde::Serialize>(
+        &mut self,
+        target: &Target,
+        path: &str,
+        body: &B,
+    ) -> Result<(), ClientError> {
         let answer: OrderResponse = self.client.post(&target.address, path, body).await?;
         self.record
             .log(&format!("{}: {}", target.id, answer.message));
@@ -134,12 +164,12 @@ impl Runner {
         }
     }
 
-    /// A write and a read through one node.
-    async fn canary(&mut self, target: &Target) -> Result<(), Stop> {
+    /// A write through one node, and a read through it that sees the write.
+    async fn pass_canary(&mut self, target: &Target) -> Result<(), Stop> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             self.check_cancel()?;
-            match canary::write_and_read(&self.client, target).await {
+            match self.canary.pass(&self.client, target).await {
                 Ok(()) => return Ok(()),
                 Err(e) if Instant::now() >= deadline => {
                     return Err(Stop::Failed(format!("the canary did not pass: {e}")));
@@ -150,11 +180,12 @@ impl Runner {
         }
     }
 
-    async fn remove_canary(&mut self, target: &Target) {
-        if let Err(e) = canary::remove(&self.client, target).await {
+    async fn remove_canary(&mut self) {
+        if let Some(why) = self.canary.remove(&self.client).await {
             let key = canary::KEY;
-            self.record
-                .log(&format!("the canary key {key} was left behind: {e}"));
+            self.record.log(&format!(
+                "the canary key {key} was left behind: {why}; `ringmaster del {key}` removes it"
+            ));
         }
     }
 
@@ -166,3 +197,6 @@ impl Runner {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use ringmaster_shared::{
     api::{
         admin::{ClearGossipResponse, OrderResponse, StandbyOrder, StartOrder},
@@ -13,9 +13,9 @@ use ringmaster_shared::{
     member::Lifecycle,
 };
 
-use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop, canary};
+use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop};
 use crate::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, Left},
     procedure::{
         Gate,
         clean::{self, gates},
@@ -44,7 +44,9 @@ impl Runner {
         );
         self.record.writes_are_refused();
         let result = self.clean_steps(&plan).await;
-        if result.is_err() {
+        if let Err(stop) = &result {
+            // at once: what follows takes its time
+            self.record.close(StepState::Failed, stop.sentence());
             self.let_all_start(&survey).await;
         }
         result?;
@@ -76,7 +78,12 @@ impl Runner {
             self.check_cancel()?;
             // before it answers: an answer that is lost does not mean that it was not heard
             self.sent.insert(target.id.clone());
-            self.order(target, "/api/v1/admin/standby", &order).await?;
+            if let Err(error) = self.tell(target, "/api/v1/admin/standby", &order).await {
+                if error.leaves() == Left::Nothing {
+                    self.sent.remove(&target.id);
+                }
+                return Err(error.into());
+            }
         }
         // proven twice, so that one that was just passing through is not mistaken
         let mut detail = String::new();
@@ -113,9 +120,9 @@ impl Runner {
             })
             .await?;
         for target in &plan.order {
-            self.canary(target).await?;
+            self.pass_canary(target).await?;
         }
-        self.remove_canary(plan.bootstrap()).await;
+        self.remove_canary().await;
         self.record.close(
             StepState::Done,
             format!("{detail}, canary through every node"),
@@ -199,26 +206,45 @@ impl Runner {
             return;
         }
         for target in started {
-            if canary::write(&self.client, target).await.is_ok() {
+            if self.canary.write(&self.client, target).await.is_ok() {
                 self.record.writes_pass();
                 return;
             }
         }
     }
 
-    /// The way back for everyone who was sent to standby, all at once.
+    /// The way back for everyone who was sent to standby, all at once. What came of each is told as
+    /// soon as it is known.
     async fn let_all_start(&mut self, before: &Survey) {
-        self.record
-            .log("telling every node in standby to start from what it remembers");
+        let client = self.client.clone();
         let sent = before.targets.iter().zip(&before.views);
         let sent = sent.filter(|(target, _)| self.sent.contains(&target.id));
-        let told = join_all(sent.map(|(target, view)| {
+        let told = sent.map(|(target, view)| {
             let old = view.as_ref().map_or(0, |v| v.status.node.generation);
-            start_from_memory(&self.client, target, old)
-        }));
-        for line in told.await {
+            let line = start_from_memory(&client, target, old);
+            async move { (&target.id, line.await) }
+        });
+        let mut told: FuturesUnordered<_> = told.collect();
+        let mut open = self.sent.clone();
+        if open.is_empty() {
+            self.record
+                .log("nobody was sent to standby: all go on as they were");
+            return;
+        }
+        self.record
+            .log("telling every node in standby to start from what it remembers");
+        loop {
+            let names: Vec<&str> = open.iter().map(NodeId::as_str).collect();
+            let names = names.join(", ");
+            self.record
+                .waits_for(format!("{names} to stand by, and to be told to start"));
+            let Some((id, line)) = told.next().await else {
+                break;
+            };
+            open.remove(id);
             self.record.log(&line);
         }
+        self.record.met();
     }
 }
 
@@ -238,6 +264,7 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
     loop {
         let status = client.get(&target.address, "/api/v1/status").await;
         let status = status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation, s));
+        let seen = status.as_ref().ok().map(|(lifecycle, ..)| *lifecycle);
         let gate = match status {
             Ok((Lifecycle::Standby, ..)) => {
                 let order = StartOrder { seeds: None };
@@ -257,9 +284,21 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
             Err(e) => Gate::Waiting(e.to_string()),
         };
         if let Some(why) = patience.ends(&gate, began.elapsed()) {
-            return format!("{id}: {why}; it starts by itself {HOLD_SECONDS} s after it stands by");
+            return format!("{id}: {why}; {}", left_to_itself(seen));
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What becomes of one that could not be told to start.
+pub(super) fn left_to_itself(seen: Option<Lifecycle>) -> String {
+    let own = format!("it starts by itself {HOLD_SECONDS} s after it stands by");
+    match seen {
+        Some(Lifecycle::Serving) => {
+            format!("it goes on as it was; if it heard the order to stand by after all, {own}")
+        }
+        Some(_) => own,
+        None => format!("if it runs, {own}; if not, start it"),
     }
 }
 

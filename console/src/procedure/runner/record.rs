@@ -44,6 +44,10 @@ impl Record {
         self.progress.kind
     }
 
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// The nodes in their order, and what will be done.
     pub(super) fn lay_out(&mut self, nodes: Vec<NodeId>, titles: Vec<String>) {
         self.progress.nodes = nodes;

@@ -30,9 +30,7 @@ impl Runner {
             self.record.open(n + 1);
             self.roll(target, &everyone).await?;
         }
-        if let Some(first) = plan.order.first() {
-            self.remove_canary(first).await;
-        }
+        self.remove_canary().await;
         Ok(format!(
             "rolling restart of {} nodes done in {:.1} s",
             plan.order.len(),
@@ -64,7 +62,7 @@ impl Runner {
                 }
             })
             .await?;
-        self.canary(target).await?;
+        self.pass_canary(target).await?;
         self.record
             .close(StepState::Done, format!("{detail}, canary passed"));
         Ok(())
