@@ -445,7 +445,7 @@ impl Runner {
         body: &B,
     ) -> Result<(), ClientError> {
         let answer: OrderResponse = self.client.post(&target.address, path, body).await?;
-        self.log(&format!("{}: {}", target.id, answer.message));
+        self.log(&said(&target.id, &answer.message));
         Ok(())
     }
 
@@ -652,7 +652,7 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
                 let path = "/api/v1/admin/start";
                 let answer = client.post(&target.address, path, &order).await;
                 match answer.map(|a: OrderResponse| a.message) {
-                    Ok(message) => return format!("{id}: {message}"),
+                    Ok(message) => return said(id, &message),
                     Err(e) => Gate::Waiting(e.to_string()),
                 }
             }
@@ -668,6 +668,16 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
             return format!("{id}: {why}; {}", left_to_itself(seen));
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What a node answered; most of them name themselves.
+fn said(id: &NodeId, message: &str) -> String {
+    let rest = message.strip_prefix(id.as_str());
+    if rest.is_some_and(|rest| rest.starts_with(' ')) {
+        message.to_owned()
+    } else {
+        format!("{id}: {message}")
     }
 }
 
