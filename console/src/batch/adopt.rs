@@ -429,7 +429,7 @@ fn what_next(status: &Result<StatusResponse, ClientError>, step: &Step) -> Strin
         }
         Ok(_) => format!(
             "it has not given up its cluster; whether it still will, \
-             `ringmaster status --endpoints {endpoint}` and its log say"
+             `ringmaster status --endpoint {endpoint}` and its log say"
         ),
         Err(_) => "look at its log, and start it if it is down: one that has given up its cluster \
                    goes on then, one that has not says so (`SEED_REFUSED`)"

@@ -138,7 +138,7 @@ async fn carry_out(
             }
             Some(()) = interrupts.next() => {
                 if interrupted {
-                    last.outcome = Some(Err(unattended(kind)));
+                    last.outcome = Some(Err(unattended(kind, last.waiting_for.as_deref())));
                     return (last, true);
                 }
                 eprintln!("ringmaster: {}", cancelling(kind));
@@ -162,16 +162,16 @@ fn cancelling(kind: ProcedureKind) -> &'static str {
 }
 
 /// What is true when nobody looks on any longer.
-fn unattended(kind: ProcedureKind) -> String {
-    match kind {
+fn unattended(kind: ProcedureKind, waiting_for: Option<&str>) -> String {
+    let waited = waiting_for.map_or(String::new(), |w| format!(" while waiting for {w}"));
+    let next = match kind {
         ProcedureKind::CleanRestart => format!(
-            "interrupted again; who was not told to start yet starts by itself, at most \
-             {HOLD_SECONDS} s after it stands by. Look with `ringmaster status`"
+            "who was not told to start yet starts by itself, at most {HOLD_SECONDS} s after it \
+             stands by. Look with `ringmaster status`"
         ),
-        ProcedureKind::RollingRestart => {
-            "interrupted again; a node that restarts now goes on with it".to_owned()
-        }
-    }
+        ProcedureKind::RollingRestart => "a node that restarts now goes on with it".to_owned(),
+    };
+    format!("interrupted again{waited}; {next}")
 }
 
 /// Prints each step once when it ends, and each new reason for waiting. What the nodes answered goes

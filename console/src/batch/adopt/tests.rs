@@ -149,7 +149,7 @@ fn only_one_that_gave_up_its_cluster_is_said_to_go_on() {
     given_up.cluster.cluster_id.clear();
     assert!(goes_on(&next(&given_up)));
     assert!(
-        next(&status).contains("status --endpoints x:1"),
+        next(&status).contains("status --endpoint x:1"),
         "{}",
         next(&status)
     );

@@ -13,7 +13,7 @@ use ringmaster_shared::{
     member::Lifecycle,
 };
 
-use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop};
+use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop, said};
 use crate::{
     client::{Client, ClientError, Left},
     procedure::{
@@ -271,7 +271,7 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
                 let path = "/api/v1/admin/start";
                 let answer = client.post(&target.address, path, &order).await;
                 match answer.map(|a: OrderResponse| a.message) {
-                    Ok(message) => return format!("{id}: {message}"),
+                    Ok(message) => return said(id, &message),
                     Err(e) => Gate::Waiting(e.to_string()),
                 }
             }
