@@ -3,8 +3,8 @@
 //! A run is a function of its seed and its parameters. Chaos first (`faults.rs`, `chaos.rs`),
 //! then calm for a time that follows from the protocol's own parameters, then everybody must
 //! agree on the truth (`truth.rs`). After every step of every node the rules of `checks.rs` are
-//! looked at; `biting.rs` shows that each can turn red. `regressions.rs` tells what went wrong
-//! in other engines; `figures.rs` measures.
+//! looked at; `biting.rs` shows that each can turn red. `floors.rs` asks whether enough went wrong.
+//! `regressions.rs` tells what went wrong in other engines; `figures.rs` measures.
 //!
 //! `world.rs` runs it all on the clock of `agenda.rs`; `nodes.rs` makes the nodes, `holds.rs`
 //! makes them stand still, `posting.rs`, `connections.rs` and `exchanges.rs` carry what they send
@@ -20,6 +20,7 @@ mod counters;
 mod exchanges;
 mod faults;
 mod figures;
+mod floors;
 mod holds;
 mod judging;
 mod keys;

@@ -15,13 +15,33 @@ macro_rules! counters {
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)*
             }
+
+            /// All of them by name.
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+
+            /// As [`Self::all`], to be changed.
+            pub fn all_mut(&mut self) -> Vec<&mut u64> {
+                vec![$(&mut self.$name),*]
+            }
+
+            /// One for each that there was at all.
+            pub fn seen(&self) -> Self {
+                Self { $($name: u64::from(self.$name > 0),)* }
+            }
         }
     };
 }
 
 counters! {
     // packets
-    sent, delivered, lost, cut, duplicated, held_up,
+    sent, delivered, lost,
+    /// There was no way, and why: partitions, cuts of one direction, UDP blocked.
+    cut, cut_apart, cut_one_way, cut_udp,
+    /// Over a link worse than the weather.
+    over_bad_links,
+    duplicated, held_up,
     /// Nobody ran at the address.
     unheard,
     /// Waited for a node that stood still, and arrived in a burst.
@@ -54,11 +74,18 @@ counters! {
     tcp_probes, tcp_answers, tcp_too_late, slow_tcp,
     foreign_contacts,
     // faults of nodes
-    crashes, stops, leaves, pauses, blocks, restarts, fast_restarts, moves, joins, burials, recycled,
-    recycled_by_foreigners,
-    // faults of the network
-    partitions, one_way_cuts, udp_blocks, bad_links, weather,
-    /// Seeds that were down when all else was calm.
+    crashes, stops, leaves, pauses, blocks,
+    /// At the place it was, after it was down.
+    restarts,
+    /// Of one that was up.
+    fast_restarts,
+    moves,
+    /// Came back to find its place taken, and moved.
+    displaced,
+    joins, burials, recycled, recycled_by_foreigners,
+    // faults of the network, and their end
+    partitions, one_way_cuts, udp_blocks, bad_links, weather, reliefs,
+    /// Seeds that stayed down when all else was calm.
     seeds_down,
     // what the members made of it
     suspected, dead, refuted, returned, restarted, joined, stopped, left, moved, udp_noticed,

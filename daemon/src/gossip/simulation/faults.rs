@@ -58,11 +58,13 @@ impl World {
         let place = self.nodes[who].place;
         let taken = self.occupants[place].is_some_and(|o| o != who);
         if taken {
-            return self.move_to_new_place(who);
+            self.counters.displaced += 1;
+            return self.live_elsewhere(who);
         }
-        self.counters.restarts += 1;
         if self.nodes[who].condition == Condition::Up {
             self.counters.fast_restarts += 1;
+        } else {
+            self.counters.restarts += 1;
         }
         let contacts = self.remembered(who);
         self.reborn(who, place, &contacts);
@@ -70,8 +72,11 @@ impl World {
 
     /// The same id at another address.
     pub fn move_to_new_place(&mut self, who: Who) {
-        self.counters.restarts += 1;
         self.counters.moves += 1;
+        self.live_elsewhere(who);
+    }
+
+    fn live_elsewhere(&mut self, who: Who) {
         let contacts = self.remembered(who);
         let left = self.nodes[who].place;
         if self.occupants[left] == Some(who) {
@@ -82,10 +87,15 @@ impl World {
         self.reborn(who, place, &contacts);
     }
 
-    /// What its last process would have written down, and the seeds of its configuration.
-    fn remembered(&self, who: Who) -> Vec<String> {
-        let held = self.nodes[who].core.all_held();
-        let mut contacts: Vec<String> = held.map(|s| s.address.clone()).collect();
+    /// What its processes would have written down, and the seeds of its configuration. A process
+    /// that met nobody writes nothing, so that what an earlier one wrote stays.
+    fn remembered(&mut self, who: Who) -> Vec<String> {
+        let node = &mut self.nodes[who];
+        let held: Vec<String> = node.core.all_held().map(|s| s.address.clone()).collect();
+        if !held.is_empty() {
+            node.written_down = held;
+        }
+        let mut contacts = node.written_down.clone();
         contacts.extend(self.seed_addresses());
         contacts
     }
@@ -93,8 +103,10 @@ impl World {
     /// An operator tells `by` to take a node that is down off the list.
     pub fn bury(&mut self, by: Who, down: Who) {
         let id = self.nodes[down].id.clone();
-        let held = self.nodes[by].core.held(&id);
-        let Some(held) = held.filter(|s| matches!(s.status, Dead | Stopped)) else {
+        if !self.could_bury(by, down) {
+            return;
+        }
+        let Some(held) = self.nodes[by].core.held(&id) else {
             return;
         };
         self.counters.burials += 1;
@@ -104,10 +116,22 @@ impl World {
         self.after_word(by);
     }
 
+    /// Whether `by` shows an operator a node as down.
+    pub fn could_bury(&self, by: Who, down: Who) -> bool {
+        let held = self.nodes[by].core.held(&self.nodes[down].id);
+        held.is_some_and(|s| matches!(s.status, Dead | Stopped))
+    }
+
+    /// Whether nobody has taken the address of a node that is down.
+    pub fn is_free(&self, down: Who) -> bool {
+        let node = &self.nodes[down];
+        node.condition.is_down() && self.occupants[node.place] == Some(down)
+    }
+
     /// Another node at the address of one that is down.
     pub fn recycle(&mut self, down: Who, cluster: u8, contacts: &[String]) -> Option<Who> {
         let place = self.nodes[down].place;
-        if !self.nodes[down].condition.is_down() || self.occupants[place] != Some(down) {
+        if !self.is_free(down) {
             return None;
         }
         if cluster == 0 {
@@ -149,6 +173,12 @@ impl World {
     pub fn spoil_link(&mut self, from: Place, to: Place, link: Link) {
         self.counters.bad_links += 1;
         self.network.links.insert((from, to), link);
+    }
+
+    /// No more faults of the network.
+    pub fn relieve(&mut self) {
+        self.counters.reliefs += 1;
+        self.network.calm(self.parameters.link.clone());
     }
 
     /// How the whole network treats packets from now on.

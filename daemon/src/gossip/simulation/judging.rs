@@ -192,10 +192,16 @@ impl World {
     }
 
     pub fn fail(&self, what: &str) -> ! {
-        let Parameters { seed, nodes, .. } = self.parameters;
+        let Parameters {
+            seed,
+            nodes,
+            chaos_ms,
+            ..
+        } = self.parameters;
         panic!(
             "seed {seed}, {nodes} nodes, at {} ms: {what}\nSee it again with: \
-             RINGD_SIMULATION_SEEDS={seed} RINGD_SIMULATION_NODES={nodes} cargo test -p ringd \
+             RINGD_SIMULATION_SEEDS={seed} RINGD_SIMULATION_NODES={nodes} \
+             RINGD_SIMULATION_CHAOS_MS={chaos_ms} cargo test -p ringd \
              gossip::simulation::chaos -- --ignored --nocapture",
             self.now
         );

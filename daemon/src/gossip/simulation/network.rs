@@ -41,11 +41,21 @@ impl Link {
     };
 }
 
+/// Why there is no way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// UDP is blocked at one end.
+    Udp,
+    /// The ends are in different groups.
+    Apart,
+    OneWay,
+}
+
 /// What becomes of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// There is no way to there now.
-    Cut,
+    Cut(Obstacle),
     Lost,
     /// Arrives after so many milliseconds; perhaps a second time.
     Arrives {
@@ -120,16 +130,20 @@ impl Network {
         self.groups.get(place).copied().unwrap_or(0)
     }
 
-    fn open(&self, from: Place, to: Place) -> bool {
-        self.group_of(from) == self.group_of(to)
-            && (self.one_way_cuts.is_empty() || !self.one_way_cuts.contains(&(from, to)))
+    fn obstacle(&self, from: Place, to: Place) -> Option<Obstacle> {
+        if self.group_of(from) != self.group_of(to) {
+            return Some(Obstacle::Apart);
+        }
+        let cut = !self.one_way_cuts.is_empty() && self.one_way_cuts.contains(&(from, to));
+        cut.then_some(Obstacle::OneWay)
     }
 
     pub fn udp(&self, rng: &mut SmallRng, from: Place, to: Place) -> Fate {
         let blocked = !self.udp_blocked.is_empty()
             && (self.udp_blocked.contains(&from) || self.udp_blocked.contains(&to));
-        if blocked || !self.open(from, to) {
-            return Fate::Cut;
+        let udp = blocked.then_some(Obstacle::Udp);
+        if let Some(obstacle) = self.obstacle(from, to).or(udp) {
+            return Fate::Cut(obstacle);
         }
         let link = self.link(from, to);
         if link.loss > 0.0 && rng.random_bool(link.loss) {
@@ -168,7 +182,11 @@ impl Network {
     /// How long one way of a connection takes; none when the other end cannot be reached. A
     /// connection needs both directions.
     pub fn tcp(&self, rng: &mut SmallRng, from: Place, to: Place) -> Option<u64> {
-        if !self.open(from, to) || !self.open(to, from) {
+        if self
+            .obstacle(from, to)
+            .or(self.obstacle(to, from))
+            .is_some()
+        {
             return None;
         }
         let link = self.link(from, to);

@@ -53,6 +53,8 @@ pub struct Node {
     pub(super) waiting: VecDeque<Arrival>,
     pub(super) unsent: Vec<Output>,
     pub(super) exchanging: HashMap<Place, Conversation>,
+    /// Addresses on its disk, of members that an earlier process knew.
+    pub(super) written_down: Vec<String>,
     pub(super) rounds: Rounds,
     /// None where packets are handed over.
     pub(super) wire: Option<Wire>,
@@ -144,6 +146,7 @@ impl World {
             waiting: VecDeque::new(),
             unsent: Vec::new(),
             exchanging: HashMap::new(),
+            written_down: Vec::new(),
             rounds: Rounds::default(),
             wire: None,
             secrecy: None,

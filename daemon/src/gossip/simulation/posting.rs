@@ -6,7 +6,7 @@ use super::{
     checks,
     connections::Call,
     names::{self, Place, Who},
-    network::Fate,
+    network::{Fate, Obstacle},
     world::{Arrival, Event, What, World},
 };
 use crate::gossip::{
@@ -67,8 +67,17 @@ impl World {
         }
         let judged = checks::packet_fits(bytes, budget);
         self.judged(who, judged);
+        let spoiled = self.network.links.contains_key(&(from, to));
+        self.counters.over_bad_links += u64::from(spoiled);
         match self.network.udp(&mut self.rng, from, to) {
-            Fate::Cut => self.counters.cut += 1,
+            Fate::Cut(obstacle) => {
+                self.counters.cut += 1;
+                match obstacle {
+                    Obstacle::Apart => self.counters.cut_apart += 1,
+                    Obstacle::OneWay => self.counters.cut_one_way += 1,
+                    Obstacle::Udp => self.counters.cut_udp += 1,
+                }
+            }
             Fate::Lost => self.counters.lost += 1,
             Fate::Arrives {
                 after_ms,

@@ -7,6 +7,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{
     agenda::Agenda,
+    chaos::Fault,
     checks::{Checks, Violation},
     connections::Call,
     counters::Counters,
@@ -44,8 +45,14 @@ pub struct Parameters {
     pub mixed: bool,
     /// Nodes move, new ones come, and addresses are used again.
     pub roams: bool,
+    /// How long things go wrong.
+    pub chaos_ms: u64,
+    /// The seeds are down when that is over, and stay so where all nodes stayed where they were.
+    pub ends_without_seeds: bool,
     /// Every change of every list is judged.
     pub checked: bool,
+    /// Of this kind of fault only such a share comes, to see that it is missed.
+    pub rarer: Option<(Fault, f64)>,
 }
 
 impl Parameters {
@@ -59,7 +66,10 @@ impl Parameters {
             wiring: Wiring::Plain,
             mixed: true,
             roams: true,
+            chaos_ms: 60_000,
+            ends_without_seeds: false,
             checked: true,
+            rarer: None,
         }
     }
 }
