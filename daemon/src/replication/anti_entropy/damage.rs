@@ -217,3 +217,25 @@ async fn a_damaged_record_comes_back_when_the_others_have_moved_on() {
     let root = |at: &str| lab.site(at).replica.store.digest_root(partition);
     assert_eq!(root("a"), root("b"));
 }
+
+/// What is told must be so: there may be nobody to have it from.
+#[tokio::test]
+async fn a_member_by_itself_promises_nothing() {
+    let lab = Quiet::start(&settled(1, &["a"]), &["a"]);
+    let mut large = record(1);
+    large.siblings[0].value = Some(Value::Raw(vec![b'x'; 100_000].into()));
+    store(&lab, "a", vec![(key("k"), large)]).await;
+    let held = &lab.site("a").replica.store;
+    held.lose_body(&key("k"));
+    assert!(held.get(&key("k")).is_err());
+    super::round(lab.site("a"), &BTreeSet::new()).await;
+    let events = lab.site("a").events.newest(1000);
+    let messages = events.iter().map(|event| event.message.as_str());
+    let all = messages.collect::<Vec<_>>().join("\n");
+    assert!(
+        all.contains("asked for from the other replicas, if there are any"),
+        "{all}"
+    );
+    assert!(all.contains("there is no other replica"), "{all}");
+    assert!(!all.contains("brought back from the other"), "{all}");
+}
