@@ -129,6 +129,7 @@ impl<'a> Comparison<'a> {
     }
 
     async fn partition(&mut self, partition: PartitionId) -> Result<(), String> {
+        self.unreadable = None;
         let leaves = self.leaves(partition).await?;
         for leaves in leaves.chunks(LEAVES_AT_ONCE) {
             let request = Request::LeavesVersions {

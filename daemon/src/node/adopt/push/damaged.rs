@@ -139,8 +139,8 @@ fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str) -> String
         "{count} records here are damaged and cannot be pushed, and cluster {into} does not have all \
          that they held: {named}. Everything else that lay here is there now. If other members of the \
          cluster that was given up hold copies, start those with --adopt, and this node again after \
-         them; or put a backup of its data folder in its place. To give these records up, start this \
-         node with an empty --data-dir and a seed of cluster {into}"
+         them. To give these records up, start this node with an empty --data-dir and a seed of cluster \
+         {into}"
     )
 }
 
