@@ -65,7 +65,7 @@ use self::{
 };
 
 pub use self::answers::{
-    HintPage, Merged, RecoveryReport, ScanPage, StorageError, StoreStats, TombstonePage,
+    HintPage, Merged, OwedPage, RecoveryReport, ScanPage, StorageError, StoreStats, TombstonePage,
 };
 pub(crate) use self::digest::BRANCHES;
 

@@ -4,7 +4,7 @@
 //! Promises: what goes over the wire follows the difference (roots, branches, leaves, versions,
 //! records: each only where the one above differs), and is counted; who returned and what is dirty
 //! comes first; one round at a time; bounded messages. Partitions that are being moved are left to
-//! `transfer`. Both sides only ever join, so two rounds at once or a round cut short do no harm.
+//! `transfer`; damaged records are asked for by name before, whatever moves (`mending`). Both sides only ever join, so two rounds at once or a round cut short do no harm.
 //! What one partition's comparison says is in `compare`.
 
 #[cfg(test)]
@@ -12,6 +12,7 @@ mod bytes;
 mod compare;
 #[cfg(test)]
 mod damage;
+mod mending;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +39,8 @@ const EVERY: Duration = Duration::from_secs(60);
 /// The same while nothing changes here and the last round found all the same: where something
 /// did change, that node compares by itself.
 const EVERY_WHEN_QUIET: Duration = Duration::from_secs(600);
-/// After this node's start, a member's return or a finished topology change: within this range.
+/// After this node's start, a member's return, a finished topology change, or when a record was found
+/// damaged: within this range.
 const SOON_MS: std::ops::Range<u64> = 1_000..3_000;
 
 /// The last round that found all the same with everybody.
@@ -128,6 +130,10 @@ impl AntiEntropy {
                         next = next.min(Instant::now() + soon());
                         continue;
                     }
+                }
+                () = site.replica.store.damage_found() => {
+                    next = next.min(Instant::now() + soon());
+                    continue;
                 }
                 changed = members.changed() => {
                     if changed.is_err() {
@@ -223,6 +229,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
         return None;
     }
     site.tell_damaged();
+    mending::mend(site, &topology).await;
     let found = Clean {
         at: Instant::now(),
         epoch: topology.epoch,

@@ -40,6 +40,8 @@ use crate::{breaks::broken, storage::StorageError, time::unix_ms};
 const BATCH_KEYS: usize = 64;
 /// Most bytes of records in one message.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Hints that a target may refuse one by one before the rest waits for the next try.
+const REFUSED_MAX: usize = 64;
 /// Pause between batches, so that replay never crowds out clients.
 const BATCH_PAUSE: Duration = Duration::from_millis(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +61,29 @@ pub struct Hints {
     dirty: Arc<Mutex<BTreeSet<NodeId>>>,
     /// Given up, and not yet noted in the store.
     marks: Arc<Marks>,
+}
+
+/// Hints that the target's store could not take, in one replay.
+#[derive(Default)]
+struct Refused {
+    count: usize,
+    why: Option<String>,
+}
+
+/// Why hints were not taken.
+struct NotTaken {
+    /// The target answered that its store could not do all of it.
+    is_of_the_store: bool,
+    why: String,
+}
+
+impl From<String> for NotTaken {
+    fn from(why: String) -> Self {
+        Self {
+            is_of_the_store: false,
+            why,
+        }
+    }
 }
 
 /// When a target that failed may be tried again.
@@ -285,14 +310,19 @@ impl Hints {
     async fn replay(&self, target: &NodeId, topology: &Topology) -> Result<(), String> {
         let store = &self.site.replica.store;
         let mut sent = 0;
+        let mut after: Option<Key> = None;
+        let mut refused = Refused::default();
         let mut trouble = None;
         'all: loop {
-            let batch = store
-                .hints_for(target, BATCH_KEYS)
+            let page = store
+                .hints_after(target, after.as_ref(), BATCH_KEYS)
                 .map_err(|e| e.to_string())?;
-            if batch.is_empty() {
+            if page.last.is_none() {
                 break;
             }
+            after = page.last;
+            self.give_up(target, page.damaged).await?;
+            let batch = page.found;
             // a partition may have moved away from the target since
             let (due, moved): (Vec<_>, Vec<_>) = batch
                 .into_iter()
@@ -303,11 +333,13 @@ impl Hints {
                 .partition(|(key, record)| fits_frame(key, record));
             self.give_up_large(target, &large).await?;
             for part in parts(due) {
-                if let Err(why) = self.hand_over(target, &part).await {
-                    trouble = Some(why);
-                    break 'all;
+                match self.hand_over_each(target, &part, &mut refused).await {
+                    Ok(taken) => sent += taken,
+                    Err(why) => {
+                        trouble = Some(why);
+                        break 'all;
+                    }
                 }
-                sent += part.len();
                 tokio::time::sleep(BATCH_PAUSE).await;
             }
         }
@@ -317,7 +349,7 @@ impl Hints {
                 .events
                 .info(EventCode::HintsReplayed, Some(target), what);
         }
-        if let Some(why) = trouble {
+        if let Some(why) = trouble.or(refused.why) {
             return Err(why);
         }
         self.outages().remove(target);
@@ -332,14 +364,48 @@ impl Hints {
         for (key, record) in large {
             self.site.tell_too_large(key, record);
         }
-        let store = &self.site.replica.store;
-        let given_up = store.hints_given_up(target, fingerprints(large)).await;
+        self.give_up(target, fingerprints(large)).await
+    }
+
+    /// Leaves these to the comparison of their partitions.
+    async fn give_up(&self, target: &NodeId, hints: Vec<(Key, u64)>) -> Result<(), String> {
+        if hints.is_empty() {
+            return Ok(());
+        }
+        let given_up = self.site.replica.store.hints_given_up(target, hints).await;
         given_up.map_err(|error| error.to_string())?;
         self.tell_dirty(target);
         Ok(())
     }
 
-    async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), String> {
+    /// Hands over a part; when the target's store could not take all of it, one by one, so that a
+    /// record that is damaged there holds up nothing but its own hint. How many were taken.
+    async fn hand_over_each(
+        &self,
+        target: &NodeId,
+        part: &[(Key, Record)],
+        refused: &mut Refused,
+    ) -> Result<usize, String> {
+        match self.hand_over(target, part).await {
+            Ok(()) => return Ok(part.len()),
+            Err(error) if error.is_of_the_store => {}
+            Err(error) => return Err(error.why),
+        }
+        let mut taken = 0;
+        for one in part {
+            match self.hand_over(target, std::slice::from_ref(one)).await {
+                Ok(()) => taken += 1,
+                Err(error) if error.is_of_the_store && refused.count < REFUSED_MAX => {
+                    refused.count += 1;
+                    refused.why = Some(error.why);
+                }
+                Err(error) => return Err(error.why),
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), NotTaken> {
         let request = Request::Merge {
             entries: part.to_vec(),
             issued: Hlc::default(), // each speaks for itself
@@ -349,9 +415,12 @@ impl Hints {
             .site
             .ask_for_repair(target, 0, request, CALL_TIMEOUT, &mut traffic);
         match ask.await {
-            Ok(Response::Merged { .. }) => self.done(target, part).await,
-            Ok(_) => Err("answered something else than was asked".to_owned()),
-            Err(error) => Err(error.why()),
+            Ok(Response::Merged { .. }) => self.done(target, part).await.map_err(NotTaken::from),
+            Ok(_) => Err("answered something else than was asked".to_owned().into()),
+            Err(error) => Err(NotTaken {
+                is_of_the_store: error.is_of_the_store(),
+                why: error.why(),
+            }),
         }
     }
 
@@ -368,12 +437,14 @@ impl Hints {
         let store = &self.site.replica.store;
         let mut dropped = 0;
         loop {
-            let batch = store.hints_for(target, BATCH_KEYS)?;
-            if batch.is_empty() {
+            let page = store.hints_after(target, None, BATCH_KEYS)?;
+            if page.last.is_none() {
                 return Ok(dropped);
             }
-            dropped += batch.len();
-            store.hints_done(target, fingerprints(&batch)).await?;
+            let mut gone = fingerprints(&page.found);
+            gone.extend(page.damaged);
+            dropped += gone.len();
+            store.hints_done(target, gone).await?;
         }
     }
 }

@@ -75,6 +75,11 @@ impl AskError {
         })
     }
 
+    /// It answered that its store could not do all of it: one record of many may be damaged there.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Failed(failure) if failure.kind == FailureKind::Storage)
+    }
+
     /// The reason in words.
     pub fn why(&self) -> String {
         match self {
@@ -361,15 +366,37 @@ impl Site {
 
     /// Records were read that are damaged. Told once, by whoever has them brought back.
     pub fn tell_damaged(&self) {
-        let damaged = self.replica.store.damaged();
+        // some may be mended by now, by another replica that compared
+        let damaged = self.replica.store.damage_seen();
         if damaged == 0 || !self.replica.store.count_at_next_start() {
             return;
         }
         let what = format!(
-            "{damaged} stored records were read that are damaged; they are brought back from the other \
-             replicas now. Check the disk: there may be more that nobody has read yet"
+            "{damaged} stored records were read that are damaged; they are asked for from the other \
+             replicas, if there are any. Check the disk: there may be more that nobody has read yet"
         );
         self.events.error(EventCode::TableDamaged, None, what);
+    }
+
+    /// No other replica could give back what is damaged here; `asked` is what they said. Without the
+    /// key, which may be somebody's name.
+    pub fn tell_not_mended(&self, key: &Key, count: usize, asked: &str) {
+        let code = EventCode::TableDamaged;
+        if !self.worth_reporting(code, None) {
+            return;
+        }
+        let partition = self.replica.topology.current();
+        let partition = partition.map_or(0, |t| t.partition_of(key));
+        let hash = format!("{:016x}", key.hash());
+        let what = format!(
+            "{count} damaged records could not be brought back yet (the first: a key of partition \
+             {partition}, hash {hash}): {asked}. Until then this node fails reads of them, and fills no \
+             other node with their partitions. Bring back replicas that are away"
+        );
+        let details = serde_json::json!({
+            "records": count, "partition": partition, "key_hash": hash,
+        });
+        self.events.emit(code, Severity::Error, None, what, details);
     }
 
     /// A stamp of `node` from the far future: reported, and to be refused by the caller.
@@ -445,7 +472,7 @@ fn sort(response: Response) -> Result<Response, AskError> {
                 RefusalCode::Recovering => FailureKind::Recovering,
                 RefusalCode::ReadOnly => FailureKind::ReadOnly,
                 // the log may have it although the answer could not be given
-                RefusalCode::Storage => FailureKind::Unknown,
+                RefusalCode::Storage => FailureKind::Storage,
                 _ => FailureKind::NotDone,
             };
             Err(AskError::failed(kind, reason))
@@ -498,7 +525,7 @@ mod tests {
         let cases = [
             (RefusalCode::Recovering, FailureKind::Recovering),
             (RefusalCode::ReadOnly, FailureKind::ReadOnly),
-            (RefusalCode::Storage, FailureKind::Unknown),
+            (RefusalCode::Storage, FailureKind::Storage),
             (RefusalCode::NotReplica, FailureKind::NotDone),
             (RefusalCode::NotServing, FailureKind::NotDone),
         ];

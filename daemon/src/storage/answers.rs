@@ -89,10 +89,22 @@ pub struct HintPage {
     pub next: Option<Key>,
 }
 
+/// Hints kept for one node.
+#[derive(Debug, Clone, Default)]
+pub struct OwedPage {
+    pub found: Vec<(Key, Record)>,
+    /// Those that are damaged: key and the fingerprint they are to have.
+    pub damaged: Vec<(Key, u64)>,
+    /// Continue after this key; `None` when there was none.
+    pub last: Option<Key>,
+}
+
 /// A page of a partition.
 #[derive(Debug, Clone, Default)]
 pub struct ScanPage {
     pub entries: Vec<(Key, Record)>,
+    /// Keys whose records are damaged, and why each could not be read.
+    pub damaged: Vec<(Key, String)>,
     /// Continue after this key; `None` at the end.
     pub next: Option<Key>,
 }

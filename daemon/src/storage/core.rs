@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringmaster_shared::{clock::Hlc, id::PartitionId, key::Key};
+use ringmaster_shared::{clock::Hlc, id::PartitionId, key::Key, version::Record};
 
 use super::{
     StorageError, StoreStats,
@@ -126,8 +126,28 @@ impl Core {
         }
     }
 
-    pub fn damaged(&self) -> usize {
-        self.damaged.len()
+    pub fn damaged(&self) -> &Damaged {
+        &self.damaged
+    }
+
+    /// Whether `incoming` may stand for the key's record, which cannot be read.
+    ///
+    /// It may when it is that very record, by the fingerprint in the head; or when the record is
+    /// damaged and all that the head's vector covers is covered by that of `incoming`. Then the join
+    /// of the two, could it be made, would keep no sibling that `incoming` does not hold: each sibling
+    /// of a record is covered by its vector, and one that is covered and not held was superseded.
+    /// The join could only hold fewer: what this record alone knew to be superseded may show again.
+    pub fn may_stand_for(&self, key: &Key, incoming: &Record) -> bool {
+        let item = self.record_item(key);
+        let Ok(Some(head)) = self.table.records.meta(&item) else {
+            return false;
+        };
+        if head.fingerprint == incoming.fingerprint() {
+            return true;
+        }
+        let version = || self.table.records.version(&item).ok().flatten();
+        self.damaged.is(key, head.fingerprint)
+            && version().is_some_and(|stored| incoming.clock.dominates(&stored.clock))
     }
 
     /// It was read, and is sound.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use ringmaster_shared::key::Key;
+use tokio::sync::Notify;
 
 /// Remembered at most; what is beyond that waits until some of these are mended.
 const MAX: usize = 10_000;
@@ -23,6 +24,9 @@ pub(super) struct Damaged {
     keys: Mutex<HashMap<Key, u64>>,
     /// So that nobody takes the lock where there are none.
     count: AtomicUsize,
+    found: Notify,
+    /// Noted in this life, those included that are mended.
+    seen: AtomicUsize,
 }
 
 impl Damaged {
@@ -34,7 +38,26 @@ impl Damaged {
         }
         keys.insert(key.clone(), fingerprint);
         self.count.store(keys.len(), Ordering::Release);
+        self.seen.fetch_add(1, Ordering::Release);
+        self.found.notify_one();
         true
+    }
+
+    /// Waits until another is noted than were when this returned last; for one to wait at a time.
+    pub async fn found(&self) {
+        self.found.notified().await;
+    }
+
+    pub fn seen(&self) -> usize {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// The first of them in key order.
+    pub fn first(&self, limit: usize) -> Vec<Key> {
+        let mut keys: Vec<Key> = self.keys().keys().cloned().collect();
+        keys.sort_unstable();
+        keys.truncate(limit);
+        keys
     }
 
     /// The fingerprint it was noted with, if it was.

@@ -7,10 +7,12 @@ use ringmaster_shared::{
     clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
-    version::Record,
+    version::{Record, RecordVersion},
 };
 
-use super::{HintPage, StorageError, Store, committer::request::Request, scan, weight};
+use super::{
+    HintPage, OwedPage, StorageError, Store, committer::request::Request, hints, scan, weight,
+};
 
 impl Store {
     /// Keeps a record for a node that did not get it; durable. `false`: over budget or the store is
@@ -55,13 +57,42 @@ impl Store {
         self.inner.core.ledger.counts()
     }
 
-    /// The first hints kept for `target`, in key order: `limit`, or fewer when they are large.
+    /// The first hints kept for `target`, all of them sound.
+    #[cfg(test)]
     pub fn hints_for(
         &self,
         target: &NodeId,
         limit: usize,
     ) -> Result<Vec<(Key, Record)>, StorageError> {
-        self.read(scan::hints_for(self.core()?, target, limit))
+        let page = self.hints_after(target, None, limit)?;
+        match page.damaged.first() {
+            Some((key, _)) => Err(StorageError::Read {
+                what: format!("a hint in the table (key hash {:016x})", key.hash()),
+                why: "it is damaged".to_owned(),
+            }),
+            None => Ok(page.found),
+        }
+    }
+
+    /// Hints kept for `target` after a key, in key order: looks at `limit`, or fewer when they are
+    /// large. Those that are damaged are named apart.
+    pub fn hints_after(
+        &self,
+        target: &NodeId,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<OwedPage, StorageError> {
+        self.read(scan::hints_for(self.core()?, target, after, limit))
+    }
+
+    /// What the head of a hint says of it; the hint may be damaged.
+    pub fn hint_version(
+        &self,
+        target: &NodeId,
+        key: &Key,
+    ) -> Result<Option<RecordVersion>, StorageError> {
+        let item = hints::item_key(target, key);
+        self.read(self.core()?.table.hints.version(&item))
     }
 
     /// Removes delivered hints whose stored record still has this fingerprint.

@@ -43,9 +43,24 @@ impl Store {
         self.inner.core.tell_unreadable()
     }
 
-    /// Records that were found damaged in this life, and are to be had from other replicas.
+    /// Records that are known to be damaged, and are to be had from other replicas.
     pub fn damaged(&self) -> usize {
-        self.inner.core.damaged()
+        self.inner.core.damaged().len()
+    }
+
+    /// Records that were found damaged in this life, those included that were brought back.
+    pub fn damage_seen(&self) -> usize {
+        self.inner.core.damaged().seen()
+    }
+
+    /// The first `limit` of the damaged ones in key order.
+    pub fn damaged_keys(&self, limit: usize) -> Vec<Key> {
+        self.inner.core.damaged().first(limit)
+    }
+
+    /// Waits until a record is found damaged; for one to wait at a time.
+    pub async fn damage_found(&self) {
+        self.inner.core.damaged().found().await;
     }
 
     /// The fingerprint of what is stored for the key.
@@ -73,8 +88,30 @@ impl Store {
         self.read(found)
     }
 
-    /// Records of one partition in key order, after `after`, until about `max_bytes`.
+    /// Records of one partition in key order, after `after`, until about `max_bytes`. A page without
+    /// one that belongs there is none: it fails when any of them is damaged.
     pub fn scan_partition(
+        &self,
+        partition: PartitionId,
+        after: Option<&Key>,
+        max_bytes: usize,
+    ) -> Result<ScanPage, StorageError> {
+        let page = self.scan_sound(partition, after, max_bytes)?;
+        match page.damaged.first() {
+            Some((key, why)) => Err(StorageError::Read {
+                what: format!(
+                    "{} of the records of partition {partition} (the first: key hash {:016x})",
+                    page.damaged.len(),
+                    key.hash()
+                ),
+                why: why.clone(),
+            }),
+            None => Ok(page),
+        }
+    }
+
+    /// The same with what is sound; keys of damaged records are named apart.
+    pub fn scan_sound(
         &self,
         partition: PartitionId,
         after: Option<&Key>,

@@ -13,11 +13,10 @@ use ringmaster_shared::{
     clock::Hlc,
     id::{NodeId, PartitionId},
     key::Key,
-    version::Record,
 };
 
 use super::{
-    HintPage, ScanPage, TombstonePage,
+    HintPage, OwedPage, ScanPage, TombstonePage,
     core::{Core, item_key, key_part, split_item_key},
     digest::leaf_of,
     hints,
@@ -83,7 +82,8 @@ pub(super) fn list_keys(
     Ok(keys)
 }
 
-/// Records of a partition after a key. A page has at least one record when there is one left.
+/// Records of a partition after a key. A page has at least one record when there is one left, sound
+/// or damaged; what is damaged behind a sound head is noted, so that it is brought back.
 pub(super) fn scan_partition(
     core: &Core,
     partition: PartitionId,
@@ -97,17 +97,25 @@ pub(super) fn scan_partition(
     };
     let mut page = ScanPage::default();
     let mut bytes = 0;
+    let mut last = None;
     for row in core.table.records.range(from, &prefix) {
         let row = row?;
-        if bytes >= max_bytes as u64 && !page.entries.is_empty() {
-            page.next = page.entries.last().map(|(key, _)| key.clone());
+        if bytes >= max_bytes as u64 && last.is_some() {
+            page.next = last;
             break;
         }
         let (_, key) = split_item_key(row.key.as_ref())?;
         bytes += row.meta.stored_len + key.as_str().len() as u64;
-        if let Some(record) = core.table.records.load(row)? {
-            page.entries.push((key, record));
+        match core.table.records.load(row) {
+            Ok(Some(record)) => page.entries.push((key.clone(), record)),
+            Ok(None) => continue,
+            Err(TableError::Damaged(why)) => {
+                core.note_damaged(&key);
+                page.damaged.push((key.clone(), why));
+            }
+            Err(failed) => return Err(failed),
         }
+        last = Some(key);
     }
     Ok(page)
 }
@@ -158,7 +166,14 @@ pub(super) fn tombstones(
         let stop = page.rows >= rows;
         // the head says whether the winner is a tombstone, the record whether all siblings are
         if !row.meta.present && row.meta.hlc <= until {
-            let record = core.table.records.load(row)?;
+            let record = match core.table.records.load(row) {
+                // one that is not found stays
+                Err(TableError::Damaged(_)) => {
+                    core.note_damaged(&key);
+                    None
+                }
+                loaded => loaded?,
+            };
             if let Some(record) = record.filter(|r| r.is_deleted() && r.max_hlc() <= until) {
                 page.found.push((key.clone(), record.fingerprint()));
             }
@@ -211,30 +226,38 @@ pub(super) fn is_hinted(core: &Core, key: &Key) -> Result<bool, TableError> {
     Ok(false)
 }
 
-/// The first hints kept for a node, in key order.
+/// The first hints kept for a node after a key, in key order.
 pub(super) fn hints_for(
     core: &Core,
     target: &NodeId,
+    after: Option<&Key>,
     limit: usize,
-) -> Result<Vec<(Key, Record)>, TableError> {
+) -> Result<OwedPage, TableError> {
     let prefix = hints::item_prefix(target);
-    let mut found = Vec::new();
+    let from = match after {
+        Some(key) => Bound::Excluded(hints::item_key(target, key)),
+        None => Bound::Included(prefix.clone()),
+    };
+    let mut page = OwedPage::default();
     let mut bytes = 0;
-    for row in core
-        .table
-        .hints
-        .range(Bound::Included(prefix.clone()), &prefix)
-    {
-        if found.len() >= limit || bytes >= HINTS_PAGE_BYTES {
+    for (n, row) in core.table.hints.range(from, &prefix).enumerate() {
+        if n >= limit || bytes >= HINTS_PAGE_BYTES {
             break;
         }
         let row = row?;
         bytes += row.meta.stored_len;
+        let fingerprint = row.meta.fingerprint;
         let (_, key) = hints::split_item_key(row.key.as_ref())
             .ok_or_else(|| TableError::Damaged("a stored hint has no key".to_owned()))?;
-        if let Some(record) = core.table.hints.load(row)? {
-            found.push((key, record));
+        page.last = Some(key.clone());
+        match core.table.hints.load(row) {
+            Ok(record) => page.found.extend(record.map(|record| (key, record))),
+            Err(TableError::Damaged(_)) => {
+                core.note_unreadable();
+                page.damaged.push((key, fingerprint));
+            }
+            Err(failed) => return Err(failed),
         }
     }
-    Ok(found)
+    Ok(page)
 }

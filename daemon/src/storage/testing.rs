@@ -45,6 +45,12 @@ impl super::Store {
         core.table.records.lose_body(&core.record_item(key));
     }
 
+    /// Takes away the file with the body of this hint.
+    pub(crate) fn lose_hint_body(&self, target: &NodeId, key: &Key) {
+        let item = super::hints::item_key(target, key);
+        self.inner.core.table.hints.lose_body(&item);
+    }
+
     pub(super) fn flush_table(&self) {
         self.inner.core.table.flush();
     }

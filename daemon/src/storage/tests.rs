@@ -4,6 +4,7 @@ mod basics;
 mod bench;
 mod commit_order;
 mod crash;
+mod damage;
 pub(super) mod disk_full;
 mod forgetting;
 mod kill;

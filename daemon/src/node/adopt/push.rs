@@ -3,10 +3,13 @@
 //! Promises: returns only when a write quorum of the other cluster's replicas has synced every
 //! record and every hint that lay here, each under the epoch that cluster went by at that
 //! moment, so that no change of its ring can pass a record by. Bounded in memory: a page of
-//! records at a time. Never gives up: whoever is in the way is named, and asked again.
+//! records at a time. Never gives up: whoever is in the way is named, and asked again. Only what is
+//! damaged here can end it, after all the rest was pushed: see `damaged`.
 //!
 //! The records go as they are. Versions merge there: what both clusters wrote shows as siblings,
 //! and what arrives twice changes nothing.
+
+mod damaged;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +31,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::damaged::Damaged;
 use super::{
     plan::{Seen, Verdict},
     scout::{Scout, local},
@@ -85,14 +89,18 @@ pub async fn everything(
         thousands(carrier.total),
         route.into
     );
+    let mut damaged = Damaged::default();
     for partition in 0..route.partition_count {
         let mut after: Option<Key> = None;
         loop {
             let from = after.take();
             let page = read(store, move |store| {
-                store.scan_partition(partition, from.as_ref(), PAGE_BYTES)
+                store.scan_sound(partition, from.as_ref(), PAGE_BYTES)
             })
             .await?;
+            for (key, _) in page.damaged {
+                damaged.record(store, key);
+            }
             carrier.push(node, page.entries).await;
             match page.next {
                 Some(next) => after = Some(next),
@@ -100,7 +108,8 @@ pub async fn everything(
             }
         }
     }
-    hints_too(node, store, &carrier).await?;
+    hints_too(node, store, &carrier, &mut damaged).await?;
+    damaged.settle(&carrier).await?;
     let message = format!(
         "pushed {} records into cluster {}",
         thousands(carrier.pushed()),
@@ -112,14 +121,28 @@ pub async fn everything(
 }
 
 /// What is owed to others is data: nobody else may have it.
-async fn hints_too(node: &SharedNode, store: &Store, carrier: &Carrier) -> Result<(), Failure> {
+async fn hints_too(
+    node: &SharedNode,
+    store: &Store,
+    carrier: &Carrier,
+    damaged: &mut Damaged,
+) -> Result<(), Failure> {
     for target in store.hints_owed().into_keys() {
+        let mut after = None;
         loop {
-            let owed = target.clone();
-            let batch = read(store, move |store| store.hints_for(&owed, PAGE_HINTS)).await?;
-            if batch.is_empty() {
+            let (owed, from) = (target.clone(), after.take());
+            let page = read(store, move |store| {
+                store.hints_after(&owed, from.as_ref(), PAGE_HINTS)
+            })
+            .await?;
+            if page.last.is_none() {
                 break;
             }
+            after = page.last;
+            for (key, _) in page.damaged {
+                damaged.hint(store, &target, key);
+            }
+            let batch = page.found;
             let done = batch.iter().map(|(k, r)| (k.clone(), r.fingerprint()));
             let done = done.collect();
             carrier.push(node, batch).await;

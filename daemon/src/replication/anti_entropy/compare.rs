@@ -24,7 +24,7 @@ use crate::{
         hints::parts,
         replica::fits_frame,
         settings::Traffic,
-        site::Site,
+        site::{AskError, Site},
     },
     storage::{BRANCHES, StorageError, Store},
 };
@@ -57,6 +57,8 @@ pub(super) struct Comparison<'a> {
     epoch: Epoch,
     issued: Hlc,
     pub tally: Tally,
+    /// A record that could not be stored, here or there, or read; the others go on.
+    unreadable: Option<String>,
     /// Found without a difference, at once or after the exchange.
     pub clean: BTreeSet<PartitionId>,
 }
@@ -69,6 +71,7 @@ impl<'a> Comparison<'a> {
             epoch,
             issued,
             tally: Tally::default(),
+            unreadable: None,
             clean: BTreeSet::new(),
         }
     }
@@ -126,6 +129,7 @@ impl<'a> Comparison<'a> {
     }
 
     async fn partition(&mut self, partition: PartitionId) -> Result<(), String> {
+        self.unreadable = None;
         let leaves = self.leaves(partition).await?;
         for leaves in leaves.chunks(LEAVES_AT_ONCE) {
             let request = Request::LeavesVersions {
@@ -142,7 +146,7 @@ impl<'a> Comparison<'a> {
             self.pull(&plan.pull).await?;
             self.push(partition, &plan).await?;
         }
-        Ok(())
+        self.unreadable.take().map_or(Ok(()), Err)
     }
 
     /// The leaves of a partition that differ.
@@ -195,7 +199,13 @@ impl<'a> Comparison<'a> {
                 entries.retain(|(_, record)| !self.site.is_absurd(self.peer, record.max_hlc()));
                 let store = &self.site.replica.store;
                 let merged = store.merge_many_issued(entries, self.issued).await;
-                self.tally.pulled += merged.map_err(|error| error.to_string())?.changed;
+                match merged {
+                    Ok(merged) => self.tally.pulled += merged.changed,
+                    Err(error @ StorageError::Read { .. }) => {
+                        self.unreadable = Some(error.to_string());
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -205,18 +215,26 @@ impl<'a> Comparison<'a> {
     async fn push(&mut self, partition: PartitionId, plan: &Exchange) -> Result<(), String> {
         for chunk in plan.push.chunks(FETCH_KEYS) {
             let wanted = chunk.to_vec();
-            let mut entries = off_thread(self.site, partition, move |store| {
+            let (mut entries, unreadable) = off_thread(self.site, partition, move |store| {
                 let mut entries: Vec<(Key, Record)> = Vec::new();
+                let mut unreadable = None;
                 for (key, there) in wanted {
-                    if let Some(record) = store.get(&key)?
-                        && record.fingerprint() != there
-                    {
-                        entries.push((key, record));
+                    match store.get(&key) {
+                        Ok(Some(record)) if record.fingerprint() != there => {
+                            entries.push((key, record));
+                        }
+                        Ok(_) => {}
+                        Err(error @ StorageError::Read { .. }) => unreadable = Some(error),
+                        Err(error) => return Err(error),
                     }
                 }
-                Ok(entries)
+                Ok((entries, unreadable))
             })
             .await?;
+            if let Some(error) = unreadable {
+                self.site.tell_unreadable(partition, &error);
+                self.unreadable = Some(error.to_string());
+            }
             entries.retain(|(key, record)| {
                 let fits = fits_frame(key, record);
                 if !fits {
@@ -229,10 +247,13 @@ impl<'a> Comparison<'a> {
                     entries: part,
                     issued: self.issued,
                 };
-                let Response::Merged { changed } = self.ask(request).await? else {
-                    return Err(NOT_ASKED.to_owned());
-                };
-                self.tally.pushed += changed as usize;
+                match self.ask_what_may_fail(request).await {
+                    Ok(Response::Merged { changed }) => self.tally.pushed += changed as usize,
+                    Ok(_) => return Err(NOT_ASKED.to_owned()),
+                    // how many it took it did not say
+                    Err(error) if error.is_of_the_store() => self.unreadable = Some(error.why()),
+                    Err(error) => return Err(error.why()),
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -240,12 +261,17 @@ impl<'a> Comparison<'a> {
     }
 
     async fn ask(&mut self, request: Request) -> Result<Response, String> {
+        let asked = self.ask_what_may_fail(request).await;
+        asked.map_err(|error| error.why())
+    }
+
+    async fn ask_what_may_fail(&mut self, request: Request) -> Result<Response, AskError> {
         let traffic = &mut self.tally.traffic;
         let (peer, epoch) = (self.peer, self.epoch);
         let asked = self
             .site
             .ask_for_repair(peer, epoch, request, CALL_TIMEOUT, traffic);
-        asked.await.map_err(|error| error.why())
+        asked.await
     }
 }
 

@@ -165,3 +165,77 @@ async fn finish(mut comparison: Comparison<'_>, others: &BTreeSet<u16>) {
     comparison.run(&order).await.expect("sound partitions");
     assert_eq!(&comparison.clean, others);
 }
+
+/// Nobody else knows what it knew, so it stays damaged; its neighbours are exchanged all the same.
+#[tokio::test]
+async fn a_record_that_no_other_gives_back_keeps_its_neighbours_from_nothing() {
+    for damaged_at in ["a", "b"] {
+        let lab = Quiet::start(&settled(1, &["a", "b"]), &["a", "b"]);
+        let partition = key("k0").partition(PARTITIONS);
+        let mut keys: Vec<Key> = entries(0, 1, 1).into_iter().map(|(k, _)| k).collect();
+        keys.retain(|k| k.partition(PARTITIONS) == partition);
+        let lost = keys.swap_remove(0);
+        let mut large = alone(sibling(dot("nobody", 1), 1000, 1));
+        large.siblings[0].value = Some(Value::Raw(vec![b'x'; 100_000].into()));
+        store(&lab, damaged_at, vec![(lost.clone(), large)]).await;
+        lab.site(damaged_at).replica.store.lose_body(&lost);
+        // what all replicas but this have
+        let other = if damaged_at == "a" { "b" } else { "a" };
+        store(&lab, other, vec![(lost.clone(), record(1))]).await;
+        for (n, key) in keys.iter().enumerate() {
+            let at = if n % 2 == 0 { "a" } else { "b" };
+            store(&lab, at, vec![(key.clone(), record(1))]).await;
+        }
+        let (site, peer) = (lab.site("a"), id("b"));
+        let mut comparison = Comparison::new(site, &peer, 1, site.issued());
+        let ended = comparison.run(&[partition]).await;
+        assert!(ended.is_err() && comparison.clean.is_empty());
+        for at in ["a", "b"] {
+            for key in &keys {
+                let held = lab.site(at).replica.store.get(key);
+                assert_eq!(held, Ok(Some(record(1))), "{key} at {at}");
+            }
+        }
+        assert_eq!(lab.site(damaged_at).replica.store.damaged(), 1);
+    }
+}
+
+/// A write beside it went to the others: none of them has the very record any more.
+#[tokio::test]
+async fn a_damaged_record_comes_back_when_the_others_have_moved_on() {
+    let lab = Quiet::start(&settled(1, &["a", "b"]), &["a", "b"]);
+    let mut held = record(1);
+    held.siblings[0].value = Some(Value::Raw(vec![b'x'; 100_000].into()));
+    let both = held.merge(&alone(sibling(dot("other", 1), 2000, 2)));
+    store(&lab, "a", vec![(key("k"), held)]).await;
+    store(&lab, "b", vec![(key("k"), both.clone())]).await;
+    let store = &lab.site("a").replica.store;
+    store.lose_body(&key("k"));
+    super::round(lab.site("a"), &BTreeSet::new()).await;
+    assert_eq!(store.get(&key("k")), Ok(Some(both)));
+    let partition = key("k").partition(PARTITIONS);
+    let root = |at: &str| lab.site(at).replica.store.digest_root(partition);
+    assert_eq!(root("a"), root("b"));
+}
+
+/// What is told must be so: there may be nobody to have it from.
+#[tokio::test]
+async fn a_member_by_itself_promises_nothing() {
+    let lab = Quiet::start(&settled(1, &["a"]), &["a"]);
+    let mut large = record(1);
+    large.siblings[0].value = Some(Value::Raw(vec![b'x'; 100_000].into()));
+    store(&lab, "a", vec![(key("k"), large)]).await;
+    let held = &lab.site("a").replica.store;
+    held.lose_body(&key("k"));
+    assert!(held.get(&key("k")).is_err());
+    super::round(lab.site("a"), &BTreeSet::new()).await;
+    let events = lab.site("a").events.newest(1000);
+    let messages = events.iter().map(|event| event.message.as_str());
+    let all = messages.collect::<Vec<_>>().join("\n");
+    assert!(
+        all.contains("asked for from the other replicas, if there are any"),
+        "{all}"
+    );
+    assert!(all.contains("there is no other replica"), "{all}");
+    assert!(!all.contains("brought back from the other"), "{all}");
+}

@@ -72,6 +72,8 @@ pub enum FailureKind {
     NotDone,
     /// It may have done what was asked.
     Unknown,
+    /// The same, and it answered: its store could not do all of it.
+    Storage,
     /// It takes writes but must not answer reads before it is refilled.
     Recovering,
     /// Its disk is nearly full: it answers reads, and certainly did not store anything.

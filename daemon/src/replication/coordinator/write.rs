@@ -271,7 +271,7 @@ impl WriteMachine {
                     return self.judge();
                 }
             }
-            if failure.kind != FailureKind::Unknown {
+            if !matches!(failure.kind, FailureKind::Unknown | FailureKind::Storage) {
                 possible.remove(who);
             }
         }

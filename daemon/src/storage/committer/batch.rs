@@ -220,10 +220,15 @@ impl Batch {
         issued: Hlc,
     ) -> Result<Merged, StorageError> {
         let mut merged = Merged::default();
+        let mut unreadable = None;
         for (key, incoming) in entries {
-            self.merge(key, incoming, issued, &mut merged)?;
+            match self.merge(key, incoming, issued, &mut merged) {
+                // it must not keep the others from being stored
+                Err(error @ StorageError::Read { .. }) => drop(unreadable.get_or_insert(error)),
+                other => other?,
+            }
         }
-        Ok(merged)
+        unreadable.map_or(Ok(merged), Err)
     }
 
     fn merge(
@@ -303,16 +308,11 @@ impl Batch {
                 self.core.note_sound(key);
                 Ok(joined(current.as_ref(), incoming))
             }
-            // another replica's copy of the very record that is damaged here
-            Err(_) if place.is_none() && self.is_stored(key, &incoming) => Ok(Some(incoming)),
+            Err(_) if place.is_none() && self.core.may_stand_for(key, &incoming) => {
+                Ok(Some(incoming))
+            }
             Err(why) => Err(why),
         }
-    }
-
-    /// Whether the table says that this is what it holds; it need not be able to return it.
-    fn is_stored(&self, key: &Key, record: &Record) -> bool {
-        let meta = self.core.table.records.meta(&self.core.record_item(key));
-        meta.is_ok_and(|meta| meta.is_some_and(|m| m.fingerprint == record.fingerprint()))
     }
 
     /// The record as this batch leaves it so far.
