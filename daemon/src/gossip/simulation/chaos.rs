@@ -265,18 +265,20 @@ impl World {
 
     fn calm_seed(&mut self, seed: Who, came: bool) {
         let down = self.nodes[seed].condition.is_down();
-        if came && down {
-            self.restart(seed);
-        } else if !came && down {
-            self.counters.seeds_down += 1;
-        } else if !came && self.parameters.ends_without_seeds && self.takes_place(Fault::SeedsDown)
-        {
+        let ends = !came && (down || self.parameters.ends_without_seeds);
+        if !ends || !self.takes_place(Fault::SeedsDown) {
+            if down {
+                self.restart(seed);
+            }
+            return;
+        }
+        if !down {
             if self.nodes[seed].hold.is_some() {
                 self.release(seed);
             }
             self.crash(seed);
-            self.counters.seeds_down += 1;
         }
+        self.counters.seeds_down += 1;
     }
 }
 
