@@ -4,7 +4,8 @@
 //! Promises: what goes over the wire follows the difference (roots, branches, leaves, versions,
 //! records: each only where the one above differs), and is counted; who returned and what is dirty
 //! comes first; one round at a time; bounded messages. Partitions that are being moved are left to
-//! `transfer`; damaged records are asked for by name before, whatever moves (`mending`). Both sides only ever join, so two rounds at once or a round cut short do no harm.
+//! `transfer`; damaged records are asked for by name before, whatever moves (`mending`). Both sides
+//! only ever join, so two rounds at once or a round cut short do no harm.
 //! What one partition's comparison says is in `compare`.
 
 #[cfg(test)]
