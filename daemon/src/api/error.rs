@@ -131,6 +131,7 @@ fn meaning(error: &ReplicationError) -> (ErrorCode, Option<u32>) {
         }
         ReplicationError::NotServing(_) => (ErrorCode::NotServing, Some(1)),
         ReplicationError::TooBusy => (ErrorCode::TooBusy, Some(1)),
+        ReplicationError::TooOftenUnknown => (ErrorCode::TooBusy, Some(120)),
         ReplicationError::Storage(_) => (ErrorCode::StorageUnavailable, Some(5)),
     }
 }
@@ -169,6 +170,7 @@ fn details(error: ReplicationError) -> Value {
         }
         ReplicationError::NotServing(_)
         | ReplicationError::TooBusy
+        | ReplicationError::TooOftenUnknown
         | ReplicationError::Storage(_) => json!({}),
     }
 }
@@ -247,6 +249,7 @@ mod tests {
             ),
             (ReplicationError::NotServing("x".into()), 503, json!({})),
             (ReplicationError::TooBusy, 429, json!({})),
+            (ReplicationError::TooOftenUnknown, 429, json!({})),
             (ReplicationError::Storage("x".into()), 503, json!({})),
         ];
         for (error, status, details) in cases {

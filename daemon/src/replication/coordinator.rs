@@ -157,6 +157,11 @@ pub enum ReplicationError {
     NotServing(String),
     #[error("too many requests for this key or node are under way")]
     TooBusy,
+    /// See [`unresolved`].
+    #[error(
+        "what became of an earlier write of this key through this node is not known, and that was so too often of late; nothing was stored: write through another node, or in some minutes"
+    )]
+    TooOftenUnknown,
     #[error("{0}")]
     Storage(String),
 }

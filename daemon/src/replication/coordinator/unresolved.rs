@@ -74,6 +74,15 @@ struct State {
     full: bool,
 }
 
+/// Why a write must not draw its dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotSpared {
+    /// The actor was changed too often of late.
+    TooOften,
+    /// The next one could not be written down.
+    Storage(String),
+}
+
 impl Unresolved {
     /// The write of `key` that gave `dot` has ended, and it isn't known on a write quorum.
     pub fn note(&self, key: &Key, dot: &Dot) {
@@ -129,7 +138,7 @@ impl Unresolved {
         identity: &IdentityStore,
         key: &Key,
         unseen: impl Fn(&Dot) -> bool,
-    ) -> Result<(), String> {
+    ) -> Result<(), NotSpared> {
         if !self.is_at_risk(&identity.actor(), key, &unseen) {
             return Ok(());
         }
@@ -139,12 +148,7 @@ impl Unresolved {
             return Ok(());
         }
         if !turn.take(Instant::now()) {
-            return Err(
-                "the outcome of an earlier write of this key through this node is not known, and that \
-                 happened too often of late; nothing was stored: write through another node, or \
-                 in some minutes"
-                    .to_owned(),
-            );
+            return Err(NotSpared::TooOften);
         }
         let identity = identity.clone();
         let renewing = tokio::task::spawn_blocking(move || {
@@ -154,8 +158,8 @@ impl Unresolved {
             renewed
         });
         match renewing.await {
-            Ok(renewed) => renewed.map_err(|error| format!("{error:#}")),
-            Err(error) => Err(error.to_string()),
+            Ok(renewed) => renewed.map_err(|error| NotSpared::Storage(format!("{error:#}"))),
+            Err(error) => Err(NotSpared::Storage(error.to_string())),
         }
     }
 

@@ -19,6 +19,7 @@ use super::{Drive, TAIL, Turn};
 use crate::replication::coordinator::{
     Ended, Inner, ReplicationError, WriteOutcome, WriteRequest,
     round::{Failure, FailureKind, Step},
+    unresolved::NotSpared,
     write::{AGAIN_MAX, WriteIntent, WriteMachine, Written},
 };
 
@@ -182,7 +183,10 @@ impl Drive {
         let unseen = |dot: &Dot| !machine.has_seen(dot);
         let sparing = inner.unresolved.spare(identity, &self.key, unseen);
         match timeout_at(self.deadline, sparing).await {
-            Ok(spared) => spared.map_err(ReplicationError::Storage),
+            Ok(spared) => spared.map_err(|why| match why {
+                NotSpared::TooOften => ReplicationError::TooOftenUnknown,
+                NotSpared::Storage(why) => ReplicationError::Storage(why),
+            }),
             Err(_) => Err(self.error(machine.on_deadline())),
         }
     }
