@@ -107,7 +107,11 @@ async fn one_signal_stops_a_node_that_was_to_come_back() {
         ("RINGD_LIMITS_DRAIN_TIMEOUT", "600s"),
         ("RINGD_LIMITS_BODY_TIMEOUT", "600s"),
     ];
-    let mut cluster = Cluster::start_with(1, &patient).await;
+    let mut cluster = Cluster::empty().await;
+    // whatever this process was told to ignore, as under `nohup`
+    let wrapper = ["env", "--default-signal=HUP"].map(String::from);
+    cluster.add_wrapped(&[], wrapper.to_vec(), &patient).await;
+    cluster.agree().await;
     cluster.write(0, "kept", &json!(1), GENEROUS).await;
     let cases = [
         ("restart", Signal::TERM, "SIGTERM"),
