@@ -6,7 +6,7 @@ use ringmaster_shared::{
     api::{health::StatusResponse, membership::Disagreement},
     event::Severity,
     id::NodeId,
-    member::Lifecycle,
+    member::{Lifecycle, MemberStatus},
     topology::Topology,
 };
 
@@ -134,7 +134,13 @@ fn quorum(case: &Case, found: &mut Vec<Finding>) {
         .as_ref()
         .map(|m| &m.value.cluster_members);
     for id in &missing {
-        let address = members.and_then(|m| m.get(id)).map(|m| m.address.as_str());
+        let member = members.and_then(|m| m.get(id));
+        if let Some(runs) = member.filter(|m| m.status == MemberStatus::Alive) {
+            let doing = runs.lifecycle.as_str();
+            fix.push(format!("{id} runs and is {doing}: do not start it again."));
+            continue;
+        }
+        let address = member.map(|m| m.address.as_str());
         let ring = case.cluster.topology.as_ref().and_then(|t| t.member(id));
         let address = address.or(ring.map(|m| m.address.as_str())).unwrap_or("");
         fix.push(case.start_command(id, address));

@@ -94,6 +94,10 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
     // one that never had a vote has none to be given back
     let stuck = vote_again.filter(|_| too_few);
     let who: Vec<&NodeId> = forgot.iter().map(|(id, _)| *id).collect();
+    let lost_what = match who.len() {
+        1 => "lost its folder",
+        _ => "lost their folders",
+    };
     let who = format::names(&who);
     let since = forgot.iter().map(|(_, told)| told.since).min();
     let evidence = forgot
@@ -102,7 +106,7 @@ fn votes(case: &Case, found: &mut Vec<Finding>) {
     let (severity, title, explanation, fix) = if let Some(first) = stuck {
         (
             Severity::Error,
-            format!("The ring cannot change any more: {who} lost their folders"),
+            format!("The ring cannot change any more: {who} {lost_what}"),
             "Who lost its folder does not know what it had voted on the ring, and too few others are \
              left to decide without it. Nobody can join, leave or be replaced, and who does not know \
              by which rings it went takes no writes. Only you can accept what a second vote may cost: a \

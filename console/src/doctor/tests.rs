@@ -58,6 +58,26 @@ fn lost_quorum_comes_first() {
     assert!(found[1].title.ends_with("quorum is lost"));
 }
 
+/// Two processes with one folder, or one id, are the last thing that is needed then.
+#[test]
+fn who_runs_and_does_not_take_part_is_not_to_be_started() {
+    let mut app = fixture::two_dead();
+    let members = app.cluster.members.as_mut().expect("members");
+    let member = members.value.cluster_members.get_mut(&id("node-2"));
+    let member = member.expect("a member");
+    member.status = MemberStatus::Alive;
+    member.lifecycle = Lifecycle::Recovering;
+    let found = findings(&app);
+    assert_eq!(found[0].code, "QUORUM_LOST");
+    let fix = &found[0].fix;
+    assert_eq!(
+        fix[0],
+        "node-2 runs and is recovering: do not start it again."
+    );
+    assert!(fix[1].starts_with("$ ringd --node-id=node-3"), "{fix:?}");
+    assert_eq!(fix.len(), 2);
+}
+
 #[test]
 fn split_brain_by_two_clusters() {
     let mut app = fixture::healthy();
