@@ -74,12 +74,7 @@ impl Record {
     /// Ends the step that is open.
     pub(super) fn close(&mut self, state: StepState, detail: String) {
         let elapsed_ms = self.step_started.elapsed().as_millis() as u64;
-        let open = self
-            .progress
-            .steps
-            .iter_mut()
-            .find(|s| matches!(s.state, StepState::Running | StepState::Waiting));
-        if let Some(step) = open {
+        if let Some(step) = self.under_way() {
             *step = StepView {
                 title: step.title.clone(),
                 state,
@@ -90,15 +85,15 @@ impl Record {
         self.report();
     }
 
+    fn under_way(&mut self) -> Option<&mut StepView> {
+        let mut steps = self.progress.steps.iter_mut();
+        steps.find(|s| matches!(s.state, StepState::Running | StepState::Waiting))
+    }
+
     /// What the open step waits for.
     pub(super) fn waits_for(&mut self, why: String) {
         let elapsed_ms = self.step_started.elapsed().as_millis() as u64;
-        let open = self
-            .progress
-            .steps
-            .iter_mut()
-            .find(|s| matches!(s.state, StepState::Running | StepState::Waiting));
-        if let Some(step) = open {
+        if let Some(step) = self.under_way() {
             step.state = StepState::Waiting;
             step.elapsed_ms = elapsed_ms;
             step.detail.clone_from(&why);

@@ -16,7 +16,7 @@ use ringmaster_shared::{
 };
 use tokio::time::sleep;
 
-use super::{CALL_TIMEOUT, Carrier};
+use super::carrier::{CALL_TIMEOUT, Carrier};
 use crate::{
     cli::Failure,
     replication::{
