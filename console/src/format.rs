@@ -23,6 +23,16 @@ pub fn age(age: Duration) -> String {
     }
 }
 
+/// What a node answered; most of them name themselves.
+pub fn said_by(id: &NodeId, message: &str) -> String {
+    let rest = message.strip_prefix(id.as_str());
+    if rest.is_some_and(|rest| rest.starts_with(' ')) {
+        message.to_owned()
+    } else {
+        format!("{id}: {message}")
+    }
+}
+
 /// One word for a shell: quoted when it has to be.
 pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
@@ -251,6 +261,14 @@ pub fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_node_is_named_once() {
+        let id = NodeId::new("a").expect("valid");
+        assert_eq!(said_by(&id, "a holds for 120 s"), "a holds for 120 s");
+        assert_eq!(said_by(&id, "accepted"), "a: accepted");
+        assert_eq!(said_by(&id, "about to stop"), "a: about to stop");
+    }
 
     #[test]
     fn ages() {

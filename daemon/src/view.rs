@@ -144,7 +144,10 @@ pub fn build(facts: &NodeFacts, look: &Look, keeper: &mut Keeper) -> Views {
     let counts = look
         .topology
         .as_ref()
-        .map(|t| keeper.counts(t, &available(&members)))
+        .map(|t| {
+            let there = keeper.available(&members);
+            keeper.counts(t, &there)
+        })
         .unwrap_or_default();
     let members_response = members_response(facts, look, &members);
     let status = status(

@@ -24,6 +24,7 @@ use super::{Output, explain, print_json, print_lines};
 use crate::{
     client::{Client, ClientError, Left, PATIENT_TIMEOUT},
     exit::{self, Exit},
+    format::said_by,
     procedure::Refusal,
 };
 
@@ -348,7 +349,7 @@ async fn order(client: &Client, adoption: &Adoption, step: &Step) -> Result<(), 
         .await;
     match told {
         Ok(answer) if adoption.output == Output::Table => {
-            print_lines([format!("{}: {}", step.node_id, answer.message)]);
+            print_lines([said_by(&step.node_id, &answer.message)]);
         }
         Ok(_) => {}
         Err(error) => {

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError},
+    format::said_by,
     progress::{ProcedureKind, Progress, StepState, Target},
 };
 use canary::Canary;
@@ -132,7 +133,7 @@ impl Runner {
         body: &B,
     ) -> Result<(), ClientError> {
         let answer: OrderResponse = self.client.post(&target.address, path, body).await?;
-        self.record.log(&said(&target.id, &answer.message));
+        self.record.log(&said_by(&target.id, &answer.message));
         Ok(())
     }
 
@@ -194,16 +195,6 @@ impl Runner {
         } else {
             Ok(())
         }
-    }
-}
-
-/// What a node answered; most of them name themselves.
-fn said(id: &NodeId, message: &str) -> String {
-    let rest = message.strip_prefix(id.as_str());
-    if rest.is_some_and(|rest| rest.starts_with(' ')) {
-        message.to_owned()
-    } else {
-        format!("{id}: {message}")
     }
 }
 

@@ -11,19 +11,22 @@ use ringmaster_shared::{
         health::Problem,
         ring::{RingResponse, ring_response},
     },
-    id::NodeId,
+    id::{Generation, NodeId},
+    member::Lifecycle,
     quorum::{PartitionCounts, partition_counts},
     topology::Topology,
 };
 
-use super::Finding;
-use crate::time::timestamp_of_ms;
+use super::{Finding, available};
+use crate::{gossip::MemberView, time::timestamp_of_ms};
 
 #[derive(Default)]
 pub struct Keeper {
     first_seen_ms: BTreeMap<(&'static str, Option<NodeId>), u64>,
     ring: Option<KnownRing>,
     counts: Option<(Arc<Topology>, BTreeSet<NodeId>, PartitionCounts)>,
+    /// Lives last seen without all of their data.
+    unfilled: BTreeSet<(NodeId, Generation)>,
 }
 
 /// A topology with what is derived from it alone.
@@ -48,6 +51,21 @@ impl Keeper {
                 known
             }
         }
+    }
+
+    /// See [`available`]; a node that goes down while it gets its data back says only that it drains,
+    /// and has no more data than before.
+    pub fn available(&mut self, members: &[MemberView]) -> BTreeSet<NodeId> {
+        let life = |m: &MemberView| (m.state.id.clone(), m.state.generation);
+        let unfilled = members.iter().filter(|m| match m.state.lifecycle {
+            Lifecycle::Recovering => true,
+            Lifecycle::Draining => self.unfilled.contains(&life(m)),
+            _ => false,
+        });
+        self.unfilled = unfilled.map(life).collect();
+        let mut there = available(members);
+        there.retain(|id| !self.unfilled.iter().any(|(who, _)| who == id));
+        there
     }
 
     pub fn counts(
@@ -91,10 +109,10 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_shared::event::Severity;
+    use ringmaster_shared::{event::Severity, member::MemberStatus};
 
     use super::*;
-    use crate::health::tests::{id, topology};
+    use crate::health::tests::{id, member, topology};
 
     fn finding(code: &'static str, after_ms: u64) -> Finding {
         Finding {
@@ -121,6 +139,24 @@ mod tests {
         keeper.problems(Vec::new(), 2_000);
         assert_eq!(look(&mut keeper, 3_000), ["A"]);
         assert_eq!(since(&keeper), Some(3_000));
+    }
+
+    #[test]
+    fn who_drains_before_its_data_is_back_does_not_count() {
+        use Lifecycle::{Draining, Joining, Recovering, Serving};
+        let mut keeper = Keeper::default();
+        let mut look = |lifecycle, generation| {
+            let mut b = member("b", MemberStatus::Alive, lifecycle);
+            Arc::make_mut(&mut b.state).generation = generation;
+            let a = member("a", MemberStatus::Alive, Serving);
+            keeper.available(&[a, b]).contains(&id("b"))
+        };
+        assert!(look(Serving, 1) && look(Draining, 1));
+        assert!(!look(Recovering, 2) && !look(Draining, 2) && !look(Draining, 2));
+        // a later life is judged by what it says itself
+        assert!(look(Draining, 3));
+        assert!(!look(Recovering, 3) && look(Serving, 3) && look(Draining, 3));
+        assert!(!look(Recovering, 4) && look(Joining, 5));
     }
 
     #[test]

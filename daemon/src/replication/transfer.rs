@@ -159,15 +159,21 @@ async fn run(site: &Site, decision: &Refill) {
     let mut topologies = site.replica.topology.watch();
     let mut pause = BACKOFF.0;
     let mut settled_since: Option<(Epoch, Instant)> = None;
+    // the same reason is told once, however often it is met
+    let mut told = None;
     loop {
         let topology = topologies.borrow_and_update().clone();
         if let Some(topology) = topology {
             match perform(site, &topology, &mut settled_since, decision).await {
-                Ok(()) => pause = BACKOFF.0,
+                Ok(()) => {
+                    pause = BACKOFF.0;
+                    told = None;
+                }
                 Err(why) => {
                     // right after a start nobody is known yet, and the next attempt succeeds
-                    if pause > BACKOFF.0 {
+                    if pause > BACKOFF.0 && told.as_ref() != Some(&why) {
                         tracing::info!("moving data has to wait: {why}");
+                        told = Some(why);
                     }
                     let jitter = rand::rng().random_range(0.5..1.0);
                     tokio::select! {

@@ -13,9 +13,10 @@ use ringmaster_shared::{
     member::Lifecycle,
 };
 
-use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop, said};
+use super::{HOLD, HOLD_SECONDS, POLL, Runner, Stop};
 use crate::{
     client::{Client, ClientError, Left},
+    format::said_by,
     procedure::{
         Gate,
         clean::{self, gates},
@@ -271,7 +272,7 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
                 let path = "/api/v1/admin/start";
                 let answer = client.post(&target.address, path, &order).await;
                 match answer.map(|a: OrderResponse| a.message) {
-                    Ok(message) => return said(id, &message),
+                    Ok(message) => return said_by(id, &message),
                     Err(e) => Gate::Waiting(e.to_string()),
                 }
             }

@@ -249,12 +249,6 @@ async fn who_certainly_did_not_hear_the_order_is_not_waited_for() {
 }
 
 #[test]
-fn a_node_is_named_once() {
-    assert_eq!(said(&id("a"), "a holds for 120 s"), "a holds for 120 s");
-    assert_eq!(said(&id("a"), "accepted"), "a: accepted");
-}
-
-#[test]
 fn what_becomes_of_one_that_was_not_told_depends_on_what_it_is() {
     assert!(
         clean::left_to_itself(Some(Lifecycle::Draining)).starts_with("it starts by itself 120 s")
