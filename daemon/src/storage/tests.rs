@@ -1,5 +1,6 @@
 //! The engine as a whole, on real files.
 
+mod bad_files;
 mod basics;
 mod bench;
 mod commit_order;

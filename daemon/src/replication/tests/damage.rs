@@ -50,15 +50,19 @@ fn two_in(topology: &Topology, partitions: &[u16]) -> [Key; 2] {
     [first, second.expect("one of many")]
 }
 
-/// One of three is gone, so both others must be scanned; what moves is not compared.
-#[tokio::test]
-async fn a_damaged_body_of_a_source_does_not_keep_a_change_from_its_end() {
-    let names = ["a", "b", "c", "d"];
-    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &names);
-    let filling = joining(2, Step::Filling);
-    let gained = filling.gained_by(&id("d"));
+/// `d` joins three of which one is gone, so that both others must be scanned.
+fn two_sources() -> (Lab, Topology) {
+    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &["a", "b", "c", "d"]);
     lab.wire("c", Wire::Cut);
     lab.gossip("c", MemberStatus::Dead);
+    (lab, joining(2, Step::Filling))
+}
+
+/// What moves is not compared.
+#[tokio::test]
+async fn a_damaged_body_of_a_source_does_not_keep_a_change_from_its_end() {
+    let (lab, filling) = two_sources();
+    let gained = filling.gained_by(&id("d"));
     let keys = two_in(&filling, &gained);
     let (was, beside) = (large("w"), large("v"));
     // of the second, a knows more than what is damaged at b
@@ -82,12 +86,8 @@ async fn a_damaged_body_of_a_source_does_not_keep_a_change_from_its_end() {
 /// What no replica gives back is not passed over: the others go on waiting, and are told.
 #[tokio::test]
 async fn a_source_that_alone_knew_something_is_not_scanned_without_it() {
-    let names = ["a", "b", "c", "d"];
-    let lab = Lab::start(&settled(1, &["a", "b", "c"]), &names);
-    let filling = joining(2, Step::Filling);
+    let (lab, filling) = two_sources();
     let gained = filling.gained_by(&id("d"));
-    lab.wire("c", Wire::Cut);
-    lab.gossip("c", MemberStatus::Dead);
     let [only, _] = two_in(&filling, &gained);
     store(&lab, "a", &only, &large("w")).await;
     store(&lab, "b", &only, &large("w").merge(&large("v"))).await;
