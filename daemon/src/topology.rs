@@ -371,8 +371,9 @@ impl Inner {
         let me = self.identity.node_id();
         let filled = self.identity.filled_epoch();
         let lost = leftovers::never_filled(current.as_deref(), &topology, me, filled);
-        // each refuses another cluster's and malformed ones
-        if lost.is_empty() {
+        // who lost its data already knows by which rings, and gets all of it back by this one; each
+        // refuses another cluster's and malformed ones
+        if lost.is_empty() || self.identity.needs_refill() {
             self.identity.save_topology(&topology)?;
         } else {
             self.identity.save_topology_of_lost_data(&topology)?;

@@ -240,6 +240,26 @@ async fn fill(
     Ok(())
 }
 
+/// Whether what was lost can be known by this ring. Not by one by which it was lost: a write that this
+/// node had acknowledged may still be on its way to the others.
+///
+/// The first step of a change does not get to the next one before this node has its data, if that is
+/// one of those that are scanned; so this node does not wait for the next one, once it knows that no
+/// earlier life of it went by that. The second step asks nobody for data.
+fn awaited_ring(topology: &Topology, lost_through: Epoch, forgot: bool) -> Result<(), String> {
+    let step = topology.transition.as_ref().map(|change| change.step);
+    let waits = match step {
+        Some(Step::Filling) => forgot,
+        Some(Step::Dual) | None => topology.epoch <= lost_through,
+    };
+    match step {
+        _ if !waits => Ok(()),
+        Some(Step::Filling) => Err("it is not known by which rings this node went".to_owned()),
+        Some(Step::Dual) => Err("the change of the ring is to end first".to_owned()),
+        None => Err("the ring is to be decided anew first".to_owned()),
+    }
+}
+
 async fn get_back(
     site: &Site,
     topology: &Arc<Topology>,
@@ -255,10 +275,8 @@ async fn get_back(
             refill::tell(site, &stuck);
             return Err(stuck.sentence(site.me()));
         }
-        // a change under way must not wait for this node, while this node waits for its end
-        if topology.epoch <= site.replica.identity.lost_through() && topology.transition.is_none() {
-            return Err("the ring is to be decided anew first".to_owned());
-        }
+        let identity = &site.replica.identity;
+        awaited_ring(topology, identity.lost_through(), identity.forgot_votes())?;
     }
     let hopeless = partitions
         .iter()
@@ -355,6 +373,9 @@ async fn scan_enough(
         scanned.len() == candidates.len()
     };
     if enough {
+        if !possible {
+            keys += scan_gaining(site, topology, partition, &candidates).await;
+        }
         return Ok(keys);
     }
     let why: Vec<String> = trouble
@@ -365,6 +386,27 @@ async fn scan_enough(
         "partition {partition} cannot be filled yet, too few replicas answer: {}",
         why.join(", ")
     ))
+}
+
+/// Where the replicas in force cannot give everything back, those that are to come have some of it:
+/// what was copied to them, and what was written since. Returns how many records were new here.
+async fn scan_gaining(
+    site: &Site,
+    topology: &Topology,
+    partition: PartitionId,
+    scanned: &[NodeId],
+) -> usize {
+    let mut keys = 0;
+    for id in topology.all_replicas(partition) {
+        if id == *site.me() || scanned.contains(&id) {
+            continue;
+        }
+        match scan(site, topology.epoch, partition, &id).await {
+            Ok(n) => keys += n,
+            Err(why) => tracing::debug!(%id, partition, why, "has nothing to give back"),
+        }
+    }
+    keys
 }
 
 /// Reads one replica's partition to the end.

@@ -177,6 +177,67 @@ async fn a_node_that_lost_its_data_gets_it_back_before_it_is_believed() {
     }
 }
 
+/// `b` and `c` join `a`, the first of a cluster.
+fn first_join(epoch: u64, step: Option<Step>) -> Topology {
+    let before = settled(1, &["a"]);
+    let wanted: Vec<_> = ["a", "b", "c"].map(ring_member).to_vec();
+    let plan = placement::plan(&before, &wanted);
+    let under_way = |step| Transition {
+        step,
+        kind: ringmaster_shared::topology::ChangeKind::Join,
+        leaving: vec![],
+        joining: vec![id("b"), id("c")],
+        target: plan.target.clone(),
+    };
+    Topology {
+        epoch,
+        members: plan.members.clone(),
+        table: if step.is_some() {
+            plan.current.clone()
+        } else {
+            plan.target.clone()
+        },
+        transition: step.map(under_way),
+        ..before
+    }
+}
+
+/// In force it is alone; what it acknowledged the others have as well.
+#[tokio::test]
+async fn the_first_of_a_cluster_gets_back_what_those_that_join_it_have() {
+    let names = ["a", "b", "c"];
+    for step in [Step::Filling, Step::Dual] {
+        let lab = Lab::start(&first_join(3, Some(step)), &names);
+        let a = &lab.node("a").replica;
+        if step == Step::Dual {
+            for joined in ["b", "c"] {
+                let identity = &lab.node(joined).replica.identity;
+                identity.set_filled_epoch(2).expect("noted");
+            }
+        }
+        lab.wire("c", Wire::Cut);
+        for n in 0..KEYS {
+            let written = lab.put("b", &format!("k{n}"), n + 1).await;
+            written.expect("by a and b");
+        }
+        lab.wire("b", Wire::Cut);
+        a.identity.set_needs_refill().expect("noted");
+        for partition in 0..super::lab::PARTITIONS {
+            a.store.drop_partition(partition).await.expect("lost");
+        }
+        lab.wire("b", Wire::Up);
+        lab.wire("c", Wire::Up);
+        if step == Step::Dual {
+            lab.adopt_everywhere(&first_join(4, None), &names).await;
+        }
+        until("a is refilled", || !a.identity.needs_refill()).await;
+        for n in 0..KEYS {
+            let record = a.store.get(&key(&format!("k{n}"))).expect("readable");
+            assert_eq!(record.map(|r| head(&r)), Some(n + 1), "{step:?}");
+        }
+    }
+}
+
 /// It may have been let in by a ring that its earlier life was past.
 #[tokio::test]
 async fn who_lost_its_folder_takes_no_writes_before_it_knows_its_ring() {

@@ -41,6 +41,32 @@ fn change(step: Step) -> Transition {
 }
 
 #[test]
+fn what_was_lost_is_known_by_a_later_ring() {
+    use Step::{Dual, Filling};
+    // the step, the last epoch by which it was lost, whether nothing is known of that; the ring's is 9
+    let cases = [
+        (None, 8, false, true),
+        (None, 9, false, false),
+        (None, Epoch::MAX, true, false),
+        (Some(Filling), 8, false, true),
+        (Some(Filling), 9, false, true),
+        (Some(Filling), Epoch::MAX, true, false),
+        (Some(Dual), 8, false, true),
+        (Some(Dual), 9, false, false),
+        (Some(Dual), Epoch::MAX, true, false),
+    ];
+    for (step, lost_through, forgot, known) in cases {
+        let ring = topology(3, step.map(change));
+        let awaited = awaited_ring(&ring, lost_through, forgot);
+        assert_eq!(
+            awaited.is_ok(),
+            known,
+            "{step:?} {lost_through} {awaited:?}"
+        );
+    }
+}
+
+#[test]
 fn each_state_has_its_task() {
     let cases = [
         (None, "a", false, 0, Task::Forget(vec![1])),

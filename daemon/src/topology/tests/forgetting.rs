@@ -308,6 +308,40 @@ async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
     }
 }
 
+/// Its folder, and with it its votes, is there: only what it had stored is gone.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_store_in_a_change_keeps_its_votes() {
+    let with = ["a", "b", "c", "d"];
+    let (handle, _dir) = quiet_handle("d", &cluster());
+    let identity = handle.inner.identity.clone();
+    let before = topology(4, &with[..3]);
+    handle.adopt(before.clone()).await.expect("adopts");
+    let done = topology(7, &with);
+    let mut change = Topology {
+        epoch: 5,
+        members: done.members.clone(),
+        transition: Some(Transition {
+            kind: ChangeKind::Join,
+            step: Step::Filling,
+            joining: vec![id("d")],
+            leaving: vec![],
+            target: done.table.clone(),
+        }),
+        ..before
+    };
+    handle.adopt(change.clone()).await.expect("adopts");
+    identity.set_filled_epoch(5).expect("writes");
+    // it has said so, and then its store is found damaged
+    identity.set_needs_refill().expect("writes");
+    change.epoch = 6;
+    change.transition.as_mut().expect("one").step = Step::Dual;
+    handle.adopt(change).await.expect("adopts");
+    handle.adopt(done).await.expect("adopts");
+    assert!(identity.needs_refill() && !identity.forgot_votes());
+    assert_eq!(identity.lost_through(), 5);
+    assert!(identity.set_refilled(7).expect("writes"));
+}
+
 /// Of more members than vote: its own vote is none, and keeps nobody from deciding.
 #[tokio::test(start_paused = true)]
 async fn who_never_voted_has_the_ring_decided_anew_as_well() {
