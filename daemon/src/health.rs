@@ -5,6 +5,7 @@
 
 pub mod keeper;
 mod quorum_watch;
+pub mod unfilled;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -11,13 +11,12 @@ use ringmaster_shared::{
         health::Problem,
         ring::{RingResponse, ring_response},
     },
-    id::{Generation, NodeId},
-    member::Lifecycle,
+    id::NodeId,
     quorum::{PartitionCounts, partition_counts},
     topology::Topology,
 };
 
-use super::{Finding, available};
+use super::{Finding, available, unfilled::Unfilled};
 use crate::{gossip::MemberView, time::timestamp_of_ms};
 
 #[derive(Default)]
@@ -25,8 +24,7 @@ pub struct Keeper {
     first_seen_ms: BTreeMap<(&'static str, Option<NodeId>), u64>,
     ring: Option<KnownRing>,
     counts: Option<(Arc<Topology>, BTreeSet<NodeId>, PartitionCounts)>,
-    /// Lives last seen without all of their data.
-    unfilled: BTreeSet<(NodeId, Generation)>,
+    unfilled: Unfilled,
 }
 
 /// A topology with what is derived from it alone.
@@ -53,18 +51,12 @@ impl Keeper {
         }
     }
 
-    /// See [`available`]; a node that goes down while it gets its data back says only that it drains,
-    /// and has no more data than before.
+    /// See [`available`]; a node that goes down while it gets its data back has no more of it than
+    /// before.
     pub fn available(&mut self, members: &[MemberView]) -> BTreeSet<NodeId> {
-        let life = |m: &MemberView| (m.state.id.clone(), m.state.generation);
-        let unfilled = members.iter().filter(|m| match m.state.lifecycle {
-            Lifecycle::Recovering => true,
-            Lifecycle::Draining => self.unfilled.contains(&life(m)),
-            _ => false,
-        });
-        self.unfilled = unfilled.map(life).collect();
+        let unfilled = self.unfilled.look(members);
         let mut there = available(members);
-        there.retain(|id| !self.unfilled.iter().any(|(who, _)| who == id));
+        there.retain(|id| !unfilled.contains(id));
         there
     }
 
@@ -109,7 +101,10 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_shared::{event::Severity, member::MemberStatus};
+    use ringmaster_shared::{
+        event::Severity,
+        member::{Lifecycle, MemberStatus},
+    };
 
     use super::*;
     use crate::health::tests::{id, member, topology};

@@ -266,7 +266,7 @@ async fn get_back(
     partitions: Vec<PartitionId>,
     decision: &Refill,
 ) -> Result<(), String> {
-    let mut lost = refill::lost_too(site);
+    let mut lost = decision.lost_too(site);
     let stuck = refill::stuck(topology, site.me(), &partitions, &lost);
     let accepted = decision.observe(stuck.clone());
     if !accepted {

@@ -17,14 +17,14 @@ use std::{
 use ringmaster_shared::{
     event::{EventCode, Severity},
     id::{NodeId, PartitionId},
-    member::{Lifecycle, MemberStatus},
+    member::MemberStatus,
     topology::Topology,
 };
 use serde_json::json;
 use tokio::sync::Notify;
 
 use super::Sources;
-use crate::replication::site::Site;
+use crate::{health::unfilled::Unfilled, replication::site::Site};
 
 /// Who waits for whom, and in how many partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub struct Refill {
 struct State {
     stuck: Option<Stuck>,
     accepted: bool,
+    unfilled: Unfilled,
 }
 
 impl Refill {
@@ -100,20 +101,22 @@ impl Refill {
         state.accepted
     }
 
+    /// Members, this one left out, that run and are known to have lost their data.
+    pub(super) fn lost_too(&self, site: &Site) -> BTreeSet<NodeId> {
+        let members = site.network.members();
+        let mut lost = self.state().unfilled.look(&members);
+        let alive = members
+            .iter()
+            .filter(|m| m.state.status == MemberStatus::Alive)
+            .map(|m| &m.state.id);
+        let alive: BTreeSet<&NodeId> = alive.collect();
+        lost.retain(|id| alive.contains(id) && id != site.me());
+        lost
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Members, this one left out, that are known to have lost their data.
-pub(super) fn lost_too(site: &Site) -> BTreeSet<NodeId> {
-    let members = site.network.members();
-    let lost = members.iter().filter(|m| {
-        m.state.lifecycle == Lifecycle::Recovering
-            && m.state.status == MemberStatus::Alive
-            && &m.state.id != site.me()
-    });
-    lost.map(|m| m.state.id.clone()).collect()
 }
 
 /// Whether those who lost their data wait for one another.
