@@ -12,8 +12,8 @@ pub const ENDPOINTS_DEFAULT: &str = "localhost:8081,localhost:8082,localhost:808
 
 /// Operator's console of a ringd cluster.
 ///
-/// Without a verb it opens the dashboard: it connects to the first endpoint that answers, moves
-/// to another one when that is lost, and falls back to polling when no live feed can be had. It
+/// Without a verb it opens the dashboard: it connects to the first endpoint that answers and sees
+/// the cluster, moves to another one when that is lost, and falls back to polling when no live feed can be had. It
 /// learns further endpoints from the members. Press ? inside for the keys.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -297,8 +297,8 @@ pub struct ApplyArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct RefillArgs {
-    /// The node that waits for the decision: REFILL_BLOCKED or VOTES_FORGOTTEN, as its own `status`
-    /// and the doctor say
+    /// The node that waits for the decision: `REFILL_BLOCKED` or `VOTES_FORGOTTEN`, as its own
+    /// `status` and the doctor say
     #[arg(value_name = "NODE", value_parser = node_id)]
     pub node: NodeId,
     /// Count as lost what only the emptied replicas had

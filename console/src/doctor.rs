@@ -129,6 +129,7 @@ fn reported(case: &Case, found: &mut Vec<Finding>) {
         let name = match code {
             "NODE_CANDIDATE" => "CANDIDATE_WAITING",
             "STORAGE_STOPPED" => "STORAGE_POISONED",
+            "MEMBER_UNSEEN" => "CONSOLE_SEES_ONE",
             _ => return false,
         };
         found.iter().any(|f| f.code == name)

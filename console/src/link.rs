@@ -322,8 +322,7 @@ impl Link {
     /// The feed that is believed.
     fn live(&self) -> Option<&Live> {
         match (&self.feed, &self.spare) {
-            (Feed::Live(live), _) => Some(live),
-            (_, Some(Spare { live, taken: true })) => Some(live),
+            (Feed::Live(live), _) | (_, Some(Spare { live, taken: true })) => Some(live),
             _ => None,
         }
     }

@@ -201,7 +201,8 @@ async fn a_held_node_makes_the_plan_only_where_nobody_else_can() {
             status.gossip = None;
             ok(&status)
         }
-        _ => {
+        other => {
+            assert_eq!(other, "POST /api/v1/ring/plan");
             counted.fetch_add(1, Relaxed);
             ok(&PlanResponse {
                 obstacles: vec!["node-2 does not answer".to_owned()],
