@@ -31,9 +31,17 @@ fn sees_one(case: &Case, viewer: &StatusResponse) -> Finding {
     let others: Vec<&NodeId> = ring.map(|m| &m.id).filter(|other| *other != id).collect();
     let waits = viewer.node.waiting_for.iter();
     let waits = waits.map(|what| format!("{id} waits for: {}", what.trim_end_matches('.')));
-    let heard = others.iter().map(|other| match case.answer_of(other) {
-        Some(own) => format!("{other} says: {}", own.node.lifecycle.as_str()),
-        None => format!("{other}: no answer to this console"),
+    let heard = others.iter().map(|other| {
+        let error = case
+            .cluster
+            .nodes
+            .get(*other)
+            .and_then(|n| n.error.as_ref());
+        match (case.answer_of(other), error) {
+            (Some(own), _) => format!("{other} says: {}", own.node.lifecycle.as_str()),
+            (None, Some(error)) => format!("{other} does not answer here: {}", error.message),
+            (None, None) => format!("{other}: nothing heard here"),
+        }
     });
     let addresses: Vec<&str> = others.iter().map(|other| case.address_of(other)).collect();
     Finding {
@@ -44,7 +52,7 @@ fn sees_one(case: &Case, viewer: &StatusResponse) -> Finding {
             .to_owned(),
         evidence: waits.chain(heard).collect(),
         fix: vec![
-            "Look through the others:".to_owned(),
+            "Look through the others, and start those that are down:".to_owned(),
             format!("$ ringmaster --endpoint {}", addresses.join(",")),
         ],
         since: None,

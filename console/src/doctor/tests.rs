@@ -179,11 +179,13 @@ fn who_sees_only_itself_is_no_witness_of_an_outage() {
         found[0].fix[1],
         "$ ringmaster --endpoint localhost:8082,localhost:8083"
     );
-    assert_eq!(found[0].evidence[1], "node-2: no answer to this console");
+    assert_eq!(found[0].evidence[1], "node-2: nothing heard here");
     // one that starts, with a node that serves and delivers no feed
     let mut app = fixture::looking_through_a_held_one();
     let healthy = fixture::healthy().cluster.nodes[&id("node-2")].clone();
     app.cluster.nodes.insert(id("node-2"), healthy);
+    let dead = fixture::one_dead().cluster.nodes[&id("node-3")].clone();
+    app.cluster.nodes.insert(id("node-3"), dead);
     let status = &mut app.cluster.status.as_mut().expect("a status").value;
     status.node.lifecycle = Lifecycle::Joining;
     happened(&mut app, EventCode::RingChangeStalled);
@@ -193,6 +195,10 @@ fn who_sees_only_itself_is_no_witness_of_an_outage() {
         "This console looks through node-1, which is still starting"
     );
     assert_eq!(found[0].evidence[1], "node-2 says: serving");
+    assert_eq!(
+        found[0].evidence[2],
+        "node-3 does not answer here: connection refused"
+    );
     assert!(!found.iter().any(|f| f.code == "QUORUM_LOST"), "{found:?}");
 }
 
