@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use ringmaster_shared::{api::ring::Change, id::NodeId};
 
 use crate::theme::ColorChoice;
@@ -12,8 +12,8 @@ pub const ENDPOINTS_DEFAULT: &str = "localhost:8081,localhost:8082,localhost:808
 
 /// Operator's console of a ringd cluster.
 ///
-/// Without a verb it opens the dashboard: it connects to the first endpoint that answers, moves
-/// to another one when that is lost, and falls back to polling when no live feed can be had. It
+/// Without a verb it opens the dashboard: it connects to the first endpoint that answers and sees
+/// the cluster, moves to another one when that is lost, and falls back to polling when no live feed can be had. It
 /// learns further endpoints from the members. Press ? inside for the keys.
 #[derive(Debug, Clone, Parser)]
 #[command(
@@ -54,8 +54,10 @@ pub struct Common {
             Without it: localhost:8081, localhost:8082 and localhost:8083"
     )]
     pub endpoints: Vec<String>,
-    /// Refuse everything that would change the cluster or its data
-    #[arg(long, global = true, env = "RINGMASTER_READ_ONLY")]
+    /// Refuse everything that would change the cluster or its data. In the environment 1, true, yes
+    /// or on stand for it, and nothing, 0, false, no or off against it
+    // a word that is none of them counts as yes: it was meant to protect
+    #[arg(long, global = true, env = "RINGMASTER_READ_ONLY", value_parser = FalseyValueParser::new())]
     pub read_only: bool,
     /// Colours: auto, never, 16, 256 or true
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
@@ -295,7 +297,8 @@ pub struct ApplyArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct RefillArgs {
-    /// The node that waits for the decision (see check, or the doctor)
+    /// The node that waits for the decision: `REFILL_BLOCKED` or `VOTES_FORGOTTEN`, as its own
+    /// `status` and the doctor say
     #[arg(value_name = "NODE", value_parser = node_id)]
     pub node: NodeId,
     /// Count as lost what only the emptied replicas had

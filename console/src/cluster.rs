@@ -21,7 +21,7 @@ use ringmaster_shared::{
     event::Event,
     feed::Frame,
     id::{NodeId, PartitionId},
-    member::{Load, MemberStatus},
+    member::{Lifecycle, Load, MemberStatus},
     quorum::{PartitionCounts, PartitionHealth, partition_counts, partition_health},
     topology::Topology,
 };
@@ -32,6 +32,14 @@ pub const STALE_INTERVALS: u64 = 3;
 pub const HISTORY_SAMPLES: usize = 60;
 /// Events kept.
 pub const EVENTS_MAX: usize = 1000;
+
+/// Whether who says this knows nobody but itself: it is held, or its store is not open yet, and its
+/// gossip is silent. It knows the ring, and sees nobody of it.
+pub fn sees_only_itself(status: &StatusResponse) -> bool {
+    use Lifecycle::{Candidate, Recovering, Serving};
+    let takes_part = matches!(status.node.lifecycle, Serving | Recovering | Candidate);
+    status.gossip.is_none() && !takes_part
+}
 
 /// A value, and since when it is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +75,14 @@ pub struct NodeKnowledge {
     /// Round trip of the last answer.
     pub rtt_ms: Option<u64>,
     pub history: History,
+}
+
+impl NodeKnowledge {
+    /// What it says of itself, unless it does not answer now.
+    pub fn answer(&self, now_ms: u64) -> Option<&StatusResponse> {
+        let told = self.status.as_ref().filter(|s| !s.is_stale(now_ms))?;
+        self.error.is_none().then_some(&told.value)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +175,19 @@ impl Cluster {
     /// Age of the picture, milliseconds; `None` when nothing ever arrived.
     pub fn age_ms(&self, now_ms: u64) -> Option<u64> {
         self.members.as_ref().map(|m| m.age_ms(now_ms))
+    }
+
+    /// The node looked through, while it sees only itself: nothing it lists says how the other members
+    /// of the ring are. Absent where all of them say themselves that they are no further.
+    pub fn lonely_viewer(&self, now_ms: u64) -> Option<&StatusResponse> {
+        let viewer = &self.status.as_ref()?.value;
+        let ring = self.topology.as_ref()?;
+        let is_known = |id: &NodeId| {
+            let own = self.nodes.get(id).and_then(|n| n.answer(now_ms));
+            own.is_some_and(sees_only_itself)
+        };
+        let mut others = ring.members.iter().filter(|m| m.id != viewer.node.id);
+        (sees_only_itself(viewer) && others.any(|m| !is_known(&m.id))).then_some(viewer)
     }
 
     /// The nodes that count as answering: reachable by gossip and taking part.

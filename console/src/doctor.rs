@@ -15,7 +15,12 @@ mod storage_rules;
 mod tests;
 
 use jiff::Timestamp;
-use ringmaster_shared::{event::Severity, id::NodeId, member::Lifecycle};
+use ringmaster_shared::{
+    api::{health::StatusResponse, membership::MemberInfo},
+    event::Severity,
+    id::NodeId,
+    member::{Lifecycle, MemberStatus},
+};
 
 use crate::{
     cli,
@@ -124,6 +129,7 @@ fn reported(case: &Case, found: &mut Vec<Finding>) {
         let name = match code {
             "NODE_CANDIDATE" => "CANDIDATE_WAITING",
             "STORAGE_STOPPED" => "STORAGE_POISONED",
+            "MEMBER_UNSEEN" => "CONSOLE_SEES_ONE",
             _ => return false,
         };
         found.iter().any(|f| f.code == name)
@@ -170,9 +176,70 @@ impl<'a> Case<'a> {
     /// The nodes that answer this console now.
     fn answering(&self) -> impl Iterator<Item = (&'a NodeId, &'a NodeKnowledge)> {
         let now_ms = self.now_ms;
-        self.cluster.nodes.iter().filter(move |(_, node)| {
-            node.error.is_none() && node.status.as_ref().is_some_and(|s| !s.is_stale(now_ms))
-        })
+        let nodes = self.cluster.nodes.iter();
+        nodes.filter(move |(_, node)| node.answer(now_ms).is_some())
+    }
+
+    /// What `id` says of itself, if it answers this console now.
+    fn answer_of(&self, id: &NodeId) -> Option<&'a StatusResponse> {
+        self.cluster.nodes.get(id)?.answer(self.now_ms)
+    }
+
+    fn member(&self, id: &NodeId) -> Option<&'a MemberInfo> {
+        let members = self.cluster.members.as_ref()?;
+        members.value.cluster_members.get(id)
+    }
+
+    /// The node this console looks through, while it can say nothing of the others.
+    fn lonely_viewer(&self) -> Option<&'a StatusResponse> {
+        self.cluster.lonely_viewer(self.now_ms)
+    }
+
+    /// What to do instead of starting `id`, where it runs, or may well run: two processes with one
+    /// folder are the last thing that is needed then.
+    fn runs(&self, id: &NodeId) -> Option<Vec<String>> {
+        let waits = |doing: &str| vec![format!("{id} runs and is {doing}: do not start it again.")];
+        if let Some(own) = self.answer_of(id) {
+            if own.node.lifecycle == Lifecycle::Standby {
+                return Some(vec![
+                    format!("{id} runs and is in standby: do not start it again, let it go on:"),
+                    go_on(&own.node.address),
+                ]);
+            }
+            return Some(waits(own.node.lifecycle.as_str()));
+        }
+        if let Some(viewer) = self.lonely_viewer() {
+            let blind = &viewer.node.id;
+            return Some(vec![
+                format!("Whether {id} runs cannot be seen from {blind}; look first:"),
+                format!("$ curl http://{}/api/v1/status", self.address_of(id)),
+            ]);
+        }
+        let member = self.member(id)?;
+        match member.status {
+            MemberStatus::Alive => Some(waits(member.lifecycle.as_str())),
+            MemberStatus::Suspected => Some(vec![format!(
+                "{id} is suspected: wait a few seconds, until it is alive again or dead."
+            )]),
+            MemberStatus::Dead | MemberStatus::Stopped | MemberStatus::Left => None,
+        }
+    }
+
+    /// How to have `ids` take part again: those that run are told as such, and `how` introduces the
+    /// commands that start the others.
+    fn bring_back<'i>(&self, how: &str, ids: impl IntoIterator<Item = &'i NodeId>) -> Vec<String> {
+        let (mut lines, mut commands) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.runs(id) {
+                Some(what) => lines.extend(what),
+                None => commands.push(self.start_command(id)),
+            }
+        }
+        if !commands.is_empty() && !how.is_empty() {
+            lines.push(how.to_owned());
+        }
+        lines.extend(commands);
+        lines
     }
 
     /// A node to name as seed for `id`: answering and serving, or at least listed as alive.
@@ -184,9 +251,7 @@ impl<'a> Case<'a> {
         });
         let listed = || {
             let members = &self.cluster.members.as_ref()?.value.cluster_members;
-            let alive = |m: &&ringmaster_shared::api::membership::MemberInfo| {
-                &m.node_id != id && m.status.is_reachable()
-            };
+            let alive = |m: &&MemberInfo| &m.node_id != id && m.status.is_reachable();
             members.values().find(alive).map(|m| m.address.clone())
         };
         serving
@@ -194,14 +259,15 @@ impl<'a> Case<'a> {
             .unwrap_or_else(|| "<a node that runs>".to_owned())
     }
 
-    /// The command that starts `id` again as it was set up and lets it find the others.
+    /// The command that starts `id` again as it was set up and lets it find the others: for one that
+    /// is known to be down, or is stopped before.
     ///
     /// What is not known stands in angle brackets, at which a shell stops: a guess could start an
     /// empty node, or one that the others refuse.
-    fn start_command(&self, id: &NodeId, address: &str) -> String {
+    fn start_command(&self, id: &NodeId) -> String {
         let told = self.flags_of(id);
         let flags: Vec<String> = if told.is_empty() {
-            self.guessed_flags(id, address)
+            self.guessed_flags(id)
         } else {
             told.iter().map(|f| format::shell_word(f)).collect()
         };
@@ -217,12 +283,11 @@ impl<'a> Case<'a> {
     }
 
     /// For a node that was never heard: what its address and the others tell.
-    fn guessed_flags(&self, id: &NodeId, address: &str) -> Vec<String> {
-        let members = self.cluster.members.as_ref();
-        let member = members.and_then(|m| m.value.cluster_members.get(id));
+    fn guessed_flags(&self, id: &NodeId) -> Vec<String> {
+        let member = self.member(id);
         let mut flags = vec![
             format!("--node-id={id}"),
-            format!("--port={}", port_of(address)),
+            format!("--port={}", port_of(self.address_of(id))),
             "--data-dir=<its data dir>".to_owned(),
         ];
         // another zone would be a change of the ring
@@ -247,12 +312,12 @@ impl<'a> Case<'a> {
 
     /// Where a node is said to answer.
     fn address_of(&self, id: &NodeId) -> &'a str {
-        let members = self.cluster.members.as_ref();
-        let listed = members.and_then(|m| m.value.cluster_members.get(id));
         let ring = || self.cluster.topology.as_ref()?.member(id);
-        let listed = listed.map(|m| m.address.as_str());
+        let own = || self.cluster.nodes.get(id)?.status.as_ref();
+        let listed = self.member(id).map(|m| m.address.as_str());
         listed
             .or_else(|| ring().map(|m| m.address.as_str()))
+            .or_else(|| own().map(|s| s.value.node.address.as_str()))
             .unwrap_or("")
     }
 
@@ -267,6 +332,11 @@ impl<'a> Case<'a> {
         let members = &self.cluster.members.as_ref()?.value.cluster_members;
         members.values().map(|m| m.status_since).max()
     }
+}
+
+/// The command that ends the hold of a node in standby.
+fn go_on(address: &str) -> String {
+    format!("$ curl -X POST http://{address}/api/v1/admin/start")
 }
 
 /// The port of `host:port`, or a placeholder that reads as one.

@@ -13,7 +13,8 @@ pub use changes::candidate;
 pub use connection::{disconnected, fallback, link, never_connected};
 pub use matrix::{matrix, matrix_large};
 pub use members::{
-    disagreeing, dissent, five_one_dead, one_dead, one_without_udp, two_dead, without_udp,
+    disagreeing, dissent, five_one_dead, looking_through_a_held_one, one_dead, one_without_udp,
+    silence, two_dead, without_udp,
 };
 pub use procedures::clean_restart;
 
@@ -382,6 +383,7 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("one_dead", one_dead()),
         ("five_one_dead", five_one_dead()),
         ("two_dead", two_dead()),
+        ("held_viewer", looking_through_a_held_one()),
         ("disagreeing", disagreeing()),
         ("one_without_udp", one_without_udp()),
         ("disconnected", disconnected()),

@@ -4,6 +4,8 @@
 //! and randomness are handed in. Its promises:
 //! - `Connected` only while the feed's handshake is done, a whole snapshot came over that very
 //!   connection, and a frame came within two heartbeats;
+//! - a node that sees only itself (held, or still starting) is believed only while nobody else
+//!   delivers, and left as soon as somebody does;
 //! - `Fallback Mode` only while a REST answer is fresh; the feed keeps being tried;
 //! - there is always something under way or scheduled within [`BACKOFF_MAX_MS`]: it never gives
 //!   up.
@@ -14,6 +16,7 @@ pub mod driver;
 mod endpoints;
 mod race;
 mod seen;
+mod spare;
 mod view;
 mod websocket;
 
@@ -25,6 +28,7 @@ use ringmaster_shared::feed::HEARTBEAT_MS;
 use endpoints::Endpoints;
 pub use endpoints::same_place;
 use race::{Race, RaceStep};
+use spare::Spare;
 pub use view::{EndpointView, LinkState, LinkView, Way};
 
 /// Two heartbeats: without a frame for so long the feed is not believed any more.
@@ -55,6 +59,8 @@ pub enum Input {
     Frame {
         id: TryId,
         kind: FrameKind,
+        /// Whether its node sees only itself; absent where the frame does not tell.
+        alone: Option<bool>,
     },
     /// A pong came back on a feed.
     Pong {
@@ -69,6 +75,8 @@ pub enum Input {
     PollAnswered {
         id: TryId,
         rtt_ms: u64,
+        /// Its node sees only itself.
+        alone: bool,
     },
     PollFailed {
         id: TryId,
@@ -122,6 +130,22 @@ struct Live {
     last_seq: u64,
 }
 
+impl Live {
+    /// Takes a frame; whether some are missing before it.
+    fn take(&mut self, kind: FrameKind, now_ms: u64) -> bool {
+        let (FrameKind::Snapshot { seq } | FrameKind::Other { seq }) = kind;
+        let skipped = seq != self.last_seq.wrapping_add(1);
+        self.last_seq = seq;
+        self.last_frame_ms = now_ms;
+        // a snapshot heals whatever was missed
+        skipped && matches!(kind, FrameKind::Other { .. })
+    }
+
+    fn is_fresh(&self, now_ms: u64) -> bool {
+        now_ms <= self.last_frame_ms + FRAME_DEADLINE_MS
+    }
+}
+
 /// What the feed is doing.
 #[derive(Debug, Clone)]
 enum Feed {
@@ -135,6 +159,8 @@ enum Feed {
 pub struct Link {
     endpoints: Endpoints,
     feed: Feed,
+    /// Never beside a feed that is live.
+    spare: Option<Spare>,
     /// The poll under way.
     poll: Option<Race>,
     /// When the next poll is due; `None` while the feed is live or has its first chance.
@@ -156,6 +182,7 @@ impl Link {
         Self {
             endpoints: Endpoints::new(configured),
             feed: Feed::Resting { until_ms: now_ms },
+            spare: None,
             poll: None,
             // The feed has a head start, so that a healthy start is not called a fallback.
             poll_at_ms: Some(now_ms + HEDGE_MS),
@@ -175,14 +202,16 @@ impl Link {
         let mut out = Vec::new();
         match input {
             Input::Tick => {}
-            Input::Frame { id, kind } => self.frame(id, kind, now_ms, &mut out),
+            Input::Frame { id, kind, alone } => self.frame(id, kind, alone, now_ms, &mut out),
             Input::Pong { id, rtt_ms } => {
                 if self.live().is_some_and(|l| l.id == id) {
                     self.rtt_ms = Some(rtt_ms);
                 }
             }
             Input::FeedEnded { id, reason } => self.feed_ended(id, &reason, now_ms),
-            Input::PollAnswered { id, rtt_ms } => self.poll_answered(id, rtt_ms, now_ms),
+            Input::PollAnswered { id, rtt_ms, alone } => {
+                self.poll_answered(id, rtt_ms, alone, now_ms);
+            }
             Input::PollFailed { id, reason } => {
                 if let Some(address) = self.poll.as_mut().and_then(|p| p.lost(id)) {
                     self.endpoints.rest_down(&address, &reason);
@@ -210,6 +239,9 @@ impl Link {
             Feed::Live(live) => live.last_frame_ms + FRAME_DEADLINE_MS + 1,
             Feed::Resting { until_ms } => *until_ms,
         };
+        let spare = self.spare.as_ref().map_or(u64::MAX, |spare| {
+            spare.live.last_frame_ms + FRAME_DEADLINE_MS + 1
+        });
         let poll = match &self.poll {
             Some(race) => race.deadline_ms(),
             None => self.poll_at_ms.unwrap_or(u64::MAX),
@@ -221,7 +253,7 @@ impl Link {
             }
             LinkState::Connected | LinkState::Disconnected => u64::MAX,
         };
-        feed.min(poll).min(fresh)
+        feed.min(spare).min(poll).min(fresh)
     }
 
     /// Whether frames of this try are to be believed.
@@ -232,6 +264,19 @@ impl Link {
     /// Whether the answer of this poll is still wanted.
     pub fn is_polling(&self, id: TryId) -> bool {
         self.poll.as_ref().is_some_and(|p| p.is_running(id))
+    }
+
+    /// Whether this answer is believed. That of a node which sees only itself is not before all
+    /// others were asked, unless the feed of such a node is believed anyway.
+    pub fn takes_answer(&self, id: TryId, alone: bool) -> bool {
+        let enough = !alone || self.live().is_some();
+        let mut race = self.poll.iter();
+        race.any(|race| race.is_running(id) && (enough || race.is_last_resort()))
+    }
+
+    /// What is shown is of a node that sees only itself, for want of a better one.
+    pub fn is_makeshift(&self) -> bool {
+        self.spare.as_ref().is_some_and(|spare| spare.taken)
     }
 
     #[cfg(test)]
@@ -251,81 +296,123 @@ impl Link {
 
     pub fn view(&self) -> LinkView {
         let next_retry_ms = match &self.feed {
-            Feed::Resting { until_ms } => Some(*until_ms),
-            Feed::Racing(_) | Feed::Live(_) => None,
+            Feed::Resting { until_ms } if self.live().is_none() => Some(*until_ms),
+            Feed::Resting { .. } | Feed::Racing(_) | Feed::Live(_) => None,
         };
         let trying = match &self.feed {
             Feed::Racing(race) => race.running(),
             Feed::Live(_) | Feed::Resting { .. } => Vec::new(),
         };
         let live = self.live().map(|l| l.address.as_str());
+        // tries beside a feed that is up are no trouble to tell of
+        let attempt = live.map_or(self.attempt, |_| 0);
         LinkView {
             state: self.state,
             since_ms: self.since_ms,
             endpoint: self.source.clone(),
             rtt_ms: self.rtt_ms,
             last_data_ms: self.last_data_ms,
-            attempt: self.attempt,
+            attempt,
             next_retry_ms,
             poll_ms: POLL_INTERVAL_MS,
             endpoints: self.endpoints.views(live, &trying),
         }
     }
 
+    /// The feed that is believed.
     fn live(&self) -> Option<&Live> {
-        match &self.feed {
-            Feed::Live(live) => Some(live),
-            Feed::Racing(_) | Feed::Resting { .. } => None,
+        match (&self.feed, &self.spare) {
+            (Feed::Live(live), _) | (_, Some(Spare { live, taken: true })) => Some(live),
+            _ => None,
         }
     }
 
-    fn frame(&mut self, id: TryId, kind: FrameKind, now_ms: u64, out: &mut Vec<Output>) {
-        match &mut self.feed {
-            Feed::Live(live) if live.id == id => {
-                let seq = match kind {
-                    FrameKind::Snapshot { seq } | FrameKind::Other { seq } => seq,
-                };
-                let skipped = seq != live.last_seq.wrapping_add(1);
-                live.last_seq = seq;
-                live.last_frame_ms = now_ms;
-                self.last_data_ms = Some(now_ms);
-                // A snapshot heals whatever was missed; anything else needs the picture again.
-                if skipped && matches!(kind, FrameKind::Other { .. }) && self.poll.is_none() {
-                    self.poll_at_ms = Some(now_ms);
+    fn frame(
+        &mut self,
+        id: TryId,
+        kind: FrameKind,
+        alone: Option<bool>,
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) {
+        match (&mut self.feed, &mut self.spare) {
+            (Feed::Live(live), _) if live.id == id => {
+                let missed = live.take(kind, now_ms);
+                self.has_data(missed, now_ms);
+            }
+            (_, Some(spare)) if spare.live.id == id => {
+                let missed = spare.live.take(kind, now_ms);
+                if spare.taken {
+                    self.has_data(missed, now_ms);
+                }
+                if alone == Some(false) {
+                    self.promote_spare(now_ms, out);
                 }
             }
-            Feed::Racing(race) => {
+            (Feed::Racing(race), spare) => {
                 let FrameKind::Snapshot { seq } = kind else {
                     return;
                 };
                 let Some(address) = race.lost(id) else {
                     return;
                 };
-                out.extend(race.stop().into_iter().map(|id| Output::CloseFeed { id }));
-                self.go_live(id, address, seq, now_ms);
+                let live = Live {
+                    id,
+                    address,
+                    last_frame_ms: now_ms,
+                    last_seq: seq,
+                };
+                if alone != Some(true) {
+                    self.go_live(live, now_ms, out);
+                    return;
+                }
+                self.endpoints.ws_answers(&live.address);
+                if spare.is_none() {
+                    let taken = false;
+                    *spare = Some(Spare { live, taken });
+                } else {
+                    out.push(Output::CloseFeed { id });
+                }
             }
-            Feed::Live(_) | Feed::Resting { .. } => {}
+            (Feed::Live(_) | Feed::Resting { .. }, _) => {}
         }
     }
 
-    fn go_live(&mut self, id: TryId, address: String, seq: u64, now_ms: u64) {
-        self.endpoints.ws_up(&address);
-        self.source = Some(address.clone());
+    fn has_data(&mut self, missed: bool, now_ms: u64) {
         self.last_data_ms = Some(now_ms);
+        if missed && self.poll.is_none() {
+            self.poll_at_ms = Some(now_ms);
+        }
+    }
+
+    /// Believes a feed, and closes all others.
+    fn go_live(&mut self, live: Live, now_ms: u64, out: &mut Vec<Output>) {
+        let tries = match &mut self.feed {
+            Feed::Racing(race) => race.stop(),
+            Feed::Live(_) | Feed::Resting { .. } => Vec::new(),
+        };
+        let spare = self.spare.take().map(|spare| spare.live.id);
+        let others = tries.into_iter().chain(spare).filter(|id| *id != live.id);
+        out.extend(others.map(|id| Output::CloseFeed { id }));
+        self.endpoints.ws_up(&live.address);
+        self.believe(&live.address, now_ms);
         self.rounds = 0;
         self.attempt = 0;
+        self.feed = Feed::Live(live);
+    }
+
+    fn believe(&mut self, address: &str, now_ms: u64) {
+        self.source = Some(address.to_owned());
+        self.last_data_ms = Some(now_ms);
         self.poll = None;
         self.poll_at_ms = None;
         self.rtt_ms = None;
-        self.feed = Feed::Live(Live {
-            id,
-            address,
-            last_frame_ms: now_ms,
-            last_seq: seq,
-        });
     }
 
     fn feed_ended(&mut self, id: TryId, reason: &str, now_ms: u64) {
+        if self.spare.as_ref().is_some_and(|spare| spare.live.id == id) {
+            return self.lose_spare(reason, now_ms);
+        }
         match &mut self.feed {
             Feed::Live(live) if live.id == id => {
                 let address = live.address.clone();
@@ -357,12 +444,18 @@ impl Link {
         self.rtt_ms = None;
     }
 
-    fn poll_answered(&mut self, id: TryId, rtt_ms: u64, now_ms: u64) {
-        let Some(address) = self.poll.as_mut().and_then(|p| p.lost(id)) else {
+    fn poll_answered(&mut self, id: TryId, rtt_ms: u64, alone: bool, now_ms: u64) {
+        let believed = self.takes_answer(id, alone);
+        let Some((race, address)) = self.poll.as_mut().and_then(|p| p.lost(id).map(|a| (p, a)))
+        else {
             return;
         };
-        self.poll = None;
         self.endpoints.rest_up(&address, now_ms);
+        if !believed {
+            race.put_off(address);
+            return;
+        }
+        self.poll = None;
         self.last_data_ms = Some(now_ms);
         if self.live().is_none() {
             self.rtt_ms = Some(rtt_ms);
@@ -385,13 +478,21 @@ impl Link {
 
     /// Everything that is due at `now_ms`.
     fn drive(&mut self, now_ms: u64, roll: f64, out: &mut Vec<Output>) {
+        let silent = |live: &Live| format!("no frame for {} ms", now_ms - live.last_frame_ms);
         if let Feed::Live(live) = &self.feed
-            && now_ms > live.last_frame_ms + FRAME_DEADLINE_MS
+            && !live.is_fresh(now_ms)
         {
             let (id, address) = (live.id, live.address.clone());
             out.push(Output::CloseFeed { id });
-            let reason = format!("no frame for {} ms", now_ms - live.last_frame_ms);
+            let reason = silent(live);
             self.lose_live(&address, &reason, now_ms);
+        }
+        if let Some(Spare { live, .. }) = &self.spare
+            && !live.is_fresh(now_ms)
+        {
+            out.push(Output::CloseFeed { id: live.id });
+            let reason = silent(live);
+            self.lose_spare(&reason, now_ms);
         }
         self.drive_feed(now_ms, roll, out);
         self.drive_poll(now_ms, out);
@@ -401,7 +502,10 @@ impl Link {
         if let Feed::Resting { until_ms } = self.feed
             && now_ms >= until_ms
         {
-            let order = self.endpoints.order_for_feed();
+            let mut order = self.endpoints.order_for_feed();
+            if let Some(spare) = &self.spare {
+                order.retain(|address| *address != spare.live.address);
+            }
             self.feed = Feed::Racing(Race::new(order, now_ms, WS_TRY_TIMEOUT_MS));
         }
         let Feed::Racing(race) = &mut self.feed else {
@@ -426,6 +530,7 @@ impl Link {
             let until_ms = now_ms + backoff_ms(self.rounds, roll);
             self.rounds = self.rounds.saturating_add(1);
             self.feed = Feed::Resting { until_ms };
+            self.take_spare(now_ms);
             self.end_head_start(now_ms);
         }
     }
@@ -452,18 +557,16 @@ impl Link {
         }
         if exhausted {
             self.poll = None;
-            self.poll_at_ms = match self.feed {
-                Feed::Live(_) => None,
-                Feed::Racing(_) | Feed::Resting { .. } => Some(now_ms + POLL_INTERVAL_MS / 2),
+            self.poll_at_ms = match self.live() {
+                Some(_) => None,
+                None => Some(now_ms + POLL_INTERVAL_MS / 2),
             };
         }
     }
 
     /// Which of the three words is true now.
     fn settle(&mut self, now_ms: u64) {
-        let fresh_frame = self
-            .live()
-            .is_some_and(|l| now_ms <= l.last_frame_ms + FRAME_DEADLINE_MS);
+        let fresh_frame = self.live().is_some_and(|live| live.is_fresh(now_ms));
         let polling = self.poll.is_some() || self.poll_at_ms.is_some();
         // Before the first chance of the feed has passed, an answer to something else does not
         // make it a fallback.

@@ -4,7 +4,12 @@ use reqwest::Method;
 use ringmaster_shared::member::Lifecycle;
 use serde_json::json;
 
-use super::{connection::quits, endpoints, is_well, open, run::ringmaster};
+use super::{
+    connected_to,
+    connection::quits,
+    endpoints, is_well, open,
+    run::{ringmaster, ringmaster_with},
+};
 use crate::support::{
     cluster::Cluster,
     wait::{GENEROUS, eventually, same},
@@ -79,15 +84,29 @@ async fn a_read_only_console_writes_nothing() {
     let ended = super::run::ringmaster(&all, &["--read-only", "put", "k", "v"]).await;
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.err.contains("read-only"), "{ended:?}");
-    let found = cluster.api(0).value("k").await;
-    assert_eq!(found.expect("an answer"), None);
+    for (word, code) in [("1", 4), ("yes", 4), ("", 0), ("0", 0), ("off", 0)] {
+        let env = [("RINGMASTER_READ_ONLY", word)];
+        let ended = ringmaster_with(&all, &["status"], &env).await;
+        assert_eq!(ended.code, Some(0), "{word:?}: {ended:?}");
+        let ended = ringmaster_with(&all, &["put", &format!("k{code}"), "v"], &env).await;
+        assert_eq!(ended.code, Some(code), "{word:?}: {ended:?}");
+    }
+    for refused in ["k", "k4"] {
+        let found = cluster.api(0).value(refused).await;
+        assert_eq!(found.expect("an answer"), None);
+    }
 }
 
 /// Tells a node to do what `order` says, and waits until it is so.
 async fn is_told(cluster: &Cluster, node: usize, order: &str, becomes: Lifecycle) {
     let api = cluster.api(node);
     let path = format!("/api/v1/admin/{order}");
-    let told = api.send(Method::POST, &path, Some(&json!({}))).await;
+    let body = match becomes {
+        // longer than any test
+        Lifecycle::Standby => json!({"hold_seconds": 3600}),
+        _ => json!({}),
+    };
+    let told = api.send(Method::POST, &path, Some(&body)).await;
     let told = told.expect("answers");
     assert!(told.status < 300, "{order}: {}", told.text());
     eventually(order, GENEROUS, async || {
@@ -124,6 +143,70 @@ async fn endpoints_that_serve_nobody_now_are_passed_over() {
     assert!(ended.err.contains("standby"), "{ended:?}");
     let found = cluster.api(2).value("d").await;
     assert_eq!(found.expect("an answer"), None);
+}
+
+/// It knows the ring and nobody in it: it would tell of an outage that is none.
+#[tokio::test]
+async fn a_held_node_that_is_named_first_is_not_taken_for_the_cluster() {
+    let cluster = Cluster::start(3).await;
+    let all = endpoints(&cluster);
+    is_told(&cluster, 0, "standby", Lifecycle::Standby).await;
+    eventually("the others know", GENEROUS, async || {
+        let seen = cluster
+            .api(1)
+            .members()
+            .await
+            .map_err(|e| format!("{e:#}"))?;
+        same("alive", &seen.alive_members, &2)
+    })
+    .await;
+    for verb in [vec!["status"], vec!["quorum"], vec!["ring", "user:42"]] {
+        let ended = ringmaster(&all, &verb).await;
+        assert_eq!(ended.code, Some(0), "{verb:?}: {ended:?}");
+    }
+    let members = ringmaster(&all, &["members"]).await;
+    assert_eq!(members.code, Some(1), "{members:?}");
+    assert!(members.out.contains("2 of 3 alive"), "{members:?}");
+    let refill = ["refill", "node-2", "--accept-loss"];
+    let refill = ringmaster(&all, &refill).await;
+    assert!(
+        refill.err.contains("waits for no such decision"),
+        "{refill:?}"
+    );
+    // nobody but the held one stands in the way of a change, and it is named by who sees it
+    let of = async |endpoints: &[String]| {
+        let plan = ["ring", "plan", "leave", "node-3", "--output", "json"];
+        ringmaster(endpoints, &plan).await.json()["obstacles"].clone()
+    };
+    assert_eq!(of(&all).await, of(&all[1..]).await);
+    assert_ne!(of(&all).await, of(&all[..1]).await);
+
+    let mut console = open(&all);
+    let seen = console.wait_for("who serves", GENEROUS, |s| {
+        s.contains("degraded") && s.contains("2 of 3 serving")
+    });
+    assert_eq!(connected_to(&seen).as_ref(), Some(&all[1]), "{seen}");
+    console.press("8");
+    let seen = console.wait_for("the diagnosis", GENEROUS, |s| s.contains("NODE_STANDBY"));
+    assert!(seen.contains("/api/v1/admin/start"), "{seen}");
+    for wrong in ["No quorum", "ringd --node-id"] {
+        assert!(!seen.contains(wrong), "{wrong}: {seen}");
+    }
+    quits(&mut console);
+
+    // only it is named: what is shown is what it knows, and that is said
+    let mut console = open(&all[..1]);
+    console.press("8");
+    let seen = console.wait_for("the diagnosis", GENEROUS, |s| {
+        s.contains("CONSOLE_SEES_ONE")
+    });
+    for wrong in ["No quorum", "nothing was heard"] {
+        assert!(!seen.contains(wrong), "{wrong}: {seen}");
+    }
+    is_told(&cluster, 0, "start", Lifecycle::Serving).await;
+    console.press("1");
+    console.wait_for("all three", GENEROUS, |s| is_well(s, 3));
+    quits(&mut console);
 }
 
 #[tokio::test]

@@ -29,10 +29,15 @@ impl Ended {
 
 /// Started, killed when dropped.
 pub fn begin(endpoints: &[String], args: &[&str]) -> Child {
+    begin_with(endpoints, args, &[])
+}
+
+fn begin_with(endpoints: &[String], args: &[&str], env: &[(&str, &str)]) -> Child {
     let mut command = Command::new(&binaries().ringmaster);
     command
         .args(args)
         .args(super::flags(endpoints))
+        .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -59,6 +64,11 @@ pub async fn end(child: Child) -> Ended {
 
 pub async fn ringmaster(endpoints: &[String], args: &[&str]) -> Ended {
     end(begin(endpoints, args)).await
+}
+
+/// With these settings in its environment.
+pub async fn ringmaster_with(endpoints: &[String], args: &[&str], env: &[(&str, &str)]) -> Ended {
+    end(begin_with(endpoints, args, env)).await
 }
 
 /// What Ctrl+C does.

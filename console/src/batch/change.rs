@@ -30,6 +30,7 @@ use crate::{
     client::{Client, ClientError},
     exit::{self, Exit},
     format,
+    procedure::survey::seeing_first,
 };
 
 /// How often the ring is looked at while waiting.
@@ -203,16 +204,17 @@ fn in_front(first: &str, endpoints: &[String]) -> Vec<String> {
     std::iter::once(first.to_owned()).chain(rest).collect()
 }
 
-/// The plan of the first endpoint that makes one, and which that was. Asking is harmless.
+/// The plan of the first endpoint that makes one, and which that was. Asking is harmless. One that
+/// sees only itself comes last: it would find everybody away.
 async fn planned(
     client: &Client,
     endpoints: &[String],
     change: &Change,
 ) -> Result<(PlanResponse, String), ClientError> {
     let mut last = ClientError::no_endpoint();
-    for endpoint in endpoints {
-        match client.plan(endpoint, change).await {
-            Ok(plan) => return Ok((plan, endpoint.clone())),
+    for endpoint in seeing_first(client, endpoints).await {
+        match client.plan(&endpoint, change).await {
+            Ok(plan) => return Ok((plan, endpoint)),
             // one that is not in the ring, or not up, knows less than the next
             Err(e) if e.is_unreachable() || e.did_nothing() => last.outdone_by(e),
             Err(e) => return Err(e),

@@ -6,7 +6,7 @@ use ringmaster_shared::{
     api::{health::StatusResponse, membership::Disagreement},
     event::Severity,
     id::NodeId,
-    member::{Lifecycle, MemberStatus},
+    member::Lifecycle,
     topology::Topology,
 };
 
@@ -124,27 +124,11 @@ fn quorum(case: &Case, found: &mut Vec<Finding>) {
         return;
     };
     let missing = missing_replicas(case);
-    if counts.unavailable == 0 || counts.total == 0 {
+    // who sees only itself cannot tell
+    if counts.unavailable == 0 || counts.total == 0 || case.lonely_viewer().is_some() {
         return;
     }
-    let mut fix = Vec::new();
-    let members = case
-        .cluster
-        .members
-        .as_ref()
-        .map(|m| &m.value.cluster_members);
-    for id in &missing {
-        let member = members.and_then(|m| m.get(id));
-        if let Some(runs) = member.filter(|m| m.status == MemberStatus::Alive) {
-            let doing = runs.lifecycle.as_str();
-            fix.push(format!("{id} runs and is {doing}: do not start it again."));
-            continue;
-        }
-        let address = member.map(|m| m.address.as_str());
-        let ring = case.cluster.topology.as_ref().and_then(|t| t.member(id));
-        let address = address.or(ring.map(|m| m.address.as_str())).unwrap_or("");
-        fix.push(case.start_command(id, address));
-    }
+    let fix = case.bring_back("", &missing);
     let missing: Vec<&NodeId> = missing.iter().collect();
     found.push(Finding {
         code: "QUORUM_LOST",

@@ -1,6 +1,8 @@
 //! The console's own connection: problem 4 of the operations guide.
 
-use ringmaster_shared::event::Severity;
+use ringmaster_shared::{
+    api::health::StatusResponse, event::Severity, id::NodeId, member::Lifecycle,
+};
 
 use super::{Case, Finding};
 use crate::{
@@ -12,7 +14,48 @@ pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
     match case.link.state {
         LinkState::Connected => clock_skew(case, found),
         LinkState::Fallback => found.push(fallback(case)),
-        LinkState::Disconnected => found.push(disconnected(case)),
+        LinkState::Disconnected => return found.push(disconnected(case)),
+    }
+    found.extend(case.lonely_viewer().map(|viewer| sees_one(case, viewer)));
+}
+
+/// Nobody else delivers, and the one node that does knows nobody.
+fn sees_one(case: &Case, viewer: &StatusResponse) -> Finding {
+    let id = &viewer.node.id;
+    let doing = match viewer.node.lifecycle {
+        Lifecycle::Standby => "held in standby",
+        Lifecycle::Joining => "still starting",
+        _ => "on its way out",
+    };
+    let ring = case.cluster.topology.iter().flat_map(|ring| &ring.members);
+    let others: Vec<&NodeId> = ring.map(|m| &m.id).filter(|other| *other != id).collect();
+    let waits = viewer.node.waiting_for.iter();
+    let waits = waits.map(|what| format!("{id} waits for: {}", what.trim_end_matches('.')));
+    let heard = others.iter().map(|other| {
+        let error = case
+            .cluster
+            .nodes
+            .get(*other)
+            .and_then(|n| n.error.as_ref());
+        match (case.answer_of(other), error) {
+            (Some(own), _) => format!("{other} says: {}", own.node.lifecycle.as_str()),
+            (None, Some(error)) => format!("{other} does not answer here: {}", error.message),
+            (None, None) => format!("{other}: nothing heard here"),
+        }
+    });
+    let addresses: Vec<&str> = others.iter().map(|other| case.address_of(other)).collect();
+    Finding {
+        code: "CONSOLE_SEES_ONE",
+        severity: Severity::Warning,
+        title: format!("This console looks through {id}, which is {doing}"),
+        explanation: "Such a node knows the ring, and of its members only itself: from there nobody can                       tell whether the others run and whether quorum holds. This console moves on by                       itself once another endpoint delivers the live feed."
+            .to_owned(),
+        evidence: waits.chain(heard).collect(),
+        fix: vec![
+            "Look through the others, and start those that are down:".to_owned(),
+            format!("$ ringmaster --endpoint {}", addresses.join(",")),
+        ],
+        since: None,
     }
 }
 
@@ -97,7 +140,7 @@ fn disconnected(case: &Case) -> Finding {
         let down = members
             .into_iter()
             .flat_map(|m| m.value.cluster_members.values());
-        fix.extend(down.map(|m| case.start_command(&m.node_id, &m.address)));
+        fix.extend(down.map(|m| case.start_command(&m.node_id)));
     }
     Finding {
         code: "CONSOLE_DISCONNECTED",

@@ -6,7 +6,7 @@ use ringmaster_shared::{
     member::{Lifecycle, MemberStatus},
 };
 
-use super::{Case, EVENT_FRESH_MS, Finding};
+use super::{Case, EVENT_FRESH_MS, Finding, go_on};
 use crate::format;
 
 pub(super) fn check(case: &Case, found: &mut Vec<Finding>) {
@@ -49,7 +49,7 @@ fn wont_join(case: &Case, found: &mut Vec<Finding>) {
             fix: vec![
                 format!("$ curl http://{seed}/gossip/status"),
                 "Or stop it (Ctrl+C) and start it with that seed:".to_owned(),
-                case.start_command(id, &status.node.address),
+                case.start_command(id),
             ],
             since: Some(status.node.start_time),
         });
@@ -75,15 +75,21 @@ fn members(case: &Case, found: &mut Vec<Finding>) {
     for status in down {
         found.extend(
             all()
-                .filter(|m| m.status == status)
+                .filter(|m| m.status == status && !is_held(case, m))
                 .map(|m| gone(case, m, quorum)),
         );
     }
 }
 
+/// It said goodbye, runs, and waits to be told to start: [`standby`] tells that.
+fn is_held(case: &Case, m: &MemberInfo) -> bool {
+    let own = case.answer_of(&m.node_id);
+    own.is_some_and(|own| own.node.lifecycle == Lifecycle::Standby)
+}
+
 fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
     let id = &m.node_id;
-    let start = case.start_command(id, &m.address);
+    let start = || case.bring_back("Start it again with any seed:", [id]);
     let asked = format!("$ curl http://{}/api/v1/status", m.address);
     let (code, severity, title, explanation, fix) = match m.status {
         MemberStatus::Suspected => (
@@ -97,10 +103,13 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
         MemberStatus::Stopped => (
             "MEMBER_STOPPED",
             Severity::Warning,
-            format!("{id} was stopped on purpose; {quorum}"),
+            match case.answer_of(id).map(|own| own.node.lifecycle) {
+                Some(Lifecycle::Joining) => format!("{id} is starting again; {quorum}"),
+                _ => format!("{id} was stopped on purpose; {quorum}"),
+            },
             "It said goodbye and is expected back. Its partitions have one replica less; what can \
              be written meanwhile is kept for it as hints.",
-            vec!["Start it again with any seed:".to_owned(), start],
+            start(),
         ),
         _ => (
             "MEMBER_DEAD",
@@ -109,11 +118,12 @@ fn gone(case: &Case, m: &MemberInfo, quorum: &str) -> Finding {
             "Nobody could reach it for the suspicion timeout. No data has moved: its partitions have \
              one replica less, and what can be written meanwhile is kept for it as hints. Started \
              again, it catches up by itself.",
-            vec!["Start it again with any seed:".to_owned(), start],
+            start(),
         ),
     };
     let mut fix = fix;
-    if m.status == MemberStatus::Dead && case.ms_since(m.status_since) > super::LONG_GONE_MS {
+    let is_down = m.status == MemberStatus::Dead && case.runs(id).is_none();
+    if is_down && case.ms_since(m.status_since) > super::LONG_GONE_MS {
         fix.push("Or, if it will not come back, let the others take over what it held:".to_owned());
         fix.push(format!("$ ringmaster remove {id}"));
     }
@@ -165,10 +175,7 @@ fn standby(case: &Case, found: &mut Vec<Finding>) {
                               restart does this on purpose."
                         .to_owned(),
                 evidence: vec![format!("it waits for: {}", why.trim_end_matches('.'))],
-                fix: vec![format!(
-                    "$ curl -X POST http://{}/api/v1/admin/start",
-                    status.address
-                )],
+                fix: vec![go_on(&status.address)],
                 since: Some(status.start_time),
             });
         }

@@ -35,18 +35,12 @@ fn stalled(case: &Case, found: &mut Vec<Finding>) {
         return;
     }
     let silent = silent(case);
-    let silent: Vec<&NodeId> = silent.iter().collect();
     let title = match under_way {
         Some(t) => format!("A change of the ring does not get on: {}", words(&seen(t))),
         None => "A change of the ring cannot begin".to_owned(),
     };
-    let mut fix = Vec::new();
-    if !silent.is_empty() {
-        fix.push("Start who does not answer; the change goes on by itself:".to_owned());
-        for id in silent.iter().take(3) {
-            fix.push(case.start_command(id, case.address_of(id)));
-        }
-    }
+    let how = "Start who does not answer; the change goes on by itself:";
+    let mut fix = case.bring_back(how, silent.iter().take(3));
     if under_way.is_some() {
         fix.push("Or give it up; the ring stays as it was (it asks first):".to_owned());
         fix.push("$ ringmaster ring plan cancel".to_owned());
@@ -143,14 +137,11 @@ fn let_vote<'a>(
     first: &NodeId,
     down: impl Iterator<Item = &'a NodeId>,
 ) -> Vec<String> {
-    let mut fix: Vec<String> = down
-        .take(3)
-        .map(|id| case.start_command(id, case.address_of(id)))
-        .collect();
+    let how = "Start all members that are down first:";
+    let mut fix = case.bring_back(how, down.take(3));
     if fix.is_empty() {
         fix.push("Let one vote again, and look for RING_FORK afterwards:".to_owned());
     } else {
-        fix.insert(0, "Start all members that are down first:".to_owned());
         fix.push(
             "If that is not enough, or not possible, let one vote again, and look for RING_FORK \
              afterwards:"

@@ -34,7 +34,7 @@ fn disk(case: &Case, id: &NodeId, status: &StatusResponse) -> Option<Finding> {
         |e: &&Event| e.code == EventCode::StoragePoisoned && &e.reporter == id && e.time >= started;
     let mut events = case.cluster.events.iter().rev();
     if let Some(event) = events.find(poisoned) {
-        return Some(broken(case, id, status, event));
+        return Some(broken(case, id, event));
     }
     if status.storage.read_only {
         return Some(full(case, id, status));
@@ -43,7 +43,7 @@ fn disk(case: &Case, id: &NodeId, status: &StatusResponse) -> Option<Finding> {
     (free < DISK_FREE_LOW_BYTES).then(|| nearly_full(id, status, free))
 }
 
-fn broken(case: &Case, id: &NodeId, status: &StatusResponse, event: &Event) -> Finding {
+fn broken(case: &Case, id: &NodeId, event: &Event) -> Finding {
     Finding {
         code: "STORAGE_POISONED",
         severity: Severity::Error,
@@ -57,7 +57,7 @@ fn broken(case: &Case, id: &NodeId, status: &StatusResponse, event: &Event) -> F
             "On that machine look at the kernel's messages and the free space:".to_owned(),
             "$ dmesg | tail -50; df -h".to_owned(),
             "then stop the node (Ctrl+C) and start it again:".to_owned(),
-            case.start_command(id, &status.node.address),
+            case.start_command(id),
         ],
         since: Some(event.time),
     }
@@ -130,17 +130,12 @@ fn hints(case: &Case, found: &mut Vec<Finding>) {
     targets.sort_unstable();
     targets.dedup();
     let available = case.cluster.available();
-    let back = targets.iter().all(|t| available.contains(*t));
-    let mut fix = Vec::new();
-    if back {
+    let away = targets.iter().copied();
+    let away = away.filter(|t| !available.contains(*t));
+    let how = "Bring the node back; hints are handed over by themselves:";
+    let mut fix = case.bring_back(how, away);
+    if fix.is_empty() {
         fix.push("They are being handed over; the figure should fall within minutes.".to_owned());
-    } else {
-        fix.push("Bring the node back; hints are handed over by themselves:".to_owned());
-        for id in targets.iter().filter(|t| !available.contains(**t)) {
-            let members = case.cluster.members.as_ref();
-            let info = members.and_then(|m| m.value.cluster_members.get(*id));
-            fix.push(case.start_command(id, info.map_or("", |m| &m.address)));
-        }
     }
     found.push(Finding {
         code: "HINTS_PILING_UP",
@@ -179,26 +174,19 @@ fn dirty(case: &Case, found: &mut Vec<Finding>) {
     }
     let available = case.cluster.available();
     let targets: Vec<&NodeId> = by_target.keys().copied().collect();
-    let away: Vec<&&NodeId> = targets
-        .iter()
-        .filter(|t| !available.contains(**t))
-        .collect();
-    let mut fix = Vec::new();
-    if away.is_empty() {
+    let away = targets.iter().copied();
+    let away = away.filter(|t| !available.contains(*t));
+    let how = "Bring the node back; it is compared by itself:";
+    let mut fix = case.bring_back(how, away);
+    let severity = if fix.is_empty() {
         fix.push("They are being compared; the figure should fall within minutes.".to_owned());
+        Severity::Info
     } else {
-        fix.push("Bring the node back; it is compared by itself:".to_owned());
-        for id in &away {
-            fix.push(case.start_command(id, case.address_of(id)));
-        }
-    }
+        Severity::Warning
+    };
     found.push(Finding {
         code: "PARTITIONS_DIRTY",
-        severity: if away.is_empty() {
-            Severity::Info
-        } else {
-            Severity::Warning
-        },
+        severity,
         title: format!(
             "Partitions must be compared with {}",
             format::names(&targets)
@@ -244,21 +232,16 @@ fn tombstones(case: &Case, found: &mut Vec<Finding>) {
     }
     let who: Vec<&NodeId> = waited_for.into_iter().collect();
     let available = case.cluster.available();
-    let away: Vec<&&NodeId> = who.iter().filter(|t| !available.contains(**t)).collect();
-    let mut fix = Vec::new();
-    match away.first() {
-        None => {
-            fix.push("It answers: a comparison of the replicas usually settles it:".to_owned());
-            fix.push("$ ringmaster repair".to_owned());
-        }
-        Some(first) => {
-            fix.push("Start it again, and it confirms by itself:".to_owned());
-            for id in &away {
-                fix.push(case.start_command(id, case.address_of(id)));
-            }
-            fix.push("Or, if it will not come back, take it out of the ring:".to_owned());
-            fix.push(format!("$ ringmaster remove {first}"));
-        }
+    let away = || who.iter().copied().filter(|t| !available.contains(*t));
+    let how = "Start it again, and it confirms by itself:";
+    let mut fix = case.bring_back(how, away());
+    if fix.is_empty() {
+        fix.push("It answers: a comparison of the replicas usually settles it:".to_owned());
+        fix.push("$ ringmaster repair".to_owned());
+    }
+    if let Some(down) = away().find(|id| case.runs(id).is_none()) {
+        fix.push("Or, if it will not come back, take it out of the ring:".to_owned());
+        fix.push(format!("$ ringmaster remove {down}"));
     }
     found.push(Finding {
         code: "TOMBSTONES_BLOCKED",

@@ -78,6 +78,172 @@ fn who_runs_and_does_not_take_part_is_not_to_be_started() {
     assert_eq!(fix.len(), 2);
 }
 
+/// Nor is that one, for whatever it is waited for, or whoever does not see it take part.
+#[test]
+fn nobody_who_runs_is_to_be_started_for_anything() {
+    type State = fn(&mut crate::app::App);
+    let states: [(State, &str); 4] = [
+        (
+            |app| {
+                let members = &mut app.cluster.members.as_mut().expect("members").value;
+                let node = members.cluster_members.get_mut(&id("node-3"));
+                node.expect("a member").lifecycle = Lifecycle::Recovering;
+                fixture::settle(&mut app.cluster);
+            },
+            "node-3 runs and is recovering: do not start it again.",
+        ),
+        (
+            |app| status_of(app, "node-3", MemberStatus::Suspected),
+            "node-3 runs and is serving: do not start it again.",
+        ),
+        (
+            |app| fixture::silence(&mut app.cluster, &[("node-3", Lifecycle::Joining)]),
+            "node-3 runs and is joining: do not start it again.",
+        ),
+        (
+            |app| fixture::silence(&mut app.cluster, &[("node-3", Lifecycle::Standby)]),
+            "$ curl -X POST http://localhost:8083/api/v1/admin/start",
+        ),
+    ];
+    for (state, instead) in states {
+        let mut app = fixture::healthy();
+        let kind = ringmaster_shared::topology::ChangeKind::Leave;
+        let step = ringmaster_shared::topology::Step::Filling;
+        fixture::changes::begin(&mut app.cluster, kind, "node-3", step);
+        state(&mut app);
+        says(&mut app, "node-2", |s| {
+            s.storage.hints_owed.insert(id("node-3"), 4_200);
+            s.storage.dirty_partitions.insert(id("node-3"), 41);
+            s.storage.tombstones_wait_for = vec![id("node-3")];
+        });
+        happened(&mut app, EventCode::TombstonesBlocked);
+        happened(&mut app, EventCode::RingChangeStalled);
+        forgot_votes(&mut app, &["node-2"]);
+        let found = findings(&app);
+        let waiting = [
+            "HINTS_PILING_UP",
+            "PARTITIONS_DIRTY",
+            "TOMBSTONES_BLOCKED",
+            "RING_CHANGE_STALLED",
+        ];
+        for code in waiting {
+            let finding = found.iter().find(|f| f.code == code).expect(code);
+            assert!(finding.fix.iter().any(|l| l == instead), "{finding:?}");
+        }
+        let lines = found.iter().flat_map(|f| &f.fix);
+        let bad: Vec<_> = lines
+            .filter(|l| l.starts_with("$ ringd") || l.starts_with("$ ringmaster remove"))
+            .collect();
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_voter_in_standby_is_told_to_go_on() {
+    let mut app = fixture::healthy();
+    fixture::silence(&mut app.cluster, &[("node-3", Lifecycle::Standby)]);
+    forgot_votes(&mut app, &["node-2"]);
+    let votes = votes_finding(&app);
+    assert_eq!(votes.severity, Severity::Error);
+    let start = "$ curl -X POST http://localhost:8083/api/v1/admin/start";
+    assert!(votes.fix.iter().any(|l| l == start), "{votes:?}");
+    assert!(
+        !votes.fix.iter().any(|l| l.starts_with("$ ringd")),
+        "{votes:?}"
+    );
+}
+
+#[test]
+fn a_member_that_is_dead_to_gossip_and_answers_is_not_started() {
+    let mut app = fixture::one_dead();
+    let node = app.cluster.nodes.get_mut(&id("node-3")).expect("a node");
+    node.error = None;
+    let found = findings(&app);
+    assert_eq!(found[0].code, "MEMBER_DEAD");
+    assert_eq!(
+        found[0].fix,
+        ["node-3 runs and is serving: do not start it again."]
+    );
+}
+
+#[test]
+fn who_sees_only_itself_is_no_witness_of_an_outage() {
+    let app = fixture::looking_through_a_held_one();
+    assert_eq!(codes(&app), ["CONSOLE_SEES_ONE", "NODE_STANDBY"]);
+    let found = findings(&app);
+    assert_eq!(
+        found[0].title,
+        "This console looks through node-1, which is held in standby"
+    );
+    assert_eq!(
+        found[0].fix[1],
+        "$ ringmaster --endpoint localhost:8082,localhost:8083"
+    );
+    assert_eq!(found[0].evidence[1], "node-2: nothing heard here");
+    // one that starts, with a node that serves and delivers no feed
+    let mut app = fixture::looking_through_a_held_one();
+    let healthy = fixture::healthy().cluster.nodes[&id("node-2")].clone();
+    app.cluster.nodes.insert(id("node-2"), healthy);
+    let dead = fixture::one_dead().cluster.nodes[&id("node-3")].clone();
+    app.cluster.nodes.insert(id("node-3"), dead);
+    let status = &mut app.cluster.status.as_mut().expect("a status").value;
+    status.node.lifecycle = Lifecycle::Joining;
+    happened(&mut app, EventCode::RingChangeStalled);
+    let found = findings(&app);
+    assert_eq!(
+        found[0].title,
+        "This console looks through node-1, which is still starting"
+    );
+    assert_eq!(found[0].evidence[1], "node-2 says: serving");
+    assert_eq!(
+        found[0].evidence[2],
+        "node-3 does not answer here: connection refused"
+    );
+    assert!(!found.iter().any(|f| f.code == "QUORUM_LOST"), "{found:?}");
+}
+
+/// The others hold it stopped until its store is open and it gossips again.
+#[test]
+fn a_stopped_member_that_answers_is_starting() {
+    let mut app = fixture::healthy();
+    fixture::silence(&mut app.cluster, &[("node-2", Lifecycle::Joining)]);
+    let found = findings(&app);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].title, "node-2 is starting again; quorum holds");
+    assert_eq!(
+        found[0].fix,
+        ["node-2 runs and is joining: do not start it again."]
+    );
+}
+
+/// As in the midst of a clean restart.
+#[test]
+fn where_all_are_held_nothing_is_served_and_nobody_is_to_be_started() {
+    let mut app = fixture::looking_through_a_held_one();
+    let held = ["node-1", "node-2", "node-3"].map(|node| (node, Lifecycle::Standby));
+    let mut all = fixture::healthy().cluster;
+    fixture::silence(&mut all, &held);
+    app.cluster.nodes = all.nodes;
+    let own = app.cluster.nodes[&id("node-1")].status.clone();
+    app.cluster.status = own;
+    let found = findings(&app);
+    let codes: Vec<_> = found.iter().map(|f| f.code).collect();
+    assert_eq!(
+        codes,
+        [
+            "QUORUM_LOST",
+            "NODE_STANDBY",
+            "NODE_STANDBY",
+            "NODE_STANDBY"
+        ]
+    );
+    for port in 8081..=8083 {
+        let start = format!("$ curl -X POST http://localhost:{port}/api/v1/admin/start");
+        assert!(found[0].fix.contains(&start), "{:?}", found[0]);
+    }
+    assert!(!found[0].fix.iter().any(|l| l.starts_with("$ ringd")));
+}
+
 #[test]
 fn split_brain_by_two_clusters() {
     let mut app = fixture::healthy();
@@ -221,7 +387,7 @@ fn one_change_one_finding() {
             status_of(app, "node-2", MemberStatus::Stopped);
         }),
         ("NODE_STANDBY", |app| {
-            says(app, "node-2", |s| s.node.lifecycle = Lifecycle::Standby);
+            fixture::silence(&mut app.cluster, &[("node-2", Lifecycle::Standby)]);
         }),
         ("NODE_UNREACHABLE", |app| {
             let node = app.cluster.nodes.get_mut(&id("node-2")).expect("a node");

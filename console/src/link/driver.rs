@@ -7,10 +7,13 @@ use std::{
 };
 
 use ringmaster_shared::{
-    api::{membership::MembersResponse, ring::RingResponse},
-    event::Event,
+    api::{
+        health::StatusResponse,
+        membership::MembersResponse,
+        ring::{ClusterResponse, RingResponse},
+    },
     feed::{Frame, FrameBody},
-    id::Epoch,
+    id::{Epoch, Generation},
 };
 use tokio::{
     sync::mpsc,
@@ -19,12 +22,13 @@ use tokio::{
 };
 
 use super::{
-    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId, seen::Seen,
+    FrameKind, Input, Link, LinkView, Output, POLL_INTERVAL_MS, POLL_TIMEOUT_MS, TryId,
+    seen::{NewEvents, Seen},
     websocket,
 };
 use crate::{
     client::{Client, Observed},
-    cluster::{NodeReport, Report},
+    cluster::{NodeReport, Report, sees_only_itself},
     matrix::LARGE_FROM,
     message::Msg,
 };
@@ -97,8 +101,8 @@ struct Driver {
     asking: HashSet<String>,
     /// When each address was asked last.
     asked_ms: BTreeMap<String, u64>,
-    /// From which event on each address is asked.
-    event_marks: BTreeMap<String, u64>,
+    /// From which event on each address is asked, and of which life of its node that counts.
+    event_marks: BTreeMap<String, (Generation, u64)>,
     shown: Option<LinkView>,
     /// Epoch and digest of the ring whose table has been handed on.
     table_of: Option<(Epoch, String)>,
@@ -199,12 +203,14 @@ impl Driver {
             FrameBody::Snapshot(_) => FrameKind::Snapshot { seq },
             _ => FrameKind::Other { seq },
         };
+        let alone = status_of(&frame).map(sees_only_itself);
         let addresses = members_of(&frame).map(member_addresses);
-        self.input(Input::Frame { id, kind }).await?;
+        self.input(Input::Frame { id, kind, alone }).await?;
         if !self.link.is_live(id) {
             return Ok(());
         }
-        if let Some(addresses) = addresses {
+        // of the members a node that sees only itself knows nothing
+        if let Some(addresses) = addresses.filter(|_| !self.link.is_makeshift()) {
             self.input(Input::Members(addresses)).await?;
         }
         if let Some(ring) = ring_of(&frame) {
@@ -218,11 +224,7 @@ impl Driver {
         self.tasks.spawn(async move {
             let asked = Instant::now();
             let result = client.picture(&address).await;
-            let result = result.map_err(|e| e.why().to_owned());
-            let result = result.map(|picture| Report::Picture {
-                picture: Box::new(picture),
-                interval_ms: POLL_INTERVAL_MS,
-            });
+            let result = result.map(Box::new).map_err(|e| e.why().to_owned());
             let rtt_ms = asked.elapsed().as_millis() as u64;
             let _ = seen.send(Seen::Polled { id, rtt_ms, result }).await;
         });
@@ -232,22 +234,30 @@ impl Driver {
         &mut self,
         id: TryId,
         rtt_ms: u64,
-        result: Result<Report, String>,
+        result: Result<Box<ClusterResponse>, String>,
     ) -> Result<(), Gone> {
         // Another answer won, or the feed is back: this one is late.
         if !self.link.is_polling(id) {
             return Ok(());
         }
         match result {
-            Ok(report) => {
-                let addresses = match &report {
-                    Report::Picture { picture, .. } => Some(member_addresses(&picture.members)),
-                    _ => None,
-                };
-                self.input(Input::PollAnswered { id, rtt_ms }).await?;
-                if let Some(addresses) = addresses {
+            Ok(picture) => {
+                let alone = sees_only_itself(&picture.status);
+                let believed = self.link.takes_answer(id, alone);
+                let answered = Input::PollAnswered { id, rtt_ms, alone };
+                self.input(answered).await?;
+                if !believed {
+                    return Ok(());
+                }
+                if !alone {
+                    let addresses = member_addresses(&picture.members);
                     self.input(Input::Members(addresses)).await?;
                 }
+                let interval_ms = POLL_INTERVAL_MS;
+                let report = Report::Picture {
+                    picture,
+                    interval_ms,
+                };
                 self.tell(Msg::Report(report)).await
             }
             Err(reason) => self.input(Input::PollFailed { id, reason }).await,
@@ -274,25 +284,21 @@ impl Driver {
                 continue;
             }
             self.asked_ms.insert(address.clone(), now_ms);
-            let since = self.event_marks.get(&address).copied().unwrap_or(0);
+            let mark = self.event_marks.get(&address).copied().unwrap_or_default();
             let observe = (current.as_ref() == Some(&address)).then_some(observed);
             let (client, seen) = (self.client.clone(), self.seen.clone());
             self.tasks.spawn(async move {
-                ask(client, address, (since, observe), interval_ms, seen).await;
+                ask(client, address, (mark, observe), interval_ms, seen).await;
             });
         }
     }
 
-    async fn asked(
-        &mut self,
-        report: NodeReport,
-        events: Option<(Vec<Event>, u64)>,
-    ) -> Result<(), Gone> {
+    async fn asked(&mut self, report: NodeReport, events: Option<NewEvents>) -> Result<(), Gone> {
         let address = report.address.clone();
         self.asking.remove(&address);
         let result = report.result.as_ref().map(|_| ()).map_err(Clone::clone);
-        if let Some((events, next)) = events {
-            self.event_marks.insert(address.clone(), next);
+        if let Some(NewEvents { events, mark }) = events {
+            self.event_marks.insert(address.clone(), mark);
             if !events.is_empty() {
                 self.tell(Msg::Report(Report::Events(events))).await?;
             }
@@ -328,7 +334,7 @@ impl Driver {
 async fn ask(
     client: Client,
     address: String,
-    (since, observe): (u64, Option<Observed>),
+    (mark, observe): ((Generation, u64), Option<Observed>),
     interval_ms: u64,
     seen: mpsc::Sender<Seen>,
 ) {
@@ -337,11 +343,16 @@ async fn ask(
     let result = result.map_err(|e| e.why().to_owned());
     let rtt_ms = asked.elapsed().as_millis() as u64;
     let mut events = None;
-    if result.is_ok() {
-        // Marks start again with the node: a mark beyond its last event is of an earlier life.
+    if let Ok(status) = &result {
+        // marks start again with each life of a node
+        let life = status.node.generation;
+        let since = if mark.0 == life { mark.1 } else { 0 };
         if let Ok(page) = client.events(&address, since).await {
-            let next = if page.next < since { 0 } else { page.next };
-            events = Some((page.events, next));
+            let (events_of, mark) = (page.events, (life, page.next));
+            events = Some(NewEvents {
+                events: events_of,
+                mark,
+            });
         }
         if let Some(which) = observe
             && let Ok(observations) = client.observations(&address, which).await
@@ -375,6 +386,14 @@ fn ring_of(frame: &Frame) -> Option<&RingResponse> {
     match &frame.body {
         FrameBody::Snapshot(s) => Some(&s.ring),
         FrameBody::Delta(d) => d.ring.as_ref(),
+        _ => None,
+    }
+}
+
+fn status_of(frame: &Frame) -> Option<&StatusResponse> {
+    match &frame.body {
+        FrameBody::Snapshot(s) => Some(&s.status),
+        FrameBody::Delta(d) => d.status.as_ref(),
         _ => None,
     }
 }

@@ -112,6 +112,11 @@ impl Endpoints {
 
     pub(super) fn ws_up(&mut self, address: &str) {
         self.first = Some(address.to_owned());
+        self.ws_answers(address);
+    }
+
+    /// Its feed delivers, whatever that is worth.
+    pub(super) fn ws_answers(&mut self, address: &str) {
         self.change(address, |e| {
             e.ws = Way::Up;
             e.error = None;

@@ -1,5 +1,6 @@
 //! One round over the endpoints: the first at once, the next when the one before failed or has
-//! been silent for [`HEDGE_MS`], each with its own deadline. The first that delivers wins.
+//! been silent for [`HEDGE_MS`], each with its own deadline. The first that delivers wins; what is
+//! no good by itself is put off to the end of the round, when nothing better can be had.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,8 @@ pub(super) struct Race {
     running: Vec<Try>,
     last_start_ms: u64,
     timeout_ms: u64,
+    put_off: Option<String>,
+    last_resort: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ impl Race {
             running: Vec::new(),
             last_start_ms: now_ms,
             timeout_ms,
+            put_off: None,
+            last_resort: false,
         }
     }
 
@@ -57,6 +62,13 @@ impl Race {
             .into_iter()
             .map(|Try { id, address, .. }| RaceStep::TimedOut { id, address })
             .collect();
+        if self.running.is_empty()
+            && self.waiting.is_empty()
+            && let Some(address) = self.put_off.take()
+        {
+            self.waiting.push_back(address);
+            self.last_resort = true;
+        }
         if (self.running.is_empty() || now_ms >= self.last_start_ms + HEDGE_MS)
             && let Some(address) = self.waiting.pop_front()
         {
@@ -80,6 +92,17 @@ impl Race {
     pub(super) fn lost(&mut self, id: TryId) -> Option<String> {
         let at = self.running.iter().position(|t| t.id == id)?;
         Some(self.running.swap_remove(at).address)
+    }
+
+    /// What `address` delivered is good enough only if nobody else delivers: it is tried again at the
+    /// end of the round. Of several the first.
+    pub(super) fn put_off(&mut self, address: String) {
+        self.put_off.get_or_insert(address);
+    }
+
+    /// Everybody had a turn; who is tried now was put off.
+    pub(super) fn is_last_resort(&self) -> bool {
+        self.last_resort
     }
 
     /// Ends the race; the tries still under way.

@@ -1,6 +1,11 @@
 //! What the network tasks of the link report to its driver: what arrived, and by which try.
 
-use ringmaster_shared::{api::ring::RingResponse, event::Event, feed::Frame};
+use ringmaster_shared::{
+    api::ring::{ClusterResponse, RingResponse},
+    event::Event,
+    feed::Frame,
+    id::Generation,
+};
 
 use super::TryId;
 use crate::cluster::{NodeReport, Report};
@@ -23,14 +28,22 @@ pub(super) enum Seen {
     Polled {
         id: TryId,
         rtt_ms: u64,
-        result: Result<Report, String>,
+        result: Result<Box<ClusterResponse>, String>,
     },
-    /// A node was asked directly; `events` is what it reported since, and where to go on.
+    /// A node was asked directly.
     Asked {
         report: Box<NodeReport>,
-        events: Option<(Vec<Event>, u64)>,
+        events: Option<NewEvents>,
     },
     Observed(Report),
     /// The ring with its table, if it could be fetched.
     Table(Option<Box<RingResponse>>),
+}
+
+/// What a node reported since it was asked last.
+#[derive(Debug)]
+pub(super) struct NewEvents {
+    pub(super) events: Vec<Event>,
+    /// Where to go on, in this life of the node.
+    pub(super) mark: (Generation, u64),
 }

@@ -4,7 +4,10 @@
 //! to another cluster, and then nothing that holds for "all members" would hold for what the
 //! operator named. One that is silent is no fault by itself: its members are asked all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use futures_util::future::join_all;
 use ringmaster_shared::{
@@ -15,6 +18,7 @@ use ringmaster_shared::{
 
 use crate::{
     client::{Client, ClientError},
+    cluster::sees_only_itself,
     progress::Target,
 };
 
@@ -157,15 +161,33 @@ async fn ask(
     .await
 }
 
-/// Of the answer with the newest ring, the first of several: a node without a ring knows nobody.
-fn newest(answers: &[(String, Result<ClusterResponse, ClientError>)]) -> Option<&ClusterResponse> {
-    let mut best: Option<&ClusterResponse> = None;
-    for answer in answers.iter().filter_map(|(_, a)| a.as_ref().ok()) {
-        if best.is_none_or(|best| answer.ring.epoch > best.ring.epoch) {
-            best = Some(answer);
+/// How much of the cluster can be told by who answers; the less the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sight {
+    Whole,
+    /// It is about to go, or not yet there.
+    Passing,
+    /// It knows the ring, and of the members only itself.
+    OnlyItself,
+}
+
+impl Sight {
+    fn of(status: &StatusResponse) -> Self {
+        use Lifecycle::{Draining, Joining, Standby, Stopped};
+        match status.node.lifecycle {
+            _ if sees_only_itself(status) => Self::OnlyItself,
+            Draining | Joining | Standby | Stopped => Self::Passing,
+            _ => Self::Whole,
         }
     }
-    best
+}
+
+/// Of the answer with the newest ring: a node without a ring knows nobody. Of several the one that
+/// sees most, and of equals the first.
+fn newest(answers: &[(String, Result<ClusterResponse, ClientError>)]) -> Option<&ClusterResponse> {
+    let rank = |a: &ClusterResponse| (Reverse(a.ring.epoch), Sight::of(&a.status));
+    let answers = answers.iter().filter_map(|(_, a)| a.as_ref().ok());
+    answers.min_by_key(|a| rank(a))
 }
 
 fn why_nobody(answers: Vec<(String, Result<ClusterResponse, ClientError>)>) -> ClientError {
@@ -216,19 +238,54 @@ pub async fn newest_answer(
     }
 }
 
-/// The whole picture from the first endpoint that gives one.
+/// The whole picture from the first endpoint that sees the cluster; where none does, from the one
+/// that sees most.
 pub async fn first_answer(
     client: &Client,
     endpoints: &[String],
 ) -> Result<ClusterResponse, ClientError> {
     let mut last = ClientError::no_endpoint();
+    let mut best: Option<(Sight, ClusterResponse)> = None;
     for endpoint in endpoints {
         match client.picture(endpoint).await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                let sight = Sight::of(&answer.status);
+                if sight == Sight::Whole {
+                    return Ok(answer);
+                }
+                if best.as_ref().is_none_or(|(other, _)| sight < *other) {
+                    best = Some((sight, answer));
+                }
+            }
             Err(e) => last.outdone_by(e),
         }
     }
-    Err(last)
+    best.map(|(_, answer)| answer).ok_or(last)
+}
+
+/// The endpoints in the order in which a question should go to them: first the first one that sees
+/// the cluster, last those that see less, or do not answer.
+pub async fn seeing_first(client: &Client, endpoints: &[String]) -> Vec<String> {
+    let mut ranked = Vec::new();
+    let mut found = endpoints.len() < 2;
+    for endpoint in endpoints {
+        let rank = if found {
+            1
+        } else {
+            match client.status(endpoint).await.map(|s| Sight::of(&s)) {
+                Ok(Sight::Whole) => {
+                    found = true;
+                    0
+                }
+                Ok(Sight::Passing) => 2,
+                Ok(Sight::OnlyItself) => 3,
+                Err(_) => 4,
+            }
+        };
+        ranked.push((rank, endpoint.clone()));
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, endpoint)| endpoint).collect()
 }
 
 /// `/api/v1/status` of each target.
@@ -310,5 +367,72 @@ mod tests {
         assert_eq!(best.status.node.id, id("b"));
         assert!(newest(&[refused()]).is_none());
         assert!(why_nobody(vec![refused()]).is_unreachable());
+    }
+
+    /// What somebody answers who is at that point of its life; its gossip is silent where it can be.
+    fn view(who: &str, lifecycle: Lifecycle, gossips: bool) -> ClusterResponse {
+        let view = survey(&[who], &[7]).views.remove(0);
+        let mut view = view.expect("a view");
+        view.status.node.lifecycle = lifecycle;
+        view.status.gossip = gossips.then(Default::default);
+        view
+    }
+
+    #[test]
+    fn of_equal_rings_who_sees_most_is_believed() {
+        use Lifecycle::{Draining, Joining, Recovering, Serving, Standby};
+        let held = || view("held", Standby, false);
+        let cases = [
+            (vec![held(), view("b", Serving, true)], "b"),
+            (
+                vec![view("a", Joining, false), view("b", Recovering, true)],
+                "b",
+            ),
+            (
+                vec![view("a", Draining, true), view("b", Serving, true)],
+                "b",
+            ),
+            // one that takes its data from the others knows them
+            (vec![held(), view("b", Joining, true)], "b"),
+            (vec![held(), view("a", Standby, false)], "held"),
+        ];
+        for (views, best) in cases {
+            let answers: Vec<_> = views.into_iter().map(|v| (String::new(), Ok(v))).collect();
+            let found = newest(&answers).expect("an answer");
+            assert_eq!(found.status.node.id, id(best));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_sees_only_itself_is_asked_for_want_of_a_better() {
+        use crate::fixture::server::{FakeNode, nobody, ok};
+        let node = async |view: ClusterResponse| {
+            let answers = move |request: &str, _: &_| match request {
+                "GET /api/v1/status" => ok(&view.status),
+                _ => ok(&view),
+            };
+            FakeNode::start(answers).await
+        };
+        let held = node(view("held", Lifecycle::Standby, false)).await;
+        let going = node(view("going", Lifecycle::Draining, true)).await;
+        let serves = node(view("serves", Lifecycle::Serving, true)).await;
+        let [held, going, serves] = [&held, &going, &serves].map(|n| n.address.clone());
+        let silent = nobody();
+        let client = Client::new().expect("a client");
+        let cases = [
+            (vec![&held, &silent, &serves, &going], "serves"),
+            (vec![&held, &going, &silent], "going"),
+            (vec![&silent, &held], "held"),
+        ];
+        for (endpoints, best) in cases {
+            let endpoints: Vec<String> = endpoints.into_iter().cloned().collect();
+            let answer = first_answer(&client, &endpoints).await.expect("an answer");
+            assert_eq!(answer.status.node.id, id(best));
+            let order = seeing_first(&client, &endpoints).await;
+            let first = client.status(&order[0]).await.expect("a status");
+            assert_eq!((first.node.id, order.len()), (id(best), endpoints.len()));
+        }
+        let nobody = first_answer(&client, &[silent]).await;
+        assert!(nobody.expect_err("silence").is_unreachable());
     }
 }

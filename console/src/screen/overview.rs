@@ -69,9 +69,12 @@ pub(super) fn filter_line(view: &View, table: &MemberTable) -> Option<Line<'stat
 /// stale is told as what was.
 fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
     let theme = &view.theme;
-    let counts = view.cluster.partition_counts();
+    // who sees only itself cannot tell how the others are
+    let blind = view.cluster.lonely_viewer(view.app.now_ms).is_some();
+    let counts = view.cluster.partition_counts().filter(|_| !blind);
     let health = counts.map(|c| c.health());
     let (glyph, word, tone) = match health {
+        None if blind => (theme.glyphs.pending, "health not known", Tone::Quiet),
         Some(ClusterHealth::Healthy) => (theme.glyphs.good, "healthy", Tone::Good),
         Some(ClusterHealth::Degraded) => (theme.glyphs.warn, "degraded", Tone::Warn),
         Some(ClusterHealth::Unavailable) => (theme.glyphs.bad, "unavailable", Tone::Bad),
@@ -97,12 +100,9 @@ fn health_line(view: &View, stale: bool, width: u16) -> Line<'static> {
             .filter(|m| serving(m.status, m.lifecycle))
             .count();
         add(format!("{gap}{n} of {} serving", all.len()));
-        let full = view
-            .cluster
-            .nodes
-            .values()
-            .filter_map(|n| n.status.as_ref());
-        let full = full.filter(|s| s.value.storage.read_only).count();
+        let answers = view.cluster.nodes.values();
+        let answers = answers.filter_map(|n| n.answer(view.app.now_ms));
+        let full = answers.filter(|s| s.storage.read_only).count();
         if full > 0 {
             add(format!(", {full} read-only"));
         }

@@ -91,6 +91,11 @@ fn screens_of_the_fixtures() {
             fixture::clean_restart(),
             &[Overview, Members, Procedures, Doctor],
         ),
+        (
+            "held_viewer",
+            fixture::looking_through_a_held_one(),
+            &[Overview, Doctor],
+        ),
     ];
     snap("matrix", &fixture::matrix());
     snap("matrix_large", &fixture::matrix_large());
@@ -167,6 +172,29 @@ fn too_small_says_what_it_needs() {
         Some("need 60x16, have 59x20")
     );
     assert!(text(&app, 60, 16).contains("Connected"));
+}
+
+#[test]
+fn the_overview_counts_the_full_disks_of_nodes_that_answer() {
+    let mut app = on(&fixture::changes::read_only_node(), ScreenId::Overview);
+    assert!(text(&app, 120, 36).contains("1 read-only"));
+    let node = app.cluster.nodes.get_mut(&fixture::id("node-2"));
+    node.expect("a node").error = Some(crate::cluster::NodeError {
+        message: "connection refused".to_owned(),
+        since_ms: app.now_ms,
+    });
+    assert!(!text(&app, 120, 36).contains("read-only"), "it was, last");
+}
+
+#[test]
+fn the_overview_tells_no_outage_that_nobody_can_see() {
+    let app = on(&fixture::looking_through_a_held_one(), ScreenId::Overview);
+    let drawn = text(&app, 80, 24);
+    assert!(drawn.contains("health not known"), "{drawn}");
+    assert!(
+        !drawn.contains("unavailable") && !drawn.contains("below"),
+        "{drawn}"
+    );
 }
 
 /// What reaches the terminal, byte for byte, through the real backend.

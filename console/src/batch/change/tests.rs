@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use ringmaster_shared::{
-    api::ring::ring_response,
+    api::{health::StatusResponse, ring::ring_response},
+    member::Lifecycle,
     topology::{ChangeKind, Topology},
 };
 
@@ -84,10 +85,15 @@ async fn node(gone: bool) -> (FakeNode, Arc<AtomicUsize>) {
             looks += 1;
             ok(&ring_at(looks - 1, gone))
         }
+        "GET /api/v1/status" => ok(&serving()),
         other => panic!("nobody asks {other}"),
     })
     .await;
     (node, applies)
+}
+
+fn serving() -> StatusResponse {
+    fixture::cluster(5).status.expect("a status").value
 }
 
 fn client() -> Client {
@@ -181,6 +187,38 @@ async fn obstacles_refuse_and_nothing_is_ordered() {
     assert_eq!(exit.expect("an end"), exit::REFUSED);
     let exit = plan(&client(), &endpoints, &remove(), Output::Table).await;
     assert_eq!(exit.expect("an end"), exit::REFUSED);
+}
+
+/// It would find that nobody else is there.
+#[tokio::test]
+async fn a_held_node_makes_the_plan_only_where_nobody_else_can() {
+    let plans = Arc::new(AtomicUsize::new(0));
+    let counted = plans.clone();
+    let held = FakeNode::start(move |request, _| match request {
+        "GET /api/v1/status" => {
+            let mut status = serving();
+            status.node.lifecycle = Lifecycle::Standby;
+            status.gossip = None;
+            ok(&status)
+        }
+        other => {
+            assert_eq!(other, "POST /api/v1/ring/plan");
+            counted.fetch_add(1, Relaxed);
+            ok(&PlanResponse {
+                obstacles: vec!["node-2 does not answer".to_owned()],
+                ..plan_at(5)
+            })
+        }
+    })
+    .await;
+    let (serves, _) = node(true).await;
+    let all = [held.address.clone(), nobody(), serves.address.clone()];
+    let exit = plan(&client(), &all, &remove(), Output::Table).await;
+    assert_eq!(exit.expect("an end"), exit::OK);
+    assert_eq!(plans.load(Relaxed), 0);
+    let exit = plan(&client(), &all[..2], &remove(), Output::Table).await;
+    assert_eq!(exit.expect("an end"), exit::REFUSED);
+    assert_eq!(plans.load(Relaxed), 1);
 }
 
 #[tokio::test]

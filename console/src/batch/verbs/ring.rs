@@ -10,7 +10,7 @@ use crate::{
     },
     client::{Client, encode},
     exit,
-    procedure::survey::first_answer,
+    procedure::survey::{first_answer, seeing_first},
 };
 
 pub(super) async fn ring(client: &Client, endpoints: &[String], output: Output) -> Outcome {
@@ -69,7 +69,8 @@ pub(super) async fn locate(
     output: Output,
 ) -> Outcome {
     let path = format!("/api/v1/ring/locate?key={}", encode(key));
-    let l: LocateResponse = first(client, endpoints, &path).await?;
+    let endpoints = seeing_first(client, endpoints).await;
+    let l: LocateResponse = first(client, &endpoints, &path).await?;
     if output == Output::Json {
         print_json(&l)?;
     } else {

@@ -1,6 +1,6 @@
 //! What holds whatever the network does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, sample::Index};
 
@@ -11,10 +11,12 @@ use crate::link::*;
 enum Act {
     Wait(u64),
     ToDeadline,
-    Snapshot(Index),
-    Other(Index, u64),
+    /// Whether its node sees only itself.
+    Snapshot(Index, bool),
+    /// What it tells of that, if anything.
+    Other(Index, u64, Option<bool>),
     EndFeed(Index),
-    AnswerPoll(Index),
+    AnswerPoll(Index, bool),
     FailPoll(Index),
     Asked(u8, bool),
     Members(Vec<u8>),
@@ -26,10 +28,10 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (0u64..3_000).prop_map(Act::Wait),
         4 => Just(Act::ToDeadline),
-        4 => index().prop_map(Act::Snapshot),
-        4 => (index(), 0u64..6).prop_map(|(i, n)| Act::Other(i, n)),
+        4 => (index(), any::<bool>()).prop_map(|(i, alone)| Act::Snapshot(i, alone)),
+        4 => (index(), 0u64..6, any::<Option<bool>>()).prop_map(|(i, n, alone)| Act::Other(i, n, alone)),
         2 => index().prop_map(Act::EndFeed),
-        2 => index().prop_map(Act::AnswerPoll),
+        2 => (index(), any::<bool>()).prop_map(|(i, alone)| Act::AnswerPoll(i, alone)),
         2 => index().prop_map(Act::FailPoll),
         1 => (0u8..4, any::<bool>()).prop_map(|(n, ok)| Act::Asked(n, ok)),
         1 => proptest::collection::vec(0u8..6, 0..5).prop_map(Act::Members),
@@ -42,6 +44,8 @@ fn act() -> impl Strategy<Value = Act> {
 struct Wires {
     /// Feeds open: when the last frame came, once a snapshot did.
     feeds: BTreeMap<TryId, Option<u64>>,
+    /// Those whose nodes told that they see the others, with a snapshot or after one.
+    seeing: BTreeSet<TryId>,
     polls: Vec<TryId>,
     rest_ok_ms: Option<u64>,
 }
@@ -55,6 +59,7 @@ impl Wires {
                 }
                 Output::CloseFeed { id } => {
                     self.feeds.remove(&id);
+                    self.seeing.remove(&id);
                 }
                 Output::Poll { id, .. } => self.polls.push(id),
             }
@@ -76,29 +81,40 @@ impl Wires {
         let reason = "broken".to_owned();
         Some(match act {
             Act::Wait(_) | Act::ToDeadline => Input::Tick,
-            Act::Snapshot(i) => {
+            Act::Snapshot(i, alone) => {
                 let id = self.feed(*i)?;
                 self.feeds.insert(id, Some(now_ms));
+                // nobody loses sight of the others within a life
+                let alone = Some(*alone && !self.seeing.contains(&id));
+                if alone == Some(false) {
+                    self.seeing.insert(id);
+                }
                 let kind = FrameKind::Snapshot { seq: now_ms };
-                Input::Frame { id, kind }
+                Input::Frame { id, kind, alone }
             }
-            Act::Other(i, seq) => {
+            Act::Other(i, seq, alone) => {
                 let id = self.feed(*i)?;
                 if let Some(Some(last)) = self.feeds.get_mut(&id) {
                     *last = now_ms;
+                    if *alone == Some(false) {
+                        self.seeing.insert(id);
+                    }
                 }
                 let kind = FrameKind::Other { seq: *seq };
-                Input::Frame { id, kind }
+                let alone = *alone;
+                Input::Frame { id, kind, alone }
             }
             Act::EndFeed(i) => {
                 let id = self.feed(*i)?;
                 self.feeds.remove(&id);
+                self.seeing.remove(&id);
                 Input::FeedEnded { id, reason }
             }
-            Act::AnswerPoll(i) => {
+            Act::AnswerPoll(i, alone) => {
                 let id = self.take_poll(*i)?;
                 self.rest_ok_ms = Some(now_ms);
-                Input::PollAnswered { id, rtt_ms: 1 }
+                let (rtt_ms, alone) = (1, *alone);
+                Input::PollAnswered { id, rtt_ms, alone }
             }
             Act::FailPoll(i) => {
                 let id = self.take_poll(*i)?;
@@ -145,7 +161,14 @@ proptest! {
             match link.state() {
                 LinkState::Connected => {
                     prop_assert!(wires.feeds.values().any(fresh), "Connected without a fresh frame");
-                    prop_assert_eq!(wires.feeds.len(), 1, "losers are closed");
+                    let live: Vec<_> = wires.feeds.keys().filter(|id| link.is_live(**id)).collect();
+                    prop_assert_eq!(live.len(), 1, "one is believed");
+                    let sees = wires.seeing.contains(live[0]);
+                    prop_assert_eq!(link.is_makeshift(), !sees);
+                    if sees {
+                        prop_assert_eq!(wires.feeds.len(), 1, "losers are closed");
+                    }
+                    prop_assert!(sees || wires.seeing.is_empty(), "a better one is open");
                 }
                 LinkState::Fallback => {
                     let ok = wires.rest_ok_ms.is_some_and(|t| now_ms - t <= REST_FRESH_MS);
@@ -163,6 +186,7 @@ proptest! {
     fn an_endpoint_that_works_is_found(
         noise in proptest::collection::vec((act(), 0.0f64..1.0), 0..80),
         good in 0usize..3,
+        others_are_held: bool,
     ) {
         let mut now_ms = 0;
         let mut wires = Wires::default();
@@ -174,24 +198,43 @@ proptest! {
                 wires.follow(link.handle(input, now_ms, roll));
             }
         }
-        // From here on one endpoint works and the others refuse.
-        let until = now_ms + 30_000;
-        while link.state() != LinkState::Connected && now_ms < until {
+        // From here on one endpoint works, and the others refuse or see only themselves.
+        let until = now_ms + 60_000;
+        let found = |link: &Link| {
+            link.state() == LinkState::Connected && link.endpoint() == Some(&names[good])
+        };
+        let (mut open, mut seq) = (BTreeSet::new(), 1);
+        while !found(&link) && now_ms < until {
+            seq += 1;
             let mut todo = link.handle(Input::Tick, now_ms, 1.0);
-            while let Some(output) = todo.pop() {
-                if let Output::OpenFeed { id, address } = output {
-                    let kind = FrameKind::Snapshot { seq: 1 };
-                    let reason = "refused".to_owned();
-                    let input = if address == names[good] {
-                        Input::Frame { id, kind }
-                    } else {
-                        Input::FeedEnded { id, reason }
-                    };
-                    todo.extend(link.handle(input, now_ms, 1.0));
-                }
+            for id in open.clone() {
+                let kind = FrameKind::Other { seq };
+                let alone = None;
+                todo.extend(link.handle(Input::Frame { id, kind, alone }, now_ms, 1.0));
             }
-            now_ms = link.deadline_ms().max(now_ms + 1);
+            while let Some(output) = todo.pop() {
+                let (id, address) = match output {
+                    Output::OpenFeed { id, address } => (id, address),
+                    Output::CloseFeed { id } => {
+                        open.remove(&id);
+                        continue;
+                    }
+                    Output::Poll { .. } => continue,
+                };
+                let is_good = address == names[good];
+                let reason = "refused".to_owned();
+                let input = if is_good || others_are_held {
+                    open.insert(id);
+                    let kind = FrameKind::Snapshot { seq };
+                    let alone = Some(!is_good);
+                    Input::Frame { id, kind, alone }
+                } else {
+                    Input::FeedEnded { id, reason }
+                };
+                todo.extend(link.handle(input, now_ms, 1.0));
+            }
+            now_ms = link.deadline_ms().clamp(now_ms + 1, now_ms + 500);
         }
-        prop_assert_eq!(link.state(), LinkState::Connected);
+        prop_assert!(found(&link), "{:?} at {:?}", link.state(), link.endpoint());
     }
 }

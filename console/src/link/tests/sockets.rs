@@ -8,8 +8,10 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use ringmaster_shared::{
     api::{admin::EventsResponse, ring::ClusterResponse},
+    event::{Event, EventCode, Severity},
     feed::{Frame, FrameBody, Snapshot},
     id::NodeId,
+    member::Lifecycle,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -40,18 +42,27 @@ struct Mode {
     /// The feed is open and says nothing.
     mute: bool,
     rest: bool,
+    /// It is held, and sees only itself.
+    held: bool,
+    /// Which life it is; in each it reports the same number of events.
+    life: u64,
 }
+
+const EVENTS_A_LIFE: u64 = 3;
 
 const ALL: Mode = Mode {
     feed: true,
     mute: false,
     rest: true,
+    held: false,
+    life: 1,
 };
 const NOTHING: Mode = Mode {
     feed: false,
-    mute: false,
     rest: false,
+    ..ALL
 };
+const HELD: Mode = Mode { held: true, ..ALL };
 
 /// A node that answers as much as its mode says.
 struct FakeNode {
@@ -110,7 +121,7 @@ async fn client(mut stream: TcpStream, address: String, mode: Arc<Mutex<Mode>>) 
         let mut taken = vec![0; head.len()];
         if stream.read_exact(&mut taken).await.is_ok() {
             let path = head.split(' ').nth(1).unwrap_or_default();
-            let body = body(path, &address);
+            let body = body(path, &address, read(&mode));
             let answer = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
                  Connection: close\r\n\r\n{body}",
@@ -122,7 +133,7 @@ async fn client(mut stream: TcpStream, address: String, mode: Arc<Mutex<Mode>>) 
 }
 
 /// One member only: this node, at its real address, so that nothing else is learned.
-fn picture(address: &str) -> ClusterResponse {
+fn picture(address: &str, mode: Mode) -> ClusterResponse {
     let known = fixture::healthy().cluster;
     let mut members = known.members.expect("known").value;
     let mut status = known.status.expect("known").value;
@@ -132,6 +143,11 @@ fn picture(address: &str) -> ClusterResponse {
         address.clone_into(&mut member.address);
     }
     address.clone_into(&mut status.node.address);
+    status.node.generation = mode.life;
+    if mode.held {
+        status.node.lifecycle = Lifecycle::Standby;
+        status.gossip = None;
+    }
     ClusterResponse {
         status,
         members,
@@ -139,8 +155,8 @@ fn picture(address: &str) -> ClusterResponse {
     }
 }
 
-fn body(path: &str, address: &str) -> String {
-    let picture = picture(address);
+fn body(path: &str, address: &str, mode: Mode) -> String {
+    let picture = picture(address, mode);
     let body = match path.split('?').next().unwrap_or_default() {
         "/api/v1/cluster" => serde_json::to_string(&picture),
         "/api/v1/status" => serde_json::to_string(&picture.status),
@@ -149,15 +165,28 @@ fn body(path: &str, address: &str) -> String {
             let known = fixture::healthy().cluster.observations;
             serde_json::to_string(&known.expect("known").value)
         }
-        "/api/v1/events" => serde_json::to_string(&EventsResponse {
-            current_node: picture.members.current_node,
-            events: vec![],
-            next: 0,
-            truncated: false,
-        }),
+        "/api/v1/events" => serde_json::to_string(&events(path, &picture, mode)),
         other => panic!("the console asked for {other}"),
     };
     body.expect("serializes")
+}
+
+/// Those of this life that were not asked for before, numbered from one in each life.
+fn events(path: &str, picture: &ClusterResponse, mode: Mode) -> EventsResponse {
+    let since = path.split("since=").nth(1).unwrap_or_default();
+    let since = since.split('&').next().unwrap_or_default();
+    let since: u64 = since.parse().expect("a number");
+    let event = |seq| Event {
+        seq,
+        message: format!("{seq} of life {}", mode.life),
+        ..fixture::event(1, EventCode::NodeStarted, Severity::Info, "node-1", "")
+    };
+    EventsResponse {
+        current_node: picture.members.current_node.clone(),
+        events: (since + 1..=EVENTS_A_LIFE).map(event).collect(),
+        next: EVENTS_A_LIFE,
+        truncated: false,
+    }
 }
 
 async fn feed(stream: TcpStream, address: String, mode: Arc<Mutex<Mode>>) {
@@ -168,7 +197,7 @@ async fn feed(stream: TcpStream, address: String, mode: Arc<Mutex<Mode>>) {
         status,
         members,
         ring,
-    } = picture(&address);
+    } = picture(&address, read(&mode));
     let snapshot = Snapshot {
         status,
         members,
@@ -212,6 +241,9 @@ struct Told {
     states: Vec<LinkState>,
     snapshots: usize,
     pictures: usize,
+    /// The lifecycles of the nodes whose pictures it was given, by feed or by polls.
+    shown: Vec<Lifecycle>,
+    events: Vec<String>,
     _link: LinkHandle,
 }
 
@@ -226,6 +258,8 @@ impl Told {
             states: vec![],
             snapshots: 0,
             pictures: 0,
+            shown: vec![],
+            events: vec![],
             _link: link,
         }
     }
@@ -240,11 +274,18 @@ impl Told {
                         }
                         self.view = *view;
                     }
-                    Msg::Report(Report::Picture { .. }) => self.pictures += 1,
+                    Msg::Report(Report::Picture { picture, .. }) => {
+                        self.pictures += 1;
+                        self.shown.push(picture.status.node.lifecycle);
+                    }
                     Msg::Report(Report::Frame(frame)) => {
-                        if let FrameBody::Snapshot(_) = frame.body {
+                        if let FrameBody::Snapshot(snapshot) = frame.body {
                             self.snapshots += 1;
+                            self.shown.push(snapshot.status.node.lifecycle);
                         }
+                    }
+                    Msg::Report(Report::Events(events)) => {
+                        self.events.extend(events.into_iter().map(|e| e.message));
                     }
                     _ => {}
                 }
@@ -316,4 +357,71 @@ async fn a_feed_that_is_open_but_silent_is_not_called_connected() {
     told.until_state(LinkState::Fallback).await;
     node.set(ALL);
     told.until_state(LinkState::Connected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_node_is_shown_only_while_nobody_else_delivers() {
+    let (held, serves) = (FakeNode::start(HELD).await, FakeNode::start(ALL).await);
+    let all = [held.address.clone(), serves.address.clone()];
+    let mut told = Told::start(&all);
+    told.until_state(LinkState::Connected).await;
+    assert_eq!(told.view.endpoint.as_ref(), Some(&serves.address));
+    told.until("its picture", |t| !t.shown.is_empty()).await;
+    assert_eq!(told.shown, [Lifecycle::Serving]);
+
+    serves.set(NOTHING);
+    let first = held.address.clone();
+    told.until("on the held one", |t| {
+        t.view.state == LinkState::Connected
+            && t.view.endpoint.as_ref() == Some(&first)
+            && t.shown.contains(&Lifecycle::Standby)
+    })
+    .await;
+    serves.set(ALL);
+    let second = serves.address.clone();
+    told.until("back on the other", |t| {
+        t.view.endpoint.as_ref() == Some(&second) && t.shown.last() == Some(&Lifecycle::Serving)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn polls_pass_a_held_node_over_as_well() {
+    let without_feed = |mode| Mode {
+        feed: false,
+        ..mode
+    };
+    let held = FakeNode::start(without_feed(HELD)).await;
+    let serves = FakeNode::start(without_feed(ALL)).await;
+    let mut told = Told::start(&[held.address.clone(), serves.address.clone()]);
+    told.until("three polls", |t| t.pictures >= 3).await;
+    assert_eq!(told.view.state, LinkState::Fallback);
+    assert!(
+        !told.shown.contains(&Lifecycle::Standby),
+        "{:?}",
+        told.shown
+    );
+    serves.set(NOTHING);
+    told.until("the held one", |t| {
+        t.shown.last() == Some(&Lifecycle::Standby)
+    })
+    .await;
+}
+
+/// Lives that are equally short: the number of the last event says nothing about whose it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_events_of_every_life_arrive() {
+    let node = FakeNode::start(ALL).await;
+    let mut told = Told::start(std::slice::from_ref(&node.address));
+    for life in 1..=3 {
+        node.set(Mode { life, ..ALL });
+        let last = format!("{EVENTS_A_LIFE} of life {life}");
+        told.until(&last, |t| t.events.contains(&last)).await;
+    }
+    assert_eq!(
+        told.events.len() as u64,
+        3 * EVENTS_A_LIFE,
+        "{:?}",
+        told.events
+    );
 }
