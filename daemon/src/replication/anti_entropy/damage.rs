@@ -246,6 +246,11 @@ async fn a_member_by_itself_promises_nothing() {
     );
     assert!(all.contains("there is no other replica"), "{all}");
     assert!(!all.contains("brought back from the other"), "{all}");
+    assert!(!all.contains("Bring back replicas"), "{all}");
+    assert!(
+        all.contains("through this node, without a context"),
+        "{all}"
+    );
 }
 
 /// A record in a file of its own.
@@ -337,4 +342,56 @@ async fn while_some_come_back_the_next_round_is_due_at_once() {
     let held = &site.replica.store;
     until("all are back", || held.damaged() == 0).await;
     site.stop.cancel();
+}
+
+/// One of which a replica is away, and one that the others do not have although all of them answer.
+#[tokio::test]
+async fn what_to_do_depends_on_whether_somebody_is_away() {
+    let names = ["a", "b", "c", "d"];
+    let ring = settled(1, &names);
+    // d is no member that anybody hears of
+    let lab = Quiet::start(&ring, &names[..3]);
+    let on = |away: bool| {
+        let keys = (0..999).map(|n| key(&format!("k{n}")));
+        let mut keys = keys.filter(|k| {
+            let holds = |n: &str| ring.is_replica(ring.partition_of(k), &id(n));
+            holds("a") && holds("d") == away
+        });
+        keys.next().expect("one of many")
+    };
+    let messages = |prefix: &str| {
+        let events = lab.site("a").events.newest(1000);
+        let messages = events.iter().map(|event| event.message.clone());
+        messages.filter(|m| m.contains(prefix)).collect::<Vec<_>>()
+    };
+    lose(&lab, "a", &[on(true), on(false)], &large("w")).await;
+    round(&lab, "a").await;
+    let told = messages("2 damaged records could not be brought back yet");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("Bring back replicas"), "{told:?}");
+    assert!(
+        told[0].contains("Of 1 no other replica has all of it"),
+        "{told:?}"
+    );
+}
+
+/// Nobody has read it before, and no restart would find it.
+#[tokio::test]
+async fn a_lost_body_that_is_met_by_handing_it_over_is_told_as_what_it_is() {
+    let lab = Quiet::start(&settled(1, &["a", "b"]), &["a", "b"]);
+    let k = key("k0");
+    store(&lab, "a", vec![(k.clone(), large("w"))]).await;
+    lab.site("a").replica.store.lose_body(&k);
+    let (site, peer) = (lab.site("a"), id("b"));
+    let mut comparison = Comparison::new(site, &peer, 1, site.issued());
+    let ended = comparison.run(&[k.partition(PARTITIONS)]).await;
+    assert!(ended.is_err());
+    let events = site.events.newest(1000);
+    let mut told = events.iter().filter(|e| e.code == EventCode::TableDamaged);
+    let message = told.next().map(|e| e.message.as_str()).unwrap_or_default();
+    assert!(
+        message.starts_with("1 stored records were read that are damaged"),
+        "{message}"
+    );
+    assert!(told.next().is_none());
 }

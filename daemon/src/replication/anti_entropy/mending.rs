@@ -18,7 +18,7 @@ use crate::{
     replication::{
         frames::{Request, Response},
         settings::Traffic,
-        site::Site,
+        site::{NotMendedYet, Site},
     },
     storage::StorageError,
 };
@@ -43,11 +43,17 @@ impl Default for Mending {
     }
 }
 
-/// What nobody gave back in one round.
-struct Left {
-    first: Key,
-    count: usize,
+/// Why nobody gave a record back.
+struct NotMended {
     why: String,
+    /// A replica that may have it was not to be had.
+    away: bool,
+}
+
+impl From<String> for NotMended {
+    fn from(why: String) -> Self {
+        Self { why, away: true }
+    }
 }
 
 impl Mending {
@@ -64,18 +70,18 @@ impl Mending {
         }
         // who did not answer once is not waited for again
         let mut silent = BTreeSet::new();
-        let mut left: Option<Left> = None;
+        let mut left: Option<NotMendedYet> = None;
         let mut mended = 0_usize;
         for key in self.next(site, topology) {
             match one(site, topology, &key, &mut silent).await {
                 Ok(()) => mended += 1,
-                Err(why) => {
-                    let first = || Left {
-                        first: key,
-                        count: 0,
-                        why,
-                    };
-                    left.get_or_insert_with(first).count += 1;
+                Err(NotMended { why, away }) => {
+                    let left = left.get_or_insert_with(|| NotMendedYet::new(key, why));
+                    if away {
+                        left.waiting += 1;
+                    } else {
+                        left.nowhere += 1;
+                    }
                 }
             }
             tokio::time::sleep(PAUSE).await;
@@ -87,7 +93,7 @@ impl Mending {
             );
         }
         if let Some(left) = left {
-            site.tell_not_mended(&left.first, left.count, &left.why);
+            site.tell_not_mended(&left);
         }
         mended > 0 && store.damaged() > 0
     }
@@ -114,19 +120,24 @@ async fn one(
     topology: &Topology,
     key: &Key,
     silent: &mut BTreeSet<NodeId>,
-) -> Result<(), String> {
+) -> Result<(), NotMended> {
     // before anything is read
     let issued = site.issued();
     let mut others = topology.all_replicas(topology.partition_of(key));
     others.retain(|id| id != site.me());
     if others.is_empty() {
-        return Err("there is no other replica".to_owned());
+        return Err(NotMended {
+            why: "there is no other replica".to_owned(),
+            away: false,
+        });
     }
+    let mut away = false;
     let mut found: Vec<Record> = Vec::new();
     let mut said = Vec::new();
     for id in others {
         if silent.contains(&id) || !site.is_reachable(&id) {
             said.push(format!("{id} is not reachable"));
+            away = true;
             continue;
         }
         match fetch(site, topology, &id, key).await {
@@ -138,6 +149,7 @@ async fn one(
             Err(why) => {
                 said.push(format!("{id}: {why}"));
                 silent.insert(id);
+                away = true;
             }
         }
     }
@@ -148,10 +160,11 @@ async fn one(
         match merged {
             Ok(_) => return Ok(()),
             Err(StorageError::Read { .. }) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         }
     }
-    Err(said.join(", "))
+    let why = said.join(", ");
+    Err(NotMended { why, away })
 }
 
 async fn fetch(

@@ -185,3 +185,32 @@ async fn many_hints_for_damaged_records_hold_up_no_other() {
     let both = there.get(&refused[0]).expect("sound").expect("stored");
     assert_eq!(both.siblings.len(), 3);
 }
+
+/// What the advice says: by itself, and where the others have only a part of it.
+#[tokio::test]
+async fn a_write_without_a_context_ends_a_damage_that_nobody_mends() {
+    for names in [&["a"][..], &["a", "b", "c"]] {
+        let lab = Lab::start(&settled(1, names), names);
+        let held = &lab.node("a").replica.store;
+        let value = Some(Value::Raw(vec![b'y'; 10].into()));
+        for (name, value) in [("put", value), ("deleted", None)] {
+            let both = large("w").merge(&large("v"));
+            store(&lab, "a", &key(name), &both).await;
+            for other in names.iter().skip(1) {
+                store(&lab, other, &key(name), &large("w")).await;
+            }
+            held.lose_body(&key(name));
+            assert!(held.get(&key(name)).is_err());
+            lab.write("a", name, value.clone(), None)
+                .await
+                .expect("stored");
+            until("it is replaced", || {
+                held.damaged() == 0 && held.get(&key(name)).is_ok()
+            })
+            .await;
+            let read = lab.get("a", name).await.expect("readable");
+            let values: Vec<_> = read.record.siblings.into_iter().map(|s| s.value).collect();
+            assert_eq!(values, [value], "{name} with {} replicas", names.len());
+        }
+    }
+}

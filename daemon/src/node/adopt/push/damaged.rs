@@ -16,9 +16,10 @@ use ringmaster_shared::{
 };
 use tokio::time::sleep;
 
-use super::carrier::{CALL_TIMEOUT, Carrier};
+use super::carrier::{CALL_TIMEOUT, Carrier, thousands};
 use crate::{
     cli::Failure,
+    node::SharedNode,
     replication::{
         frames::{Request, Response},
         peers::Class,
@@ -61,9 +62,11 @@ impl Damaged {
     }
 
     /// Whether the other cluster needs none of them.
-    pub async fn settle(self, carrier: &Carrier) -> Result<(), Failure> {
+    pub async fn settle(self, node: &SharedNode, carrier: &Carrier) -> Result<(), Failure> {
         let mut missing = Vec::new();
-        for (key, seen) in self.found {
+        let total = self.found.len();
+        for (at, (key, seen)) in self.found.into_iter().enumerate() {
+            carrier.show_text(node, |_| looking(at, total, missing.len()));
             let tries = if missing.len() < NAMED { TRIES } else { 1 };
             if !carrier.comes_to_hold(&key, seen.as_ref(), tries).await {
                 missing.push(key);
@@ -74,7 +77,13 @@ impl Damaged {
         }
         let into = &carrier.route.into;
         let count = carrier.route.partition_count;
-        let text = sentence(&missing, self.more, count, into.as_str());
+        let text = sentence(
+            &missing,
+            self.more,
+            count,
+            into.as_str(),
+            carrier.comes_back(),
+        );
         Err(Failure::Failed(text))
     }
 }
@@ -126,14 +135,32 @@ fn has_seen(version: Option<&RecordVersion>, seen: &VersionVector) -> bool {
     version.is_some_and(|v| v.clock.dominates(seen))
 }
 
+/// `pushing: looking whether it needs what is damaged here: 12 of 1,300 done, 3 are missing there`.
+fn looking(done: usize, total: usize, missing: usize) -> String {
+    let [done, total, missing] = [done, total, missing].map(|n| thousands(n as u64));
+    format!(
+        "pushing: looking whether the other cluster has what is damaged here: {done} of {total} done, \
+         {missing} not found there"
+    )
+}
+
 /// Which records they are, and what there is to do.
-fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str) -> String {
+fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str, comes_back: bool) -> String {
     let named = missing.iter().take(NAMED);
     let named = named.map(|k| format!("{:?} (partition {})", k.as_str(), k.partition(partitions)));
     let mut named = named.collect::<Vec<_>>().join(", ");
     let count = missing.len() + more;
     if count > NAMED {
         named.push_str(", and others");
+    }
+    if comes_back {
+        return format!(
+            "{count} records here are damaged and cannot be pushed, and cluster {into} was not found to \
+             hold as much: {named}. Everything else that lay here is there now. All that was \
+             acknowledged was handed over when this node was removed from {into}, so these were deleted \
+             there since, or were never acknowledged: starting this node with an empty --data-dir and a \
+             seed of cluster {into} costs nothing"
+        );
     }
     format!(
         "{count} records here are damaged and cannot be pushed, and cluster {into} does not have all \
@@ -179,7 +206,7 @@ mod tests {
     #[test]
     fn the_operator_hears_which_records_they_are_and_what_to_do() {
         let key = |n| Key::new(&format!("user/{n}")).expect("valid");
-        let one = sentence(&[key(1)], 0, 16, "kept");
+        let one = sentence(&[key(1)], 0, 16, "kept", false);
         let partition = key(1).partition(16);
         assert!(one.starts_with("1 records here are damaged"), "{one}");
         assert!(
@@ -188,8 +215,15 @@ mod tests {
         );
         assert!(one.contains("--adopt") && one.contains("empty --data-dir"));
         let keys: Vec<Key> = (0..12).map(key).collect();
-        let many = sentence(&keys, 5, 16, "kept");
+        let many = sentence(&keys, 5, 16, "kept", false);
         assert!(many.starts_with("17 records") && many.contains(", and others. "));
         assert!(!many.contains("user/11"));
+        let own = sentence(&[key(1)], 0, 16, "kept", true);
+        assert!(
+            own.contains("handed over when this node was removed"),
+            "{own}"
+        );
+        assert!(own.contains("empty --data-dir") && own.contains("costs nothing"));
+        assert!(!own.contains("does not have all") && !own.contains("--adopt"));
     }
 }
