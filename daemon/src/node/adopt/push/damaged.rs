@@ -156,10 +156,11 @@ fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str, comes_bac
     if comes_back {
         return format!(
             "{count} records here are damaged and cannot be pushed, and cluster {into} was not found to \
-             hold as much: {named}. Everything else that lay here is there now. All that was \
-             acknowledged was handed over when this node was removed from {into}, so these were deleted \
-             there since, or were never acknowledged: starting this node with an empty --data-dir and a \
-             seed of cluster {into} costs nothing"
+             hold as much: {named}. Everything else that lay here is there now. All that a quorum had \
+             acknowledged was handed over when this node was removed from {into}: of that, nothing is \
+             lost; what is not there was deleted since. At most what this node alone had taken (writes \
+             with consistency one, or with an unknown outcome) is nowhere else. Start this node with an \
+             empty --data-dir and a seed of cluster {into}"
         );
     }
     format!(
@@ -176,6 +177,65 @@ mod tests {
     use ringmaster_shared::version::Actor;
 
     use super::*;
+    use crate::{
+        config::{Config, layers::Layers},
+        identity::{IdentityStore, Route},
+        lifecycle::{facts::Phase, orders},
+        node::{Node, adopt::plan::Seen},
+        replication::tests::lab::{cluster, settled},
+    };
+
+    /// A node that was removed from its cluster, of which nobody answers now.
+    fn removed(dir: &std::path::Path) -> (SharedNode, Carrier) {
+        let id = NodeId::new("z").expect("valid");
+        let flags = [
+            ("node_id", id.to_string()),
+            ("data_dir", dir.display().to_string()),
+        ];
+        let flags = flags.map(|(flag, value)| (flag.to_owned(), vec![value]));
+        let config = Config::resolve(&Layers::of_flags(flags.into())).expect("valid");
+        let identity = IdentityStore::open(dir, &id).expect("opens");
+        let (orders, _) = orders::channel();
+        let node = Node::new(config, identity, None, orders, Phase::Starting).expect("starts");
+        let mut topology = settled(3, &["a", "b", "c"]);
+        for member in &mut topology.members {
+            // nobody listens there
+            member.address = "127.0.0.1:1".to_owned();
+        }
+        let route = Route {
+            from: cluster(),
+            into: cluster(),
+            through: Vec::new(),
+            partition_count: topology.partition_count(),
+        };
+        let seen = Seen {
+            seed: String::new(),
+            topology,
+            members: Vec::new(),
+        };
+        let carrier = Carrier::new(&node, &route, seen, 0);
+        (node, carrier)
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_hears_how_far_it_is_and_that_nothing_is_lost() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (node, carrier) = removed(dir.path());
+        let key = Key::new("k").expect("valid");
+        let damaged = Damaged {
+            found: vec![(key, Some(VersionVector::default()))],
+            more: 0,
+        };
+        let Err(Failure::Failed(why)) = damaged.settle(&node, &carrier).await else {
+            panic!("nobody has it");
+        };
+        assert!(
+            why.contains("handed over when this node was removed"),
+            "{why}"
+        );
+        let shown = node.control.facts().waiting_for.unwrap_or_default();
+        assert!(shown.contains("0 of 1 done, 0 not found there"), "{shown}");
+    }
 
     #[test]
     fn what_has_seen_less_does_not_stand_for_a_damaged_record() {
@@ -223,7 +283,7 @@ mod tests {
             own.contains("handed over when this node was removed"),
             "{own}"
         );
-        assert!(own.contains("empty --data-dir") && own.contains("costs nothing"));
+        assert!(own.contains("empty --data-dir") && own.contains("nothing is lost"));
         assert!(!own.contains("does not have all") && !own.contains("--adopt"));
     }
 }
