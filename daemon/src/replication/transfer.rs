@@ -8,10 +8,11 @@
 //! filled after it was forgotten, not before.
 
 pub mod refill;
+mod scans;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use ringmaster_shared::{
 };
 use tokio::time::Instant;
 
-use self::refill::Refill;
+use self::{refill::Refill, scans::Scans};
 use super::{
     frames::{Request, Response},
     peers::Class,
@@ -302,58 +303,6 @@ async fn get_back(
     let what = format!("the lost data is back: {keys} keys in {wanted} partitions");
     site.events.info(EventCode::PartitionsFilled, None, what);
     Ok(())
-}
-
-/// Which replicas were read to the end, by the ring of one epoch: an attempt that fails costs the
-/// next one nothing of that.
-///
-/// A complete scan stays complete for as long as the epoch does, within an attempt as after it: no
-/// request of an earlier epoch is under way at a replica that lets itself be scanned, those of this one
-/// ask this node as a replica, and no deleted key is forgotten before this node has its data.
-#[derive(Default)]
-struct Scans(Mutex<Complete>);
-
-#[derive(Default)]
-struct Complete {
-    /// By which ring, and whether to get back what was lost.
-    of: (Epoch, bool),
-    by: BTreeMap<PartitionId, BTreeSet<NodeId>>,
-    /// Records that were new here.
-    keys: usize,
-}
-
-impl Scans {
-    /// Another epoch, or another purpose, begins with nothing.
-    fn begin(&self, of: (Epoch, bool)) {
-        let mut complete = self.lock();
-        if complete.of != of {
-            *complete = Complete {
-                of,
-                ..Complete::default()
-            };
-        }
-    }
-
-    fn of(&self, partition: PartitionId) -> BTreeSet<NodeId> {
-        let complete = self.lock();
-        complete.by.get(&partition).cloned().unwrap_or_default()
-    }
-
-    fn add(&self, partition: PartitionId, id: &NodeId, keys: usize) {
-        let mut complete = self.lock();
-        let by = complete.by.entry(partition).or_default();
-        by.insert(id.clone());
-        complete.keys += keys;
-    }
-
-    /// Everything is here; returns how many records were new.
-    fn end(&self) -> usize {
-        std::mem::take(&mut *self.lock()).keys
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Complete> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Why a replica was not read to the end.
