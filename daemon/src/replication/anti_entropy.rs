@@ -31,7 +31,10 @@ use ringmaster_shared::{
 use serde_json::json;
 use tokio::{sync::Notify, time::Instant};
 
-use self::compare::{Comparison, Tally};
+use self::{
+    compare::{Comparison, Tally},
+    mending::Mending,
+};
 use super::site::Site;
 use crate::{breaks::broken, gossip::MemberView};
 
@@ -79,6 +82,10 @@ enum Phase {
 impl AntiEntropy {
     /// Starts the worker; it ends with the site's stop token.
     pub fn start(site: Arc<Site>) -> Self {
+        Self::begin(site, Mending::default())
+    }
+
+    fn begin(site: Arc<Site>, mending: Mending) -> Self {
         let handle = Self {
             state: Arc::default(),
             wake: Arc::default(),
@@ -86,7 +93,7 @@ impl AntiEntropy {
         let worker = handle.clone();
         tokio::spawn(async move {
             let stop = site.stop.clone();
-            stop.run_until_cancelled(worker.run(site)).await;
+            stop.run_until_cancelled(worker.run(site, mending)).await;
         });
         handle
     }
@@ -112,7 +119,7 @@ impl AntiEntropy {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(self, site: Arc<Site>) {
+    async fn run(self, site: Arc<Site>, mut mending: Mending) {
         let mut members = site.network.watch();
         let mut topologies = site.replica.topology.watch();
         let mut answering = who_answers(&site.network.members());
@@ -168,9 +175,13 @@ impl AntiEntropy {
                 state.phase = Phase::Running;
                 std::mem::take(&mut state.urgent)
             };
-            clean = round(&site, &urgent).await;
+            let ended = round(&site, &urgent, &mut mending).await;
             self.lock().phase = Phase::Idle;
-            next = Instant::now() + pause();
+            next = Instant::now();
+            if !ended.mends_on {
+                next += pause();
+            }
+            clean = ended.clean;
         }
     }
 
@@ -219,18 +230,35 @@ fn returned(before: &BTreeMap<NodeId, u64>, now: &BTreeMap<NodeId, u64>) -> Vec<
 /// Dirty partitions by member, with the number of each mark.
 type Marks = BTreeMap<NodeId, BTreeMap<PartitionId, u64>>;
 
-/// Compares with each reachable node that shares partitions. What it says is something when all
-/// of them answered and had the same.
-async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
-    if broken("no-repair") {
-        return None;
-    }
-    let topology = site.replica.topology.current()?;
-    if !site.replica.lifecycle.get().replicates() {
-        return None;
+/// What came of a round.
+#[derive(Default)]
+struct Ended {
+    /// Something when all of them answered and had the same.
+    clean: Option<Clean>,
+    /// Damaged records came back, and there are more: the next round is due at once.
+    mends_on: bool,
+}
+
+/// Asks for what is damaged here, and compares with each reachable node that shares partitions.
+async fn round(site: &Site, urgent: &BTreeSet<NodeId>, mending: &mut Mending) -> Ended {
+    let Some(topology) = site.replica.topology.current() else {
+        return Ended::default();
+    };
+    if broken("no-repair") || !site.replica.lifecycle.get().replicates() {
+        return Ended::default();
     }
     site.tell_damaged();
-    mending::mend(site, &topology).await;
+    let mends_on = mending.round(site, &topology).await;
+    let clean = compare_all(site, &topology, urgent).await;
+    Ended {
+        // it would put off the next one
+        clean: clean.filter(|_| !mends_on),
+        mends_on,
+    }
+}
+
+/// What it says is something when all of them answered and had the same.
+async fn compare_all(site: &Site, topology: &Topology, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
     let found = Clean {
         at: Instant::now(),
         epoch: topology.epoch,
@@ -242,7 +270,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
         .map(|(id, seen)| (id.clone(), seen.keys().copied().collect()))
         .collect();
     let mut all_same = topology.transition.is_none() && dirty.is_empty();
-    let shared = shared_with(&topology, site.me());
+    let shared = shared_with(topology, site.me());
     for (peer, partitions) in in_order(shared, &dirty, urgent) {
         if !site.is_reachable(&peer) {
             all_same = false;
@@ -269,7 +297,7 @@ async fn round(site: &Site, urgent: &BTreeSet<NodeId>) -> Option<Clean> {
         clear(site, &marks, &peer, cleaned).await;
     }
     for (target, partitions) in dirty {
-        settle_dirty(site, &topology, &marks, &target, partitions).await;
+        settle_dirty(site, topology, &marks, &target, partitions).await;
     }
     all_same.then_some(found)
 }

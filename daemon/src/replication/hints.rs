@@ -40,7 +40,8 @@ use crate::{breaks::broken, storage::StorageError, time::unix_ms};
 const BATCH_KEYS: usize = 64;
 /// Most bytes of records in one message.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// Hints that a target may refuse one by one before the rest waits for the next try.
+/// Hints that a target may refuse one by one before the rest waits for the next try, which goes on
+/// after the last of these.
 const REFUSED_MAX: usize = 64;
 /// Pause between batches, so that replay never crowds out clients.
 const BATCH_PAUSE: Duration = Duration::from_millis(10);
@@ -68,6 +69,15 @@ pub struct Hints {
 struct Refused {
     count: usize,
     why: Option<String>,
+    /// The one that was too many: the rest waits for the next try.
+    last: Option<Key>,
+}
+
+/// Why a replay did not hand over all that is owed.
+struct Stopped {
+    why: String,
+    /// Where the next one goes on; none: at the front.
+    after: Option<Key>,
 }
 
 /// Why hints were not taken.
@@ -90,6 +100,8 @@ impl From<String> for NotTaken {
 struct Waiting {
     until: Instant,
     pause: Duration,
+    /// What comes up to this key was refused, and is tried again after the rest.
+    after: Option<Key>,
 }
 
 impl Hints {
@@ -272,15 +284,21 @@ impl Hints {
                 if owed == 0 || waiting.get(&target).is_some_and(|w| w.until > now) {
                     continue;
                 }
-                match self.settle(&target).await {
+                let after = waiting.get_mut(&target).and_then(|w| w.after.take());
+                match self.settle(&target, after).await {
                     Ok(()) => drop(waiting.remove(&target)),
-                    Err(why) => {
+                    Err(Stopped { why, after }) => {
                         tracing::debug!(target = %target, "hints wait: {why}");
                         let pause = waiting.get(&target).map_or(BACKOFF.0, |w| w.pause * 2);
                         let pause = pause.min(BACKOFF.1);
                         let jitter = rand::rng().random_range(0.5..1.0);
                         let until = Instant::now() + pause.mul_f64(jitter);
-                        waiting.insert(target, Waiting { until, pause });
+                        let wait = Waiting {
+                            until,
+                            pause,
+                            after,
+                        };
+                        waiting.insert(target, wait);
                     }
                 }
             }
@@ -288,7 +306,7 @@ impl Hints {
     }
 
     /// Hands over, or gives up, what is owed to one target, if it can be reached.
-    async fn settle(&self, target: &NodeId) -> Result<(), String> {
+    async fn settle(&self, target: &NodeId, after: Option<Key>) -> Result<(), Stopped> {
         let Some(topology) = self.site.replica.topology.current() else {
             return Ok(());
         };
@@ -296,9 +314,12 @@ impl Hints {
             if !self.site.is_reachable(target) {
                 return Ok(());
             }
-            return self.replay(target, &topology).await;
+            return self.replay(target, &topology, after).await;
         }
-        let dropped = self.discard(target).await.map_err(|e| e.to_string())?;
+        let dropped = self.discard(target).await.map_err(|e| Stopped {
+            why: e.to_string(),
+            after: None,
+        })?;
         tracing::info!(
             target = %target,
             hints = dropped,
@@ -307,18 +328,58 @@ impl Hints {
         Ok(())
     }
 
-    async fn replay(&self, target: &NodeId, topology: &Topology) -> Result<(), String> {
-        let store = &self.site.replica.store;
-        let mut sent = 0;
-        let mut after: Option<Key> = None;
+    /// Hands over what is owed, from `from` on.
+    async fn replay(
+        &self,
+        target: &NodeId,
+        topology: &Topology,
+        from: Option<Key>,
+    ) -> Result<(), Stopped> {
         let mut refused = Refused::default();
-        let mut trouble = None;
-        'all: loop {
+        let mut sent = 0;
+        let ended = self
+            .hand_over_from(target, topology, from.clone(), &mut refused, &mut sent)
+            .await;
+        if sent > 0 {
+            let what = format!("{sent} writes that {target} had missed were handed over");
+            self.site
+                .events
+                .info(EventCode::HintsReplayed, Some(target), what);
+        }
+        let skipped = from.is_some();
+        let stopped = match (ended, refused.last, refused.why) {
+            (Err(why), Some(last), _) => Some((why, Some(last))),
+            (Err(why), None, _) => Some((why, from)),
+            // from the front again
+            (Ok(()), _, Some(why)) => Some((why, None)),
+            (Ok(()), _, None) if skipped => {
+                let why = "its store refused the first of them before".to_owned();
+                Some((why, None))
+            }
+            (Ok(()), _, None) => None,
+        };
+        if let Some((why, after)) = stopped {
+            return Err(Stopped { why, after });
+        }
+        self.outages().remove(target);
+        Ok(())
+    }
+
+    async fn hand_over_from(
+        &self,
+        target: &NodeId,
+        topology: &Topology,
+        mut after: Option<Key>,
+        refused: &mut Refused,
+        sent: &mut usize,
+    ) -> Result<(), String> {
+        let store = &self.site.replica.store;
+        loop {
             let page = store
                 .hints_after(target, after.as_ref(), BATCH_KEYS)
                 .map_err(|e| e.to_string())?;
             if page.last.is_none() {
-                break;
+                return Ok(());
             }
             after = page.last;
             self.give_up(target, page.damaged).await?;
@@ -333,27 +394,10 @@ impl Hints {
                 .partition(|(key, record)| fits_frame(key, record));
             self.give_up_large(target, &large).await?;
             for part in parts(due) {
-                match self.hand_over_each(target, &part, &mut refused).await {
-                    Ok(taken) => sent += taken,
-                    Err(why) => {
-                        trouble = Some(why);
-                        break 'all;
-                    }
-                }
+                self.hand_over_each(target, &part, refused, sent).await?;
                 tokio::time::sleep(BATCH_PAUSE).await;
             }
         }
-        if sent > 0 {
-            let what = format!("{sent} writes that {target} had missed were handed over");
-            self.site
-                .events
-                .info(EventCode::HintsReplayed, Some(target), what);
-        }
-        if let Some(why) = trouble.or(refused.why) {
-            return Err(why);
-        }
-        self.outages().remove(target);
-        Ok(())
     }
 
     /// What does not fit into a message would keep all that follows it from being handed over.
@@ -379,30 +423,37 @@ impl Hints {
     }
 
     /// Hands over a part; when the target's store could not take all of it, one by one, so that a
-    /// record that is damaged there holds up nothing but its own hint. How many were taken.
+    /// record that is damaged there holds up nothing but its own hint. Adds those taken to `sent`.
     async fn hand_over_each(
         &self,
         target: &NodeId,
         part: &[(Key, Record)],
         refused: &mut Refused,
-    ) -> Result<usize, String> {
+        sent: &mut usize,
+    ) -> Result<(), String> {
         match self.hand_over(target, part).await {
-            Ok(()) => return Ok(part.len()),
+            Ok(()) => {
+                *sent += part.len();
+                return Ok(());
+            }
             Err(error) if error.is_of_the_store => {}
             Err(error) => return Err(error.why),
         }
-        let mut taken = 0;
         for one in part {
             match self.hand_over(target, std::slice::from_ref(one)).await {
-                Ok(()) => taken += 1,
-                Err(error) if error.is_of_the_store && refused.count < REFUSED_MAX => {
+                Ok(()) => *sent += 1,
+                Err(error) if error.is_of_the_store => {
                     refused.count += 1;
+                    if refused.count >= REFUSED_MAX {
+                        refused.last = Some(one.0.clone());
+                        return Err(error.why);
+                    }
                     refused.why = Some(error.why);
                 }
                 Err(error) => return Err(error.why),
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     async fn hand_over(&self, target: &NodeId, part: &[(Key, Record)]) -> Result<(), NotTaken> {

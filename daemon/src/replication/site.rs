@@ -378,24 +378,21 @@ impl Site {
         self.events.error(EventCode::TableDamaged, None, what);
     }
 
-    /// No other replica could give back what is damaged here; `asked` is what they said. Without the
-    /// key, which may be somebody's name.
-    pub fn tell_not_mended(&self, key: &Key, count: usize, asked: &str) {
+    /// No other replica could give back what is damaged here. Without the key, which may be somebody's
+    /// name.
+    pub fn tell_not_mended(&self, left: &NotMendedYet) {
         let code = EventCode::TableDamaged;
         if !self.worth_reporting(code, None) {
             return;
         }
         let partition = self.replica.topology.current();
-        let partition = partition.map_or(0, |t| t.partition_of(key));
-        let hash = format!("{:016x}", key.hash());
-        let what = format!(
-            "{count} damaged records could not be brought back yet (the first: a key of partition \
-             {partition}, hash {hash}): {asked}. Until then this node fails reads of them, and fills no \
-             other node with their partitions. Bring back replicas that are away"
-        );
+        let partition = partition.map_or(0, |t| t.partition_of(&left.first));
+        let hash = format!("{:016x}", left.first.hash());
         let details = serde_json::json!({
-            "records": count, "partition": partition, "key_hash": hash,
+            "records": left.waiting + left.nowhere, "on_no_replica": left.nowhere,
+            "partition": partition, "key_hash": hash,
         });
+        let what = left.sentence(partition, &hash);
         self.events.emit(code, Severity::Error, None, what, details);
     }
 
@@ -412,6 +409,52 @@ impl Site {
             self.events.warn(EventCode::ClockSkew, Some(node), what);
         }
         true
+    }
+}
+
+/// Damaged records that no other replica gave back, of one round of asking.
+#[derive(Debug)]
+pub struct NotMendedYet {
+    first: Key,
+    /// What the other replicas said of the first.
+    asked: String,
+    /// Of how many not all other replicas were to be had.
+    pub waiting: usize,
+    /// Of how many all of them answered, or there are none.
+    pub nowhere: usize,
+}
+
+impl NotMendedYet {
+    pub fn new(first: Key, asked: String) -> Self {
+        Self {
+            first,
+            asked,
+            waiting: 0,
+            nowhere: 0,
+        }
+    }
+
+    fn sentence(&self, partition: PartitionId, hash: &str) -> String {
+        let mut text = format!(
+            "{} damaged records could not be brought back yet (the first: a key of partition \
+             {partition}, hash {hash}): {}. Until then this node fails reads of them, and fills no \
+             other node with their partitions.",
+            self.waiting + self.nowhere,
+            self.asked
+        );
+        if self.waiting > 0 {
+            text.push_str(" Bring back replicas that are away.");
+        }
+        if self.nowhere > 0 {
+            let nowhere = format!(
+                " Of {} no other replica has all of it, and none is away: a client writes or deletes \
+                 such a key through this node, without a context; what only the damaged record held is \
+                 given up with that",
+                self.nowhere
+            );
+            text.push_str(&nowhere);
+        }
+        text
     }
 }
 

@@ -4,6 +4,6 @@
 mod damage;
 mod forgetting;
 pub(crate) mod lab;
-mod moving;
+pub(super) mod moving;
 mod repairing;
 mod serving;

@@ -8,10 +8,11 @@
 //! filled after it was forgotten, not before.
 
 pub mod refill;
+mod scans;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use ringmaster_shared::{
 };
 use tokio::time::Instant;
 
-use self::refill::Refill;
+use self::{refill::Refill, scans::Scans};
 use super::{
     frames::{Request, Response},
     peers::Class,
@@ -34,7 +35,11 @@ use super::{
     settings::RepairSettings,
     site::{AskError, Site},
 };
-use crate::{storage::Store, time::unix_ms, topology::BeforeGaining};
+use crate::{
+    storage::{StorageError, Store},
+    time::unix_ms,
+    topology::BeforeGaining,
+};
 
 /// Partitions filled at the same time.
 const AT_ONCE: usize = 4;
@@ -161,10 +166,11 @@ async fn run(site: &Site, decision: &Refill) {
     let mut settled_since: Option<(Epoch, Instant)> = None;
     // the same reason is told once, however often it is met
     let mut told = None;
+    let scans = Scans::default();
     loop {
         let topology = topologies.borrow_and_update().clone();
         if let Some(topology) = topology {
-            match perform(site, &topology, &mut settled_since, decision).await {
+            match perform(site, &topology, &mut settled_since, decision, &scans).await {
                 Ok(()) => {
                     pause = BACKOFF.0;
                     told = None;
@@ -198,6 +204,7 @@ async fn perform(
     topology: &Arc<Topology>,
     settled_since: &mut Option<(Epoch, Instant)>,
     decision: &Refill,
+    scans: &Scans,
 ) -> Result<(), String> {
     let identity = &site.replica.identity;
     let wanted = task(
@@ -208,8 +215,8 @@ async fn perform(
     );
     match wanted {
         Task::Nothing => Ok(()),
-        Task::Fill(epoch, partitions) => fill(site, topology, epoch, partitions).await,
-        Task::Refill(partitions) => get_back(site, topology, partitions, decision).await,
+        Task::Fill(epoch, partitions) => fill(site, topology, (epoch, partitions), scans).await,
+        Task::Refill(partitions) => get_back(site, topology, partitions, decision, scans).await,
         Task::Forget(partitions) => {
             let (epoch, since) = settled_since.get_or_insert((topology.epoch, Instant::now()));
             if *epoch != topology.epoch {
@@ -226,11 +233,11 @@ async fn perform(
 async fn fill(
     site: &Site,
     topology: &Arc<Topology>,
-    epoch: Epoch,
-    partitions: Vec<PartitionId>,
+    (epoch, partitions): (Epoch, Vec<PartitionId>),
+    scans: &Scans,
 ) -> Result<(), String> {
     let gained = partitions.len();
-    let keys = scan_all(site, topology, partitions, None).await?;
+    let keys = scan_all(site, topology, partitions, None, scans).await?;
     let identity = site.replica.identity.clone();
     set_off_thread(move || identity.set_filled_epoch(epoch)).await?;
     if gained > 0 {
@@ -265,6 +272,7 @@ async fn get_back(
     topology: &Arc<Topology>,
     partitions: Vec<PartitionId>,
     decision: &Refill,
+    scans: &Scans,
 ) -> Result<(), String> {
     let mut lost = decision.lost_too(site);
     let stuck = refill::stuck(topology, site.me(), &partitions, &lost);
@@ -284,7 +292,7 @@ async fn get_back(
         .filter(|sources| !sources.possible())
         .count();
     let wanted = partitions.len();
-    let keys = scan_all(site, topology, partitions, Some(&lost)).await?;
+    let keys = scan_all(site, topology, partitions, Some(&lost), scans).await?;
     if hopeless > 0 {
         site.events.error(
             EventCode::StorageRecovered,
@@ -315,23 +323,61 @@ async fn get_back(
     Ok(())
 }
 
+/// Why a replica was not read to the end.
+struct Trouble {
+    why: String,
+    /// It lies with what was read, and another partition may be read there all the same.
+    only_here: bool,
+}
+
+impl From<String> for Trouble {
+    fn from(why: String) -> Self {
+        let only_here = true;
+        Self { why, only_here }
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
+    }
+}
+
 /// Scans enough replicas of every partition; returns how many records were new here. To `refill`
-/// is to get back what was lost, without those replicas.
+/// is to get back what was lost, without those replicas. One that cannot be had yet keeps no other
+/// from it, so that all damage of a source is found together.
 async fn scan_all(
     site: &Site,
     topology: &Arc<Topology>,
     partitions: Vec<PartitionId>,
     refill: Option<&BTreeSet<NodeId>>,
+    scans: &Scans,
 ) -> Result<usize, String> {
-    let scans = partitions
-        .into_iter()
-        .map(|partition| scan_enough(site, topology, partition, refill));
-    let mut done = stream::iter(scans).buffer_unordered(AT_ONCE);
-    let mut keys = 0;
+    scans.begin((topology.epoch, refill.is_some()));
+    // who did not answer once is not waited for again in this attempt
+    let silent = Mutex::default();
+    let silent = &silent;
+    let each = partitions.into_iter().map(|partition| async move {
+        let enough = scan_enough(site, topology, partition, refill, scans, silent).await;
+        enough.map_err(|why| (partition, why))
+    });
+    let mut done = stream::iter(each).buffer_unordered(AT_ONCE);
+    let mut first: Option<(PartitionId, String)> = None;
     while let Some(result) = done.next().await {
-        keys += result?;
+        let Err(failed) = result else { continue };
+        // the same one each time, whoever fails first
+        if first.as_ref().is_none_or(|first| failed.0 < first.0) {
+            first = Some(failed);
+        }
+        let now = site.replica.topology.current();
+        if now.is_none_or(|now| now.epoch != topology.epoch) {
+            break;
+        }
     }
-    Ok(keys)
+    match first {
+        Some((_, why)) => Err(why),
+        None => Ok(scans.end()),
+    }
 }
 
 /// Scans replicas of one partition until they suffice.
@@ -340,7 +386,9 @@ async fn scan_enough(
     topology: &Arc<Topology>,
     partition: PartitionId,
     refill: Option<&BTreeSet<NodeId>>,
-) -> Result<usize, String> {
+    scans: &Scans,
+    silent: &Mutex<BTreeMap<NodeId, String>>,
+) -> Result<(), String> {
     let sources = Sources::of(topology, partition, site.me(), refill.is_some());
     let sources = match refill {
         Some(lost) => sources.without(lost),
@@ -348,21 +396,32 @@ async fn scan_enough(
     };
     let candidates = sources.candidates();
     let possible = sources.possible();
-    let mut scanned = BTreeSet::new();
+    let mut scanned = scans.of(partition);
+    scanned.retain(|id| candidates.contains(id));
     let mut trouble = BTreeMap::new();
-    let mut keys = 0;
+    let silent = || silent.lock().unwrap_or_else(PoisonError::into_inner);
     // spread the load: each partition starts with another replica
     let first = usize::from(partition) % candidates.len().max(1);
     for id in candidates.iter().cycle().skip(first).take(candidates.len()) {
         if possible && sources.suffice(&scanned) {
             break;
         }
+        if scanned.contains(id) {
+            continue;
+        }
+        if let Some(why) = silent().get(id) {
+            trouble.insert(id.clone(), why.clone());
+            continue;
+        }
         match scan(site, topology.epoch, partition, id).await {
-            Ok(n) => {
-                keys += n;
+            Ok(keys) => {
+                scans.add(partition, id, keys);
                 scanned.insert(id.clone());
             }
-            Err(why) => {
+            Err(Trouble { why, only_here }) => {
+                if !only_here {
+                    silent().insert(id.clone(), why.clone());
+                }
                 trouble.insert(id.clone(), why);
             }
         }
@@ -374,9 +433,9 @@ async fn scan_enough(
     };
     if enough {
         if !possible {
-            keys += scan_gaining(site, topology, partition, &candidates).await;
+            scan_gaining(site, topology, partition, scans).await;
         }
-        return Ok(keys);
+        return Ok(());
     }
     let why: Vec<String> = trouble
         .iter()
@@ -389,24 +448,20 @@ async fn scan_enough(
 }
 
 /// Where the replicas in force cannot give everything back, those that are to come have some of it:
-/// what was copied to them, and what was written since. Returns how many records were new here.
-async fn scan_gaining(
-    site: &Site,
-    topology: &Topology,
-    partition: PartitionId,
-    scanned: &[NodeId],
-) -> usize {
-    let mut keys = 0;
+/// what was copied to them, and what was written since.
+async fn scan_gaining(site: &Site, topology: &Topology, partition: PartitionId, scans: &Scans) {
+    let scanned = scans.of(partition);
     for id in topology.all_replicas(partition) {
         if id == *site.me() || scanned.contains(&id) {
             continue;
         }
         match scan(site, topology.epoch, partition, &id).await {
-            Ok(n) => keys += n,
-            Err(why) => tracing::debug!(%id, partition, why, "has nothing to give back"),
+            Ok(keys) => scans.add(partition, &id, keys),
+            Err(Trouble { why, .. }) => {
+                tracing::debug!(%id, partition, why, "has nothing to give back");
+            }
         }
     }
-    keys
 }
 
 /// Reads one replica's partition to the end.
@@ -415,9 +470,9 @@ async fn scan(
     epoch: Epoch,
     partition: PartitionId,
     from: &NodeId,
-) -> Result<usize, String> {
+) -> Result<usize, Trouble> {
     if !site.is_reachable(from) {
-        return Err("not reachable".to_owned());
+        return Err("not reachable".into());
     }
     // before anything is read there
     let issued = site.issued();
@@ -439,37 +494,45 @@ async fn scan(
                 floor,
             }) => {
                 if site.is_absurd(from, floor) {
-                    return Err("goes by a floor more than a day in the future".to_owned());
+                    return Err("goes by a floor more than a day in the future".into());
                 }
                 highest = highest.max(floor);
                 (entries, next)
             }
-            Ok(_) => return Err("answered something else than was asked".to_owned()),
+            Ok(_) => return Err("answered something else than was asked".into()),
             Err(AskError::Newer { topology, .. }) => {
                 let later = topology.epoch;
                 site.adopt(*topology, deadline).await?;
-                return Err(format!("the topology moved on to epoch {later}"));
+                return Err(format!("the topology moved on to epoch {later}").into());
             }
-            Err(AskError::Failed(failure)) => return Err(failure.why),
+            Err(error) => {
+                return Err(Trouble {
+                    only_here: error.is_of_the_store(),
+                    why: error.why(),
+                });
+            }
         };
         if entries
             .iter()
             .any(|(_, record)| site.is_absurd(from, record.max_hlc()))
         {
-            return Err("holds versions stamped more than a day in the future".to_owned());
+            return Err("holds versions stamped more than a day in the future".into());
         }
         if !entries.is_empty() {
             let merged = site.replica.store.merge_many_issued(entries, issued).await;
-            let merged = merged.map_err(|error| error.to_string())?;
+            let merged = merged.map_err(|error| Trouble {
+                only_here: matches!(error, StorageError::Read { .. }),
+                why: error.to_string(),
+            })?;
             keys += merged.changed;
             if merged.stale > 0 {
-                return Err("deleted keys were forgotten meanwhile; it begins again".to_owned());
+                return Err("deleted keys were forgotten meanwhile; it begins again".into());
             }
         }
         match next {
             // a page that does not go forward would be read for ever
             Some(next) if after.as_ref().is_some_and(|last| *last >= next) => {
-                return Err("sent pages out of order".to_owned());
+                return Err("sent pages out of order".into());
             }
             Some(next) => after = Some(next),
             None => break,

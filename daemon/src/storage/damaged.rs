@@ -16,7 +16,7 @@ use ringmaster_shared::key::Key;
 use tokio::sync::Notify;
 
 /// Remembered at most; what is beyond that waits until some of these are mended.
-const MAX: usize = 10_000;
+pub(super) const MAX: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Damaged {
@@ -52,9 +52,15 @@ impl Damaged {
         self.seen.load(Ordering::Acquire)
     }
 
-    /// The first of them in key order.
-    pub fn first(&self, limit: usize) -> Vec<Key> {
+    /// The first of them after a key, in key order, that are `wanted`.
+    pub fn first(
+        &self,
+        after: Option<&Key>,
+        limit: usize,
+        wanted: impl Fn(&Key) -> bool,
+    ) -> Vec<Key> {
         let mut keys: Vec<Key> = self.keys().keys().cloned().collect();
+        keys.retain(|key| after.is_none_or(|after| key > after) && wanted(key));
         keys.sort_unstable();
         keys.truncate(limit);
         keys

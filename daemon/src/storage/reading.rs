@@ -7,10 +7,25 @@ use ringmaster_shared::{
     clock::Hlc,
     id::PartitionId,
     key::Key,
-    version::{Record, RecordVersion},
+    version::{Record, RecordVersion, Value},
 };
 
-use super::{BRANCHES, ScanPage, StorageError, Store, TombstonePage, scan, table::TableError};
+use super::{
+    BRANCHES, ScanPage, StorageError, Store, TombstonePage, damaged, scan, table::TableError,
+};
+
+/// A scan that met damage reads on, so many bytes of sound records at most; a body that is not there
+/// costs next to nothing.
+const LOOK_ON_BYTES: usize = 64 * 1024 * 1024;
+/// And meets so many damaged ones: more than that are not remembered.
+const LOOK_ON_DAMAGED: usize = damaged::MAX;
+const LOOK_ON_PAGE: usize = 1024 * 1024;
+
+/// About what reading it took.
+fn size(record: &Record) -> usize {
+    let values = record.siblings.iter().filter_map(|s| s.value.as_ref());
+    values.map(Value::len).sum::<usize>() + 128
+}
 
 impl Store {
     /// Upper bound of the tombstones in a partition. No lock.
@@ -53,9 +68,14 @@ impl Store {
         self.inner.core.damaged().seen()
     }
 
-    /// The first `limit` of the damaged ones in key order.
-    pub fn damaged_keys(&self, limit: usize) -> Vec<Key> {
-        self.inner.core.damaged().first(limit)
+    /// The first `limit` of the damaged ones in key order that come after a key and are `wanted`.
+    pub fn damaged_keys(
+        &self,
+        after: Option<&Key>,
+        limit: usize,
+        wanted: impl Fn(&Key) -> bool,
+    ) -> Vec<Key> {
+        self.inner.core.damaged().first(after, limit, wanted)
     }
 
     /// Waits until a record is found damaged; for one to wait at a time.
@@ -89,24 +109,46 @@ impl Store {
     }
 
     /// Records of one partition in key order, after `after`, until about `max_bytes`. A page without
-    /// one that belongs there is none: it fails when any of them is damaged.
+    /// one that belongs there is none: it fails when any of them is damaged. Whoever asked has to ask
+    /// again, so what else is damaged in the partition is looked for at once, and mended together.
     pub fn scan_partition(
         &self,
         partition: PartitionId,
         after: Option<&Key>,
         max_bytes: usize,
     ) -> Result<ScanPage, StorageError> {
+        let seen = self.damage_seen();
         let page = self.scan_sound(partition, after, max_bytes)?;
-        match page.damaged.first() {
-            Some((key, why)) => Err(StorageError::Read {
-                what: format!(
-                    "{} of the records of partition {partition} (the first: key hash {:016x})",
-                    page.damaged.len(),
-                    key.hash()
-                ),
-                why: why.clone(),
-            }),
-            None => Ok(page),
+        let Some((key, why)) = page.damaged.first() else {
+            return Ok(page);
+        };
+        // not again and again for what is known and cannot be mended
+        if self.damage_seen() > seen {
+            self.look_on(partition, page.next);
+        }
+        Err(StorageError::Read {
+            what: format!(
+                "{} of the records of partition {partition} (the first: key hash {:016x})",
+                page.damaged.len(),
+                key.hash()
+            ),
+            why: why.clone(),
+        })
+    }
+
+    /// Notes what is damaged in a partition after a key, until it has read its share.
+    fn look_on(&self, partition: PartitionId, mut after: Option<Key>) {
+        let (mut bytes, mut damaged) = (0, 0);
+        while let Some(from) = after.take()
+            && bytes < LOOK_ON_BYTES
+            && damaged < LOOK_ON_DAMAGED
+        {
+            let Ok(page) = self.scan_sound(partition, Some(&from), LOOK_ON_PAGE) else {
+                return;
+            };
+            bytes += page.entries.iter().map(|(_, r)| size(r)).sum::<usize>();
+            damaged += page.damaged.len();
+            after = page.next;
         }
     }
 

@@ -75,7 +75,7 @@ pub async fn everything(
         }
     }
     hints_too(node, store, &carrier, &mut damaged).await?;
-    damaged.settle(&carrier).await?;
+    damaged.settle(node, &carrier).await?;
     let message = format!(
         "pushed {} records into cluster {}",
         thousands(carrier.pushed()),

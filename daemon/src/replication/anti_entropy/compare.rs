@@ -232,7 +232,12 @@ impl<'a> Comparison<'a> {
             })
             .await?;
             if let Some(error) = unreadable {
-                self.site.tell_unreadable(partition, &error);
+                // a body that is lost is brought back without a restart
+                if self.site.replica.store.damaged() > 0 {
+                    self.site.tell_damaged();
+                } else {
+                    self.site.tell_unreadable(partition, &error);
+                }
                 self.unreadable = Some(error.to_string());
             }
             entries.retain(|(key, record)| {

@@ -1,18 +1,22 @@
 //! A damaged row costs the comparison of its own partition, on whichever side it lies, and nothing else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ringmaster_shared::{
     event::EventCode,
     key::Key,
+    topology::Step,
     version::{Record, Value},
 };
 
-use super::compare::Comparison;
+use super::{compare::Comparison, mending::Mending};
 use crate::{
     replication::{
         testing::{alone, dot, id, key, sibling},
-        tests::lab::{PARTITIONS, Quiet, settled},
+        tests::{
+            lab::{PARTITIONS, Quiet, settled, until},
+            moving::joining,
+        },
     },
     storage::StorageError,
 };
@@ -42,6 +46,10 @@ fn first_of(partition: u16) -> Key {
     keys.sort_by(|a, b| a.as_str().cmp(b.as_str()));
     // the hardest place: a reader of the partition before must stop short of it
     keys.swap_remove(0)
+}
+
+async fn round(lab: &Quiet, at: &str) {
+    super::round(lab.site(at), &BTreeSet::new(), &mut Mending::default()).await;
 }
 
 fn told(lab: &Quiet, at: &str) -> usize {
@@ -147,7 +155,7 @@ async fn a_record_whose_body_is_lost_comes_back_with_the_next_comparison() {
     assert_eq!(held.damaged(), 2);
     assert_ne!(roots("a"), roots("b"));
 
-    super::round(lab.site("a"), &BTreeSet::new()).await;
+    round(&lab, "a").await;
     assert_eq!(told(&lab, "a"), 1);
     assert_eq!(held.damaged(), 0);
     assert_eq!(roots("a"), roots("b"));
@@ -155,7 +163,7 @@ async fn a_record_whose_body_is_lost_comes_back_with_the_next_comparison() {
         assert_eq!(held.get(key), Ok(Some(large(1))), "{key}");
     }
     assert!(held.get(&keys[2]).is_err(), "it is found by who reads it");
-    super::round(lab.site("a"), &BTreeSet::new()).await;
+    round(&lab, "a").await;
     assert_eq!(held.get(&keys[2]), Ok(Some(large(1))));
 }
 
@@ -211,7 +219,7 @@ async fn a_damaged_record_comes_back_when_the_others_have_moved_on() {
     store(&lab, "b", vec![(key("k"), both.clone())]).await;
     let store = &lab.site("a").replica.store;
     store.lose_body(&key("k"));
-    super::round(lab.site("a"), &BTreeSet::new()).await;
+    round(&lab, "a").await;
     assert_eq!(store.get(&key("k")), Ok(Some(both)));
     let partition = key("k").partition(PARTITIONS);
     let root = |at: &str| lab.site(at).replica.store.digest_root(partition);
@@ -228,7 +236,7 @@ async fn a_member_by_itself_promises_nothing() {
     let held = &lab.site("a").replica.store;
     held.lose_body(&key("k"));
     assert!(held.get(&key("k")).is_err());
-    super::round(lab.site("a"), &BTreeSet::new()).await;
+    round(&lab, "a").await;
     let events = lab.site("a").events.newest(1000);
     let messages = events.iter().map(|event| event.message.as_str());
     let all = messages.collect::<Vec<_>>().join("\n");
@@ -238,4 +246,152 @@ async fn a_member_by_itself_promises_nothing() {
     );
     assert!(all.contains("there is no other replica"), "{all}");
     assert!(!all.contains("brought back from the other"), "{all}");
+    assert!(!all.contains("Bring back replicas"), "{all}");
+    assert!(
+        all.contains("through this node, without a context"),
+        "{all}"
+    );
+}
+
+/// A record in a file of its own.
+fn large(by: &str) -> Record {
+    let mut record = alone(sibling(dot(by, 1), 1000, 1));
+    record.siblings[0].value = Some(Value::Raw(vec![b'x'; 70_000].into()));
+    record
+}
+
+/// Stores these at a node and takes their bodies away, which is noticed.
+async fn lose(lab: &Quiet, at: &str, keys: &[Key], record: &Record) {
+    let entries = keys.iter().map(|k| (k.clone(), record.clone()));
+    store(lab, at, entries.collect()).await;
+    let held = &lab.site(at).replica.store;
+    for key in keys {
+        held.lose_body(key);
+        assert!(held.get(key).is_err());
+    }
+}
+
+/// In a round of two each, in the order of their keys.
+#[tokio::test]
+async fn what_nobody_gives_back_keeps_nothing_from_being_asked_for() {
+    let names = ["a", "b", "c", "d"];
+    let ring = settled(1, &names);
+    let lab = Quiet::start(&ring, &names);
+    let five = |prefix: &str, held: bool| -> Vec<Key> {
+        let keys = (100..999).map(|n| key(&format!("{prefix}{n}")));
+        let keys = keys.filter(|k| ring.is_replica(ring.partition_of(k), &id("a")) == held);
+        keys.take(5).collect()
+    };
+    let (foreign, lost, mendable) = (five("f", false), five("l", true), five("m", true));
+    let both = large("w").merge(&large("v"));
+    lose(&lab, "a", &foreign, &large("w")).await;
+    lose(&lab, "a", &lost, &both).await;
+    lose(&lab, "a", &mendable, &large("w")).await;
+    for at in &names[1..] {
+        let entries = [&foreign, &lost, &mendable].into_iter().flatten();
+        store(&lab, at, entries.map(|k| (k.clone(), large("w"))).collect()).await;
+    }
+    let (site, mut mending) = (lab.site("a"), Mending::of(2));
+    let mut went = Vec::new();
+    for _ in 0..6 {
+        let on = mending.round(site, &ring).await;
+        went.push((site.replica.store.damaged(), on));
+    }
+    // l l, l l, l m, m m, m m, and again from the front
+    let on = |left| (left, true);
+    assert_eq!(
+        went,
+        [
+            (15, false),
+            (15, false),
+            on(14),
+            on(12),
+            on(10),
+            (10, false)
+        ]
+    );
+    for key in &mendable {
+        assert_eq!(site.replica.store.get(key), Ok(Some(large("w"))), "{key}");
+    }
+}
+
+/// What is on the move is not compared, so nothing else brings it back.
+#[tokio::test]
+async fn while_some_come_back_the_next_round_is_due_at_once() {
+    let moving = joining(2, Step::Filling);
+    let mut lab = Quiet::start(&moving, &["a", "b"]);
+    let gained = moving.gained_by(&id("d"));
+    let keys = (0..999).map(|n| key(&format!("k{n}")));
+    let on_the_move = |k: &Key| {
+        let partition = moving.partition_of(k);
+        gained.contains(&partition)
+            && ["a", "b"]
+                .iter()
+                .all(|n| moving.is_replica(partition, &id(n)))
+    };
+    let keys: Vec<Key> = keys.filter(on_the_move).take(4).collect();
+    store(
+        &lab,
+        "b",
+        keys.iter().map(|k| (k.clone(), large("w"))).collect(),
+    )
+    .await;
+    lose(&lab, "a", &keys, &large("w")).await;
+    let site = Arc::new(lab.sites.remove(&id("a")).expect("a node"));
+    super::AntiEntropy::begin(site.clone(), Mending::of(1));
+    let held = &site.replica.store;
+    until("all are back", || held.damaged() == 0).await;
+    site.stop.cancel();
+}
+
+/// One of which a replica is away, and one that the others do not have although all of them answer.
+#[tokio::test]
+async fn what_to_do_depends_on_whether_somebody_is_away() {
+    let names = ["a", "b", "c", "d"];
+    let ring = settled(1, &names);
+    // d is no member that anybody hears of
+    let lab = Quiet::start(&ring, &names[..3]);
+    let on = |away: bool| {
+        let keys = (0..999).map(|n| key(&format!("k{n}")));
+        let mut keys = keys.filter(|k| {
+            let holds = |n: &str| ring.is_replica(ring.partition_of(k), &id(n));
+            holds("a") && holds("d") == away
+        });
+        keys.next().expect("one of many")
+    };
+    let messages = |prefix: &str| {
+        let events = lab.site("a").events.newest(1000);
+        let messages = events.iter().map(|event| event.message.clone());
+        messages.filter(|m| m.contains(prefix)).collect::<Vec<_>>()
+    };
+    lose(&lab, "a", &[on(true), on(false)], &large("w")).await;
+    round(&lab, "a").await;
+    let told = messages("2 damaged records could not be brought back yet");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("Bring back replicas"), "{told:?}");
+    assert!(
+        told[0].contains("Of 1 no other replica has all of it"),
+        "{told:?}"
+    );
+}
+
+/// Nobody has read it before, and no restart would find it.
+#[tokio::test]
+async fn a_lost_body_that_is_met_by_handing_it_over_is_told_as_what_it_is() {
+    let lab = Quiet::start(&settled(1, &["a", "b"]), &["a", "b"]);
+    let k = key("k0");
+    store(&lab, "a", vec![(k.clone(), large("w"))]).await;
+    lab.site("a").replica.store.lose_body(&k);
+    let (site, peer) = (lab.site("a"), id("b"));
+    let mut comparison = Comparison::new(site, &peer, 1, site.issued());
+    let ended = comparison.run(&[k.partition(PARTITIONS)]).await;
+    assert!(ended.is_err());
+    let events = site.events.newest(1000);
+    let mut told = events.iter().filter(|e| e.code == EventCode::TableDamaged);
+    let message = told.next().map(|e| e.message.as_str()).unwrap_or_default();
+    assert!(
+        message.starts_with("1 stored records were read that are damaged"),
+        "{message}"
+    );
+    assert!(told.next().is_none());
 }

@@ -4,7 +4,8 @@
 //! on the move are not compared, though, and there a damaged record keeps its node from being
 //! scanned, and so the change from its end.
 //!
-//! Promises: whatever is taken in is joined, or stands for the damaged record by the rule of the
+//! Promises: each round goes on where the one before ended, so that those that nobody gives back keep
+//! no other from being asked for, and the next comes at once while some come back. Whatever is taken in is joined, or stands for the damaged record by the rule of the
 //! store (it is that very record, or has seen all that the record had). So nothing that was
 //! acknowledged is let go for the sake of going on: what no replica gives back stays damaged, is an
 //! error to whoever reads it, and is told. Leaves finding damage to whoever reads.
@@ -17,7 +18,7 @@ use crate::{
     replication::{
         frames::{Request, Response},
         settings::Traffic,
-        site::Site,
+        site::{NotMendedYet, Site},
     },
     storage::StorageError,
 };
@@ -28,34 +29,87 @@ const KEYS_MAX: usize = 1000;
 /// Between two of them, so that this never crowds out clients.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Asks for what is damaged here in partitions that this node holds.
-pub(super) async fn mend(site: &Site, topology: &Topology) {
-    let store = &site.replica.store;
-    if store.damaged() == 0 {
-        return;
+/// How far the rounds are.
+pub(super) struct Mending {
+    /// Records asked for in one round.
+    limit: usize,
+    /// The last key asked for; none: it begins with the first.
+    after: Option<Key>,
+}
+
+impl Default for Mending {
+    fn default() -> Self {
+        Self::of(KEYS_MAX)
     }
-    // who did not answer once is not waited for again
-    let mut silent = BTreeSet::new();
-    let mut left: Option<(Key, usize, String)> = None;
-    let mut mended = 0_usize;
-    for key in store.damaged_keys(KEYS_MAX) {
-        if !topology.is_replica(topology.partition_of(&key), site.me()) {
-            continue;
+}
+
+/// Why nobody gave a record back.
+struct NotMended {
+    why: String,
+    /// A replica that may have it was not to be had.
+    away: bool,
+}
+
+impl From<String> for NotMended {
+    fn from(why: String) -> Self {
+        Self { why, away: true }
+    }
+}
+
+impl Mending {
+    pub fn of(limit: usize) -> Self {
+        Self { limit, after: None }
+    }
+
+    /// Asks for what is damaged here in partitions that this node holds. `true`: some came back, and
+    /// there are more.
+    pub async fn round(&mut self, site: &Site, topology: &Topology) -> bool {
+        let store = &site.replica.store;
+        if store.damaged() == 0 {
+            return false;
         }
-        match one(site, topology, &key, &mut silent).await {
-            Ok(()) => mended += 1,
-            Err(why) => left.get_or_insert((key, 0, why)).1 += 1,
+        // who did not answer once is not waited for again
+        let mut silent = BTreeSet::new();
+        let mut left: Option<NotMendedYet> = None;
+        let mut mended = 0_usize;
+        for key in self.next(site, topology) {
+            match one(site, topology, &key, &mut silent).await {
+                Ok(()) => mended += 1,
+                Err(NotMended { why, away }) => {
+                    let left = left.get_or_insert_with(|| NotMendedYet::new(key, why));
+                    if away {
+                        left.waiting += 1;
+                    } else {
+                        left.nowhere += 1;
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PAUSE).await;
+        if mended > 0 {
+            tracing::info!(
+                records = mended,
+                "damaged records were brought back from other replicas"
+            );
+        }
+        if let Some(left) = left {
+            site.tell_not_mended(&left);
+        }
+        mended > 0 && store.damaged() > 0
     }
-    if mended > 0 {
-        tracing::info!(
-            records = mended,
-            "damaged records were brought back from other replicas"
-        );
-    }
-    if let Some((key, count, why)) = left {
-        site.tell_not_mended(&key, count, &why);
+
+    /// The next that are to be asked for; after the last come the first.
+    fn next(&mut self, site: &Site, topology: &Topology) -> Vec<Key> {
+        let held = |key: &Key| topology.is_replica(topology.partition_of(key), site.me());
+        let limit = self.limit;
+        let read = |after| site.replica.store.damaged_keys(after, limit, held);
+        let after = self.after.take();
+        let mut keys = read(after.as_ref());
+        if keys.is_empty() && after.is_some() {
+            keys = read(None);
+        }
+        self.after = keys.last().filter(|_| keys.len() == limit).cloned();
+        keys
     }
 }
 
@@ -66,19 +120,24 @@ async fn one(
     topology: &Topology,
     key: &Key,
     silent: &mut BTreeSet<NodeId>,
-) -> Result<(), String> {
+) -> Result<(), NotMended> {
     // before anything is read
     let issued = site.issued();
     let mut others = topology.all_replicas(topology.partition_of(key));
     others.retain(|id| id != site.me());
     if others.is_empty() {
-        return Err("there is no other replica".to_owned());
+        return Err(NotMended {
+            why: "there is no other replica".to_owned(),
+            away: false,
+        });
     }
+    let mut away = false;
     let mut found: Vec<Record> = Vec::new();
     let mut said = Vec::new();
     for id in others {
         if silent.contains(&id) || !site.is_reachable(&id) {
             said.push(format!("{id} is not reachable"));
+            away = true;
             continue;
         }
         match fetch(site, topology, &id, key).await {
@@ -90,6 +149,7 @@ async fn one(
             Err(why) => {
                 said.push(format!("{id}: {why}"));
                 silent.insert(id);
+                away = true;
             }
         }
     }
@@ -100,10 +160,11 @@ async fn one(
         match merged {
             Ok(_) => return Ok(()),
             Err(StorageError::Read { .. }) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         }
     }
-    Err(said.join(", "))
+    let why = said.join(", ");
+    Err(NotMended { why, away })
 }
 
 async fn fetch(

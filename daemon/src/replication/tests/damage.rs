@@ -147,3 +147,70 @@ async fn a_hint_for_a_damaged_record_holds_up_no_other() {
     let there = &lab.node("c").replica.store;
     assert!(there.get(&key("k99")).is_ok_and(|record| record.is_some()));
 }
+
+/// More than a target may refuse in one replay, and all of them before the others.
+#[tokio::test]
+async fn many_hints_for_damaged_records_hold_up_no_other() {
+    let names = ["a", "b", "c"];
+    let lab = Lab::start(&settled(1, &names), &names);
+    let c = id("c");
+    lab.gossip("c", MemberStatus::Dead);
+    let (held, there) = (&lab.node("a").replica.store, &lab.node("c").replica.store);
+    let refused: Vec<Key> = (0..130).map(|n| key(&format!("f{n:03}"))).collect();
+    for key in &refused {
+        store(&lab, "c", key, &large("w")).await;
+        there.lose_body(key);
+    }
+    let good: Vec<Key> = (0..10).map(|n| key(&format!("g{n}"))).collect();
+    for key in refused.iter().chain(&good) {
+        let now = Hlc::from_parts(unix_ms(), 0).0;
+        let record = alone(sibling(dot("a", 1), now, 1));
+        assert_eq!(held.hint_add(&c, key.clone(), record).await, Ok(true));
+    }
+    lab.gossip("c", MemberStatus::Alive);
+    until("the others are handed over", || {
+        held.hints_owed().get(&c) == Some(&130)
+    })
+    .await;
+    // and those that were refused are tried again: their records are replaced now
+    for key in &refused {
+        let now = Hlc::from_parts(unix_ms(), 0).0;
+        let seen = large("w").merge(&alone(sibling(dot("b", 1), now, 1)));
+        assert_eq!(there.merge(key.clone(), seen).await, Ok(true), "{key}");
+    }
+    until("nothing is owed", || {
+        held.hints_owed().get(&c).is_none_or(|n| *n == 0)
+    })
+    .await;
+    let both = there.get(&refused[0]).expect("sound").expect("stored");
+    assert_eq!(both.siblings.len(), 3);
+}
+
+/// What the advice says: by itself, and where the others have only a part of it.
+#[tokio::test]
+async fn a_write_without_a_context_ends_a_damage_that_nobody_mends() {
+    for names in [&["a"][..], &["a", "b", "c"]] {
+        let lab = Lab::start(&settled(1, names), names);
+        let held = &lab.node("a").replica.store;
+        let value = Some(Value::Raw(vec![b'y'; 10].into()));
+        for (name, value) in [("put", value), ("deleted", None)] {
+            let both = large("w").merge(&large("v"));
+            store(&lab, "a", &key(name), &both).await;
+            for other in names.iter().skip(1) {
+                store(&lab, other, &key(name), &large("w")).await;
+            }
+            held.lose_body(&key(name));
+            assert!(held.get(&key(name)).is_err());
+            lab.write("a", name, value.clone(), None)
+                .await
+                .expect("stored");
+            until("it is replaced", || {
+                held.damaged() == 0 && held.get(&key(name)).is_ok()
+            })
+            .await;
+            let read = lab.get("a", name).await.expect("readable");
+            let values: Vec<_> = read.record.siblings.into_iter().map(|s| s.value).collect();
+            assert_eq!(values, [value], "{name} with {} replicas", names.len());
+        }
+    }
+}

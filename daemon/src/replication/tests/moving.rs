@@ -18,7 +18,7 @@ const FOUR: [&str; 4] = ["a", "b", "c", "d"];
 const KEYS: u64 = 120;
 
 /// The first step of `d` joining a, b and c.
-pub(super) fn joining(epoch: u64, step: Step) -> Topology {
+pub(in crate::replication) fn joining(epoch: u64, step: Step) -> Topology {
     let before = settled(1, &["a", "b", "c"]);
     let wanted: Vec<_> = FOUR.map(ring_member).to_vec();
     let plan = placement::plan(&before, &wanted);

@@ -1,10 +1,15 @@
 use ringmaster_shared::{
     id::ClusterId,
+    key::Key,
     topology::{RingMember, Transition},
+    version::Value,
 };
 
 use super::{refill::Stuck, *};
-use crate::replication::testing::id;
+use crate::replication::{
+    testing::{alone, dot, id, key, sibling},
+    tests::lab::{PARTITIONS, Quiet, settled},
+};
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -226,4 +231,72 @@ fn a_forgotten_vote_is_given_again_only_where_it_is_missing() {
     assert!(!needed(&[]) && !needed(&["b"]));
     assert!(needed(&["b", "c"]));
     assert!(!refill::needs_my_vote(&ring, &id("x"), &set(&["b", "c"])));
+}
+
+/// Each in a file of its own.
+async fn put_in_each(site: &Site, keys: &[Key]) {
+    let mut sibling = sibling(dot("w", 1), 1000, 1);
+    sibling.value = Some(Value::Raw(vec![b'x'; 70_000].into()));
+    let entries = keys.iter().map(|k| (k.clone(), alone(sibling.clone())));
+    let stored = site.replica.store.merge_many(entries.collect()).await;
+    stored.expect("stored");
+}
+
+/// `a` needs both others, and one of them lost a body in each partition.
+#[tokio::test]
+async fn all_damage_of_a_source_is_found_at_once_and_what_was_read_is_not_read_again() {
+    let ring = Arc::new(settled(1, &["a", "b", "c"]));
+    let lab = Quiet::start(&ring, &["a", "b", "c"]);
+    let all: Vec<PartitionId> = (0..PARTITIONS).collect();
+    let in_partition = |p: &PartitionId| {
+        let keys = (0..).map(|n| key(&format!("k{n}")));
+        let mut keys = keys.filter(|k| ring.partition_of(k) == *p);
+        keys.next().expect("one of many")
+    };
+    let keys: Vec<Key> = all.iter().map(in_partition).collect();
+    let held = |at: &str| lab.site(at).replica.store.clone();
+    for at in ["b", "c"] {
+        put_in_each(lab.site(at), &keys).await;
+    }
+    for key in &keys {
+        held("c").lose_body(key);
+    }
+    let (scans, nobody) = (Scans::default(), BTreeSet::new());
+    let attempt = || {
+        let (site, nobody) = (lab.site("a"), Some(&nobody));
+        scan_all(site, &ring, all.clone(), nobody, &scans)
+    };
+    let why = attempt().await.expect_err("c cannot be read");
+    assert!(why.starts_with("partition 0 cannot"), "{why}");
+    assert_eq!(held("c").damaged(), keys.len());
+
+    put_in_each(lab.site("c"), &keys).await;
+    assert_eq!(held("c").damaged(), 0);
+    for key in &keys {
+        held("b").lose_body(key);
+    }
+    assert_eq!(attempt().await, Ok(keys.len()), "b was read before");
+    for key in &keys {
+        assert!(held("a").get(key).is_ok_and(|r| r.is_some()), "{key}");
+    }
+    assert!(
+        attempt().await.is_err(),
+        "what has ended begins with nothing"
+    );
+}
+
+#[test]
+fn what_was_read_by_another_ring_counts_for_nothing() {
+    let scans = Scans::default();
+    for (n, of) in [(3, true), (4, true), (4, false)].into_iter().enumerate() {
+        scans.begin(of);
+        assert_eq!(scans.of(7), BTreeSet::new(), "case {n}");
+        scans.add(7, &id("b"), 5);
+        scans.begin(of);
+        assert_eq!(scans.of(7), set(&["b"]), "case {n}");
+    }
+    scans.add(7, &id("c"), 6);
+    assert_eq!(scans.of(7), set(&["b", "c"]));
+    assert_eq!(scans.end(), 11);
+    assert_eq!(scans.of(7), BTreeSet::new());
 }

@@ -28,7 +28,7 @@ async fn lost(dir: &std::path::Path, held: &Record) -> Store {
 }
 
 #[tokio::test]
-async fn a_scan_notes_what_is_damaged_and_is_no_page_without_it() {
+async fn a_scan_notes_all_that_is_damaged_and_is_no_page_without_it() {
     let dir = tempfile::tempdir().expect("temp dir");
     let (store, _) = open(dir.path());
     let partition = 3;
@@ -52,7 +52,13 @@ async fn a_scan_notes_what_is_damaged_and_is_no_page_without_it() {
         what.starts_with("2 of the records") && what.contains(&hash),
         "{what}"
     );
-    assert_eq!(store.damaged_keys(9), keys[1..3]);
+    // and that in the next is looked for while at it
+    let of = |at: &[usize]| at.iter().map(|n| keys[*n].clone()).collect::<Vec<_>>();
+    assert_eq!(store.damaged_keys(None, 9, |_| true), of(&[1, 2, 5]));
+    assert_eq!(
+        store.damaged_keys(Some(&keys[1]), 1, |key| *key != keys[2]),
+        of(&[5])
+    );
     assert_ne!(
         store.digest_root(partition),
         root,
@@ -73,7 +79,6 @@ async fn a_scan_notes_what_is_damaged_and_is_no_page_without_it() {
             None => break,
         }
     }
-    let of = |at: &[usize]| at.iter().map(|n| keys[*n].clone()).collect::<Vec<_>>();
     assert_eq!((sound, damaged), (of(&[0, 3, 4]), of(&[1, 2, 5])));
     assert!(store.scan_partition(PARTITIONS - 1, None, 1).is_ok());
 }

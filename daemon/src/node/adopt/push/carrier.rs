@@ -100,7 +100,7 @@ pub(super) struct Carrier {
     progress: Mutex<Progress>,
 }
 
-struct Progress {
+pub(super) struct Progress {
     pushed: u64,
     trouble: Option<String>,
     shown: Option<Instant>,
@@ -254,7 +254,8 @@ impl Carrier {
         }
     }
 
-    fn comes_back(&self) -> bool {
+    /// It was a member there before.
+    pub(super) fn comes_back(&self) -> bool {
         self.route.from == self.route.into
     }
 
@@ -327,14 +328,20 @@ impl Carrier {
         progress.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells how far it is, now and then.
     fn show(&self, node: &SharedNode) {
+        self.show_text(node, |progress| {
+            told(progress.pushed, self.total, progress.trouble.as_deref())
+        });
+    }
+
+    /// Tells how far it is, now and then.
+    pub(super) fn show_text(&self, node: &SharedNode, text: impl FnOnce(&Progress) -> String) {
         let mut progress = self.progress();
         if progress.shown.is_some_and(|at| at.elapsed() < SHOW_EVERY) {
             return;
         }
         progress.shown = Some(Instant::now());
-        let text = told(progress.pushed, self.total, progress.trouble.as_deref());
+        let text = text(&progress);
         let due = progress.logged.elapsed() >= LOG_EVERY;
         if due {
             progress.logged = Instant::now();

@@ -16,9 +16,10 @@ use ringmaster_shared::{
 };
 use tokio::time::sleep;
 
-use super::carrier::{CALL_TIMEOUT, Carrier};
+use super::carrier::{CALL_TIMEOUT, Carrier, thousands};
 use crate::{
     cli::Failure,
+    node::SharedNode,
     replication::{
         frames::{Request, Response},
         peers::Class,
@@ -61,9 +62,11 @@ impl Damaged {
     }
 
     /// Whether the other cluster needs none of them.
-    pub async fn settle(self, carrier: &Carrier) -> Result<(), Failure> {
+    pub async fn settle(self, node: &SharedNode, carrier: &Carrier) -> Result<(), Failure> {
         let mut missing = Vec::new();
-        for (key, seen) in self.found {
+        let total = self.found.len();
+        for (at, (key, seen)) in self.found.into_iter().enumerate() {
+            carrier.show_text(node, |_| looking(at, total, missing.len()));
             let tries = if missing.len() < NAMED { TRIES } else { 1 };
             if !carrier.comes_to_hold(&key, seen.as_ref(), tries).await {
                 missing.push(key);
@@ -74,7 +77,13 @@ impl Damaged {
         }
         let into = &carrier.route.into;
         let count = carrier.route.partition_count;
-        let text = sentence(&missing, self.more, count, into.as_str());
+        let text = sentence(
+            &missing,
+            self.more,
+            count,
+            into.as_str(),
+            carrier.comes_back(),
+        );
         Err(Failure::Failed(text))
     }
 }
@@ -126,14 +135,33 @@ fn has_seen(version: Option<&RecordVersion>, seen: &VersionVector) -> bool {
     version.is_some_and(|v| v.clock.dominates(seen))
 }
 
+/// `pushing: looking whether it needs what is damaged here: 12 of 1,300 done, 3 are missing there`.
+fn looking(done: usize, total: usize, missing: usize) -> String {
+    let [done, total, missing] = [done, total, missing].map(|n| thousands(n as u64));
+    format!(
+        "pushing: looking whether the other cluster has what is damaged here: {done} of {total} done, \
+         {missing} not found there"
+    )
+}
+
 /// Which records they are, and what there is to do.
-fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str) -> String {
+fn sentence(missing: &[Key], more: usize, partitions: u16, into: &str, comes_back: bool) -> String {
     let named = missing.iter().take(NAMED);
     let named = named.map(|k| format!("{:?} (partition {})", k.as_str(), k.partition(partitions)));
     let mut named = named.collect::<Vec<_>>().join(", ");
     let count = missing.len() + more;
     if count > NAMED {
         named.push_str(", and others");
+    }
+    if comes_back {
+        return format!(
+            "{count} records here are damaged and cannot be pushed, and cluster {into} was not found to \
+             hold as much: {named}. Everything else that lay here is there now. All that a quorum had \
+             acknowledged was handed over when this node was removed from {into}: of that, nothing is \
+             lost; what is not there was deleted since. At most what this node alone had taken (writes \
+             with consistency one, or with an unknown outcome) is nowhere else. Start this node with an \
+             empty --data-dir and a seed of cluster {into}"
+        );
     }
     format!(
         "{count} records here are damaged and cannot be pushed, and cluster {into} does not have all \
@@ -149,6 +177,65 @@ mod tests {
     use ringmaster_shared::version::Actor;
 
     use super::*;
+    use crate::{
+        config::{Config, layers::Layers},
+        identity::{IdentityStore, Route},
+        lifecycle::{facts::Phase, orders},
+        node::{Node, adopt::plan::Seen},
+        replication::tests::lab::{cluster, settled},
+    };
+
+    /// A node that was removed from its cluster, of which nobody answers now.
+    fn removed(dir: &std::path::Path) -> (SharedNode, Carrier) {
+        let id = NodeId::new("z").expect("valid");
+        let flags = [
+            ("node_id", id.to_string()),
+            ("data_dir", dir.display().to_string()),
+        ];
+        let flags = flags.map(|(flag, value)| (flag.to_owned(), vec![value]));
+        let config = Config::resolve(&Layers::of_flags(flags.into())).expect("valid");
+        let identity = IdentityStore::open(dir, &id).expect("opens");
+        let (orders, _) = orders::channel();
+        let node = Node::new(config, identity, None, orders, Phase::Starting).expect("starts");
+        let mut topology = settled(3, &["a", "b", "c"]);
+        for member in &mut topology.members {
+            // nobody listens there
+            member.address = "127.0.0.1:1".to_owned();
+        }
+        let route = Route {
+            from: cluster(),
+            into: cluster(),
+            through: Vec::new(),
+            partition_count: topology.partition_count(),
+        };
+        let seen = Seen {
+            seed: String::new(),
+            topology,
+            members: Vec::new(),
+        };
+        let carrier = Carrier::new(&node, &route, seen, 0);
+        (node, carrier)
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_hears_how_far_it_is_and_that_nothing_is_lost() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (node, carrier) = removed(dir.path());
+        let key = Key::new("k").expect("valid");
+        let damaged = Damaged {
+            found: vec![(key, Some(VersionVector::default()))],
+            more: 0,
+        };
+        let Err(Failure::Failed(why)) = damaged.settle(&node, &carrier).await else {
+            panic!("nobody has it");
+        };
+        assert!(
+            why.contains("handed over when this node was removed"),
+            "{why}"
+        );
+        let shown = node.control.facts().waiting_for.unwrap_or_default();
+        assert!(shown.contains("0 of 1 done, 0 not found there"), "{shown}");
+    }
 
     #[test]
     fn what_has_seen_less_does_not_stand_for_a_damaged_record() {
@@ -179,7 +266,7 @@ mod tests {
     #[test]
     fn the_operator_hears_which_records_they_are_and_what_to_do() {
         let key = |n| Key::new(&format!("user/{n}")).expect("valid");
-        let one = sentence(&[key(1)], 0, 16, "kept");
+        let one = sentence(&[key(1)], 0, 16, "kept", false);
         let partition = key(1).partition(16);
         assert!(one.starts_with("1 records here are damaged"), "{one}");
         assert!(
@@ -188,8 +275,15 @@ mod tests {
         );
         assert!(one.contains("--adopt") && one.contains("empty --data-dir"));
         let keys: Vec<Key> = (0..12).map(key).collect();
-        let many = sentence(&keys, 5, 16, "kept");
+        let many = sentence(&keys, 5, 16, "kept", false);
         assert!(many.starts_with("17 records") && many.contains(", and others. "));
         assert!(!many.contains("user/11"));
+        let own = sentence(&[key(1)], 0, 16, "kept", true);
+        assert!(
+            own.contains("handed over when this node was removed"),
+            "{own}"
+        );
+        assert!(own.contains("empty --data-dir") && own.contains("nothing is lost"));
+        assert!(!own.contains("does not have all") && !own.contains("--adopt"));
     }
 }

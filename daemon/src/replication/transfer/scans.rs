@@ -1,0 +1,62 @@
+//! What was scanned to the end already: an attempt that fails costs the next one nothing of that.
+//!
+//! Promises: only complete scans count, and only for the epoch and the purpose they were made for.
+//!
+//! A complete scan stays complete for as long as the epoch does, within an attempt as after it: no
+//! request of an earlier epoch is under way at a replica that lets itself be scanned, those of this one
+//! ask this node as a replica, and no deleted key is forgotten before this node has its data. Leaves
+//! scanning, and which scans suffice, to `transfer`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use ringmaster_shared::id::{Epoch, NodeId, PartitionId};
+
+/// Which replicas were read to the end.
+#[derive(Default)]
+pub(super) struct Scans(Mutex<Complete>);
+
+#[derive(Default)]
+struct Complete {
+    /// By which ring, and whether to get back what was lost.
+    of: (Epoch, bool),
+    by: BTreeMap<PartitionId, BTreeSet<NodeId>>,
+    /// Records that were new here.
+    keys: usize,
+}
+
+impl Scans {
+    /// Another epoch, or another purpose, begins with nothing.
+    pub fn begin(&self, of: (Epoch, bool)) {
+        let mut complete = self.lock();
+        if complete.of != of {
+            *complete = Complete {
+                of,
+                ..Complete::default()
+            };
+        }
+    }
+
+    pub fn of(&self, partition: PartitionId) -> BTreeSet<NodeId> {
+        let complete = self.lock();
+        complete.by.get(&partition).cloned().unwrap_or_default()
+    }
+
+    pub fn add(&self, partition: PartitionId, id: &NodeId, keys: usize) {
+        let mut complete = self.lock();
+        let by = complete.by.entry(partition).or_default();
+        by.insert(id.clone());
+        complete.keys += keys;
+    }
+
+    /// Everything is here; returns how many records were new.
+    pub fn end(&self) -> usize {
+        std::mem::take(&mut *self.lock()).keys
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Complete> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
