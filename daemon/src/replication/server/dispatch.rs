@@ -9,6 +9,8 @@ use ringmaster_shared::{
     topology::Topology,
 };
 
+use tokio::sync::Semaphore;
+
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
     config::seeds,
@@ -26,6 +28,11 @@ use crate::{
 };
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Answers under way that tell of all members, a few MiB each in the largest clusters: to nodes of
+/// this cluster, and, lest these wait for strangers, to all others. A joiner that finds no place
+/// asks again after a moment, as do members.
+static PLACES_OF_MEMBERS: Semaphore = Semaphore::const_new(32);
+static PLACES_OF_OTHERS: Semaphore = Semaphore::const_new(16);
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
 pub struct Dispatch {
@@ -75,6 +82,19 @@ impl Handler for Dispatch {
             Request::Observe { marks } => self.node.observe(&marks),
             request => self.replica.serve(epoch, request).await,
         }
+    }
+
+    fn places(&self, caller: &Caller, request: &Request) -> Option<&Semaphore> {
+        if !tells_of_all(request) {
+            return None;
+        }
+        let ours = self.node.identity.cluster_id();
+        let is_member = caller.cluster.is_some() && caller.cluster == ours;
+        Some(if is_member {
+            &PLACES_OF_MEMBERS
+        } else {
+            &PLACES_OF_OTHERS
+        })
     }
 
     fn at_once(&self, caller: &Caller, epoch: Epoch, request: &Request) -> Option<Response> {
@@ -223,6 +243,14 @@ impl PeerServer {
     }
 }
 
+/// Whether the answer grows with the cluster.
+fn tells_of_all(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Join { .. } | Request::Members | Request::FetchTopology
+    )
+}
+
 /// Why this caller may not ask for this now; `None` when it may.
 fn refusal(
     lifecycle: Lifecycle,
@@ -235,10 +263,7 @@ fn refusal(
         return Some(refused(RefusalCode::NotServing, reason));
     }
     // who belongs nowhere yet may look and ask to be let in, nothing else
-    let harmless = matches!(
-        request,
-        Request::Ping | Request::Join { .. } | Request::Members | Request::FetchTopology
-    );
+    let harmless = matches!(request, Request::Ping) || tells_of_all(request);
     match (ours, &caller.cluster) {
         (Some(ours), Some(theirs)) if ours == theirs => None,
         (Some(ours), Some(theirs)) => Some(refused(
