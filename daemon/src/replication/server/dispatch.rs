@@ -16,7 +16,7 @@ use crate::{
     config::seeds,
     gossip::{
         GossipHandle, MemberState, MemberView, Served, claim,
-        secrecy::joining,
+        secrecy::joining::{self, Judged},
         sight::{self, Marks},
     },
     node::keys,
@@ -117,11 +117,11 @@ impl PeerServer {
         if let Some(reason) = misfit(&member, unix_ms()) {
             return refused(RefusalCode::BadRequest, reason);
         }
-        let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
-            Ok(bond) => bond,
+        let (bond, welcome) = match joining::judge(self.secrecy.as_ref(), &member, proof) {
+            Ok(Judged::Welcome(bond)) => (bond, self.welcome(member).await),
+            Ok(Judged::Earlier { bond, heard_of }) => (bond, self.show(&member, heard_of)),
             Err(reason) => return self.refuse_stranger(&member, reason),
         };
-        let welcome = self.welcome(member).await;
         match (bond, &self.secrecy) {
             (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
                 match postcard::to_stdvec(&welcome) {
@@ -132,6 +132,39 @@ impl PeerServer {
                 }
             }
             _ => welcome,
+        }
+    }
+
+    /// What an earlier life is answered with than the one that was heard of: when that is over, what
+    /// is held of it, so that a node with the key can go on above it. Nothing is taken in.
+    fn show(&self, member: &MemberState, heard_of: Generation) -> Response {
+        let (Some(cluster_id), Some(topology), Some(gossip)) = (
+            self.identity.cluster_id(),
+            self.topology.current(),
+            self.gossip.get(),
+        ) else {
+            return not_ready();
+        };
+        let members = gossip.members();
+        let held = members
+            .iter()
+            .find(|m| m.state.id == member.id && m.state.generation > member.generation);
+        match held {
+            Some(held) if held.state.status.is_reachable() => still_there(&held.state),
+            Some(_) => Response::Welcome {
+                cluster_id,
+                topology: (*topology).clone(),
+                members: gossip.states(),
+            },
+            None => {
+                let reason = format!(
+                    "{} at {} shows a proof of an earlier life than the one heard of here, which began {} minutes later: if its clock was ahead then, start it under another --node-id, or with another seed",
+                    member.id,
+                    member.address,
+                    heard_of.saturating_sub(member.generation) / 60_000,
+                );
+                self.refuse_stranger(member, reason)
+            }
         }
     }
 
@@ -167,13 +200,7 @@ impl PeerServer {
         if topology.contains(&member.id)
             && let Some(other) = gossip.members().iter().find(|m| alive(m))
         {
-            // two at once would each acknowledge writes for one replica: one has to be gone
-            return Response::NotReady {
-                reason: format!(
-                    "{} is alive at {}: it must have stopped, or be held dead, before another takes its place; a new node needs another --node-id",
-                    member.id, other.state.address
-                ),
-            };
+            return still_there(&other.state);
         }
         let members = gossip.admit(member).await;
         Response::Welcome {
@@ -300,6 +327,16 @@ fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> O
         );
         refused(RefusalCode::BadRequest, reason)
     })
+}
+
+/// Two at once would each acknowledge writes for one replica: one has to be gone.
+fn still_there(other: &MemberState) -> Response {
+    Response::NotReady {
+        reason: format!(
+            "{} is alive at {}: it must have stopped, or be held dead, before another takes its place; a new node needs another --node-id",
+            other.id, other.address
+        ),
+    }
 }
 
 /// Why nobody may be let in that says this of itself, without repeating what is wrong.
