@@ -1,4 +1,9 @@
 //! `/api/v1/gossip/keys`. What an order leads to is decided in `node::keys`.
+//!
+//! However many ask, all members are asked by one round at a time. Who only wants to know shares
+//! its answer for [`FRESH`]; an order begins with a round of its own.
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use ringmaster_shared::{
@@ -11,12 +16,39 @@ use super::{
     Answer, ApiError,
     admin::{heard, running_only},
     query::{NoParameters, Query},
+    rounds::Rounds,
 };
 use crate::{
     gossip::secrecy::{Change, Fingerprint, Key},
     lifecycle::facts::Phase,
-    node::{SharedNode, keys},
+    node::{
+        Node, SharedNode,
+        keys::{self, Held},
+    },
 };
+
+/// So long an answer serves everybody who asks.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Which member holds which keys, as last asked.
+pub struct Keyrings(Rounds<Vec<Held>>);
+
+impl Default for Keyrings {
+    fn default() -> Self {
+        Self(Rounds::new(FRESH))
+    }
+}
+
+impl Keyrings {
+    /// Keys were changed, or are about to be: what was learned before is of no use.
+    pub fn changed(&self) {
+        self.0.changed();
+    }
+
+    async fn of(&self, node: &Node) -> Arc<Vec<Held>> {
+        self.0.recent(keys::survey(node)).await
+    }
+}
 
 type None = Query<NoParameters>;
 
@@ -24,8 +56,8 @@ type None = Query<NoParameters>;
 #[utoipa::path(get, path = "/api/v1/gossip/keys", tag = "operating",
     responses((status = 200, body = KeysResponse)))]
 pub async fn list(State(node): State<SharedNode>, _: None) -> Json<KeysResponse> {
-    let held = keys::survey(&node).await;
-    let nodes: Vec<NodeKeys> = held.into_iter().map(keys::Held::info).collect();
+    let held = node.gates.keyrings.of(&node).await;
+    let nodes: Vec<NodeKeys> = held.iter().map(Held::info).collect();
     Json(KeysResponse {
         current_node: node.facts.id.clone(),
         // who does not run knows of nobody
@@ -66,12 +98,14 @@ pub async fn change(
         return Err(ApiError::new(ErrorCode::Conflict, why));
     };
     let key = change.about();
-    let held = keys::survey(&node).await;
+    let keyrings = &node.gates.keyrings;
+    keyrings.changed();
+    let held = keyrings.of(&node).await;
     if let Some(why) = keys::objection(&held, operation, key) {
         return Err(ApiError::new(ErrorCode::Conflict, why));
     }
     heard(&node, &format!("{} gossip key {key}", operation.as_str()));
-    let carried = keys::carry_out(node.clone(), secrecy.clone(), held, change).await;
+    let carried = keys::carry_out(node.clone(), secrecy.clone(), held.to_vec(), change).await;
     let nodes = carried.map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e:#}")))?;
     Ok(Json(KeysChanged {
         current_node: node.facts.id.clone(),
