@@ -146,8 +146,40 @@ fn parse(order: KeysOrder) -> Answer<Change> {
 mod tests {
     use ringmaster_shared::api::keys::KeyringInfo;
 
+    use futures_util::FutureExt;
+
     use super::*;
-    use crate::health::tests::id;
+    use crate::{
+        config::{Config, layers::Layers},
+        health::tests::id,
+        identity::IdentityStore,
+        lifecycle::orders,
+    };
+
+    /// Else each of many who ask would have all members asked once more.
+    #[tokio::test]
+    async fn who_asks_while_the_members_are_asked_waits_for_that_answer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().display().to_string();
+        let settings = [("node_id", "a"), ("data_dir", data.as_str())];
+        let settings = settings.map(|(key, text)| (key.to_owned(), vec![text.to_owned()]));
+        let config = Config::resolve(&Layers::of_flags(settings.into())).expect("valid");
+        let identity = IdentityStore::open(folder.path(), &id("a")).expect("opens");
+        let (orders, _) = orders::channel();
+        let node = Node::new(config, identity, Option::None, orders, Phase::Running);
+        let node = node.expect("starts");
+        let ask = || list(State(node.clone()), Query(NoParameters {}));
+        let names = |answer: Json<KeysResponse>| answer.0.nodes.len();
+        let mut asking = Box::pin(node.gates.keyrings.0.recent(std::future::pending()));
+        assert!((&mut asking).now_or_never().is_none());
+        assert!(ask().now_or_never().is_none());
+        drop(asking);
+        assert_eq!(names(ask().await), 1);
+        node.gates.keyrings.changed();
+        let none = node.gates.keyrings.0.recent(async { Vec::new() });
+        assert!(none.await.is_empty());
+        assert_eq!(names(ask().await), 0, "the last answer serves");
+    }
 
     #[test]
     fn nothing_is_agreed_while_one_is_away_or_speaks_plainly() {
