@@ -17,6 +17,7 @@ mod observations;
 mod openapi;
 mod query;
 mod ring;
+mod rounds;
 pub mod server;
 mod status;
 
@@ -34,6 +35,7 @@ use ringmaster_shared::error::ErrorCode;
 pub use admission::{Admission, Bounds, Pressure};
 pub use body::BodyLimits;
 pub use error::ApiError;
+pub use keys::Keyrings;
 pub use observations::Observations;
 
 use crate::{

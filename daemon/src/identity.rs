@@ -165,6 +165,13 @@ impl IdentityStore {
         self.inner.generation
     }
 
+    /// The next life begins above that one, of which this folder knows nothing, and above all that
+    /// its process may have gone on as.
+    pub fn outlive(&self, generation: Generation) -> anyhow::Result<()> {
+        let passed = generation.saturating_add(LIVES_LEASED);
+        self.update(|state| state.leased_generation = state.leased_generation.max(passed))
+    }
+
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.state().cluster_id.clone()
     }

@@ -1,4 +1,9 @@
 //! `/api/v1/gossip/keys`. What an order leads to is decided in `node::keys`.
+//!
+//! However many ask, all members are asked by one round at a time. Who only wants to know shares
+//! its answer for [`FRESH`]; an order begins with a round of its own.
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use ringmaster_shared::{
@@ -11,12 +16,39 @@ use super::{
     Answer, ApiError,
     admin::{heard, running_only},
     query::{NoParameters, Query},
+    rounds::Rounds,
 };
 use crate::{
     gossip::secrecy::{Change, Fingerprint, Key},
     lifecycle::facts::Phase,
-    node::{SharedNode, keys},
+    node::{
+        Node, SharedNode,
+        keys::{self, Held},
+    },
 };
+
+/// So long an answer serves everybody who asks.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Which member holds which keys, as last asked.
+pub struct Keyrings(Rounds<Vec<Held>>);
+
+impl Default for Keyrings {
+    fn default() -> Self {
+        Self(Rounds::new(FRESH))
+    }
+}
+
+impl Keyrings {
+    /// Keys were changed, or are about to be: what was learned before is of no use.
+    pub fn changed(&self) {
+        self.0.changed();
+    }
+
+    async fn of(&self, node: &Node) -> Arc<Vec<Held>> {
+        self.0.recent(keys::survey(node)).await
+    }
+}
 
 type None = Query<NoParameters>;
 
@@ -24,8 +56,8 @@ type None = Query<NoParameters>;
 #[utoipa::path(get, path = "/api/v1/gossip/keys", tag = "operating",
     responses((status = 200, body = KeysResponse)))]
 pub async fn list(State(node): State<SharedNode>, _: None) -> Json<KeysResponse> {
-    let held = keys::survey(&node).await;
-    let nodes: Vec<NodeKeys> = held.into_iter().map(keys::Held::info).collect();
+    let held = node.gates.keyrings.of(&node).await;
+    let nodes: Vec<NodeKeys> = held.iter().map(Held::info).collect();
     Json(KeysResponse {
         current_node: node.facts.id.clone(),
         // who does not run knows of nobody
@@ -66,12 +98,14 @@ pub async fn change(
         return Err(ApiError::new(ErrorCode::Conflict, why));
     };
     let key = change.about();
-    let held = keys::survey(&node).await;
+    let keyrings = &node.gates.keyrings;
+    keyrings.changed();
+    let held = keyrings.of(&node).await;
     if let Some(why) = keys::objection(&held, operation, key) {
         return Err(ApiError::new(ErrorCode::Conflict, why));
     }
     heard(&node, &format!("{} gossip key {key}", operation.as_str()));
-    let carried = keys::carry_out(node.clone(), secrecy.clone(), held, change).await;
+    let carried = keys::carry_out(node.clone(), secrecy.clone(), held.to_vec(), change).await;
     let nodes = carried.map_err(|e| ApiError::new(ErrorCode::Internal, format!("{e:#}")))?;
     Ok(Json(KeysChanged {
         current_node: node.facts.id.clone(),
@@ -112,8 +146,40 @@ fn parse(order: KeysOrder) -> Answer<Change> {
 mod tests {
     use ringmaster_shared::api::keys::KeyringInfo;
 
+    use futures_util::FutureExt;
+
     use super::*;
-    use crate::health::tests::id;
+    use crate::{
+        config::{Config, layers::Layers},
+        health::tests::id,
+        identity::IdentityStore,
+        lifecycle::orders,
+    };
+
+    /// Else each of many who ask would have all members asked once more.
+    #[tokio::test]
+    async fn who_asks_while_the_members_are_asked_waits_for_that_answer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().display().to_string();
+        let settings = [("node_id", "a"), ("data_dir", data.as_str())];
+        let settings = settings.map(|(key, text)| (key.to_owned(), vec![text.to_owned()]));
+        let config = Config::resolve(&Layers::of_flags(settings.into())).expect("valid");
+        let identity = IdentityStore::open(folder.path(), &id("a")).expect("opens");
+        let (orders, _) = orders::channel();
+        let node = Node::new(config, identity, Option::None, orders, Phase::Running);
+        let node = node.expect("starts");
+        let ask = || list(State(node.clone()), Query(NoParameters {}));
+        let names = |answer: Json<KeysResponse>| answer.0.nodes.len();
+        let mut asking = Box::pin(node.gates.keyrings.0.recent(std::future::pending()));
+        assert!((&mut asking).now_or_never().is_none());
+        assert!(ask().now_or_never().is_none());
+        drop(asking);
+        assert_eq!(names(ask().await), 1);
+        node.gates.keyrings.changed();
+        let none = node.gates.keyrings.0.recent(async { Vec::new() });
+        assert!(none.await.is_empty());
+        assert_eq!(names(ask().await), 0, "the last answer serves");
+    }
 
     #[test]
     fn nothing_is_agreed_while_one_is_away_or_speaks_plainly() {

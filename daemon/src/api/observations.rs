@@ -1,15 +1,12 @@
 //! `GET /api/v1/observations`: asks the members whom they see as what.
 //!
 //! However many ask at the same time, and however often, the members are asked once in
-//! [`FRESH`], at most [`OBSERVERS_MAX`] of them, and all within [`ROUND_TIME`]. Who does not answer
+//! [`FRESH`] (see `rounds.rs`), at most [`OBSERVERS_MAX`] of them, and all within [`ROUND_TIME`]. Who does not answer
 //! is told with the reason. Which answers make which picture is in `assemble.rs` (pure).
 
 mod assemble;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -20,9 +17,9 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use ringmaster_shared::{api::membership::ObservationsResponse, id::NodeId};
 use serde::Deserialize;
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::time::timeout_at;
 
-use super::query::Query;
+use super::{query::Query, rounds::Rounds};
 use crate::{
     gossip::{
         MemberView,
@@ -60,17 +57,11 @@ enum Only {
 }
 
 /// One round at a time, and the last one's answers.
-pub struct Observations {
-    turn: Semaphore,
-    last: Mutex<Option<(Instant, Arc<Round>)>>,
-}
+pub struct Observations(Rounds<Round>);
 
 impl Default for Observations {
     fn default() -> Self {
-        Self {
-            turn: Semaphore::new(1),
-            last: Mutex::new(None),
-        }
+        Self(Rounds::new(FRESH))
     }
 }
 
@@ -87,36 +78,8 @@ pub async fn observations(
         Some(Only::Trouble) => Shown::Trouble,
         None => Shown::All,
     };
-    let round = recent(&node).await;
+    let round = node.gates.observations.0.recent(ask_all(&node)).await;
     Json(round.response(shown)).into_response()
-}
-
-async fn recent(node: &Node) -> Arc<Round> {
-    let observations = &node.gates.observations;
-    if let Some(round) = observations.fresh() {
-        return round;
-    }
-    // who waits here finds the answers of the one before
-    let turn = observations.turn.acquire().await;
-    if let Some(round) = observations.fresh() {
-        return round;
-    }
-    let round = Arc::new(ask_all(node).await);
-    let kept = (Instant::now(), round.clone());
-    *observations
-        .last
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = Some(kept);
-    drop(turn);
-    round
-}
-
-impl Observations {
-    fn fresh(&self) -> Option<Arc<Round>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, round) = last.as_ref()?;
-        (at.elapsed() < FRESH).then(|| round.clone())
-    }
 }
 
 async fn ask_all(node: &Node) -> Round {

@@ -290,15 +290,17 @@ impl Secrecy {
     pub fn admit(&self, purpose: Purpose, sender: &NodeId, message: &Unsealed) -> bool {
         let Stamp { generation, number } = message.stamp;
         let mut state = self.state();
-        let windows = match purpose {
-            Purpose::Packet => &mut state.packets,
-            _ => &mut state.calls,
-        };
-        if !windows.admit(sender, generation, number) {
+        if !state.windows(purpose).admit(sender, generation, number) {
             return false;
         }
         state.note_key(sender, message.key);
         true
+    }
+
+    /// The latest life of `sender` of which a message was taken.
+    pub fn heard_of(&self, purpose: Purpose, sender: &NodeId) -> Option<Generation> {
+        let mut state = self.state();
+        state.windows(purpose).latest(sender)
     }
 
     /// Whether it is time to say that `whom` shows no key.
@@ -343,6 +345,13 @@ impl Secrecy {
 }
 
 impl State {
+    fn windows(&mut self, purpose: Purpose) -> &mut Replays {
+        match purpose {
+            Purpose::Packet => &mut self.packets,
+            _ => &mut self.calls,
+        }
+    }
+
     fn note_key(&mut self, sender: &NodeId, key: Fingerprint) {
         if key == self.ring.primary().fingerprint() {
             self.others.remove(sender);

@@ -108,6 +108,22 @@ fn a_generation_grows_above_the_lives_an_earlier_process_went_on_as() {
     assert_eq!(at(2_000_000).generation(), 2_000_000, "by the clock again");
 }
 
+/// A life whose folder is gone may have been begun by a clock that was ahead.
+#[test]
+fn a_generation_grows_above_one_that_others_tell_of() {
+    let dir = TempDir::new().expect("temp dir");
+    let at = |ms| IdentityStore::open_at(dir.path(), &id("node-1"), ms).expect("opens");
+    let first = at(1_000_000);
+    first.outlive(5_000_000).expect("writes");
+    first.outlive(7).expect("writes");
+    assert_eq!(first.generation(), 1_000_000, "a life keeps its own");
+    drop(first);
+    assert_eq!(
+        at(1_000_001).generation(),
+        5_000_000 + claim::LIVES_LEASED + 1
+    );
+}
+
 #[test]
 fn later_topologies_drop_old_promises_only() {
     let dir = TempDir::new().expect("temp dir");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringmaster_shared::{
     event::EventCode,
-    id::ClusterId,
+    id::{ClusterId, Generation},
     key::PARTITION_COUNT_DEFAULT,
     topology::{RingMember, Topology},
 };
@@ -20,10 +20,14 @@ use super::{
 use crate::{
     cli::Failure,
     config::{Config, seeds::without_self},
-    gossip::MemberState,
+    gossip::{
+        MemberState,
+        claim::{self, LIVES_LEASED},
+    },
     identity::{IdentityStore, RememberedMember},
     lifecycle::orders::Order,
     replication::peers::Peers,
+    time::unix_ms,
 };
 
 /// How a node gets to its cluster.
@@ -35,6 +39,14 @@ pub enum Way {
     Join(Vec<String>),
     /// It knows its cluster and its ring.
     Return,
+}
+
+/// What came of joining.
+pub enum Entered {
+    /// It is in; these are the members it was told of.
+    With(Vec<MemberState>),
+    /// Only a later life of this node can be in.
+    Again { why: String },
 }
 
 /// A seed list that names only this node leads nowhere on an empty data dir.
@@ -131,7 +143,7 @@ pub async fn join(
     node: &SharedNode,
     peers: &Peers,
     through: &[String],
-) -> Result<Vec<MemberState>, Failure> {
+) -> Result<Entered, Failure> {
     let waits = format!("a seed to answer: {}", through.join(", "));
     node.control.update(|facts| facts.waiting_for = Some(waits));
     let Welcome {
@@ -140,6 +152,9 @@ pub async fn join(
         topology,
         members,
     } = seeds::knock(node, through, Meanwhile::Waits).await?;
+    if let Some(earlier) = to_outlive(&node.member_state(), &members, unix_ms()) {
+        return go_on_above(node, earlier, cluster_id, &topology, &members).await;
+    }
     if topology.contains(&node.facts.id) {
         let why = format!(
             "{} is a member of the ring already, but {} holds none of its data",
@@ -150,10 +165,7 @@ pub async fn join(
         // the votes of the life before went with its folder; the other voters are asked
         on_disk(node, IdentityStore::forget_votes).await?;
     }
-    let mut remembered = remembered_of(&members, node);
-    if remembered.is_empty() {
-        remembered.extend(ring_members(&topology, node));
-    }
+    let remembered = to_remember(&members, &topology, node);
     let id = cluster_id.clone();
     // with the same write, when nothing has to be made ready before this node goes by it
     let ring = (!topology.contains(&node.facts.id)).then(|| topology.clone());
@@ -166,7 +178,45 @@ pub async fn join(
     let message = format!("joined cluster {cluster_id} through {seed}");
     node.events
         .info(EventCode::ClusterJoined, Some(&node.facts.id), message);
-    Ok(members)
+    Ok(Entered::With(members))
+}
+
+/// A life of this node that began later than this one, as the members hold, and that is over: its
+/// clock was ahead, and the folder that would say so is gone. As long as this node does not begin
+/// above it, whatever it says counts for old. One that is alive elsewhere is another process, and
+/// this node gives way to it.
+fn to_outlive(own: &MemberState, members: &[MemberState], unix_ms: u64) -> Option<Generation> {
+    let later = |m: &&MemberState| m.id == own.id && m.generation > own.generation;
+    let held = members.iter().find(later)?;
+    let is_over = !held.status.is_reachable() || held.address == own.address;
+    let next = held.generation.saturating_add(LIVES_LEASED + 1);
+    // nobody would believe it, nor was that one believed
+    (is_over && !claim::is_too_far_ahead(next, unix_ms)).then_some(held.generation)
+}
+
+async fn go_on_above(
+    node: &SharedNode,
+    earlier: Generation,
+    cluster_id: ClusterId,
+    topology: &Topology,
+    members: &[MemberState],
+) -> Result<Entered, Failure> {
+    let why = format!(
+        "the members hold a life of {} that began {} s later than this one by its clock, and {} has no note of it: the clock was ahead then; to begin above it",
+        node.facts.id,
+        earlier.saturating_sub(node.facts.generation).div_ceil(1000),
+        node.config.data_dir.display()
+    );
+    node.events
+        .warn(EventCode::ClockSkew, Some(&node.facts.id), why.clone());
+    let remembered = to_remember(members, topology, node);
+    on_disk(node, move |identity| {
+        identity.outlive(earlier)?;
+        // the next life joins, even if an order named the seeds of this one
+        identity.enter_cluster(cluster_id, remembered, None)
+    })
+    .await?;
+    Ok(Entered::Again { why })
 }
 
 pub fn come_back(node: &SharedNode) -> Result<Vec<MemberState>, Failure> {
@@ -260,15 +310,22 @@ async fn take_over(node: &SharedNode, topology: Topology) -> Result<(), Failure>
         .map_err(|e| Failure::Failed(format!("cannot take over the ring: {e:#}")))
 }
 
-fn remembered_of(members: &[MemberState], node: &SharedNode) -> Vec<RememberedMember> {
-    members
-        .iter()
-        .filter(|m| m.id != node.facts.id)
+fn to_remember(
+    members: &[MemberState],
+    topology: &Topology,
+    node: &SharedNode,
+) -> Vec<RememberedMember> {
+    let others = members.iter().filter(|m| m.id != node.facts.id);
+    let mut remembered: Vec<_> = others
         .map(|m| RememberedMember {
             id: m.id.clone(),
             address: m.address.clone(),
         })
-        .collect()
+        .collect();
+    if remembered.is_empty() {
+        remembered.extend(ring_members(topology, node));
+    }
+    remembered
 }
 
 pub fn ring_members(topology: &Topology, node: &SharedNode) -> Vec<RememberedMember> {
@@ -289,7 +346,63 @@ pub fn addresses(members: &[RememberedMember]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use ringmaster_shared::{
+        id::NodeId,
+        member::{Lifecycle, Load, MemberStatus, RingStamp},
+    };
+
     use super::*;
+
+    fn state(name: &str, address: &str, status: MemberStatus, generation: u64) -> MemberState {
+        MemberState {
+            id: NodeId::new(name).expect("valid"),
+            address: address.into(),
+            zone: "z".into(),
+            version: "0".into(),
+            status,
+            lifecycle: Lifecycle::Joining,
+            generation,
+            incarnation: 0,
+            ring: RingStamp::default(),
+            load: Load::default(),
+        }
+    }
+
+    #[test]
+    fn an_earlier_life_that_began_later_is_outlived_when_it_is_over() {
+        use MemberStatus::{Alive, Dead, Left, Stopped, Suspected};
+        const NOW: u64 = 1_780_000_000_000;
+        const YEAR: u64 = 365 * 24 * 3600 * 1000;
+        let own = state("n3", "h:3", Alive, NOW);
+        let later = NOW + 5 * 3600 * 1000;
+        let cases = [
+            ("n3", "h:3", Dead, later, true),
+            ("n3", "h:9", Dead, later, true),
+            ("n3", "h:9", Stopped, later, true),
+            ("n3", "h:9", Left, later, true),
+            ("n3", "h:3", Alive, later, true),
+            ("n3", "h:3", Suspected, later, true),
+            // somebody else runs by that name
+            ("n3", "h:9", Alive, later, false),
+            ("n3", "h:9", Suspected, later, false),
+            // what is held is this life, or one before it
+            ("n3", "h:3", Alive, NOW, false),
+            ("n3", "h:3", Dead, NOW, false),
+            ("n3", "h:3", Dead, NOW - 1, false),
+            ("n2", "h:3", Dead, later, false),
+            ("n3", "h:3", Dead, NOW + YEAR - LIVES_LEASED - 1, true),
+            ("n3", "h:3", Dead, NOW + YEAR - LIVES_LEASED, false),
+        ];
+        for (name, address, status, generation, outlives) in cases {
+            let members = [
+                state("n1", "h:1", Alive, later),
+                state(name, address, status, generation),
+            ];
+            let found = to_outlive(&own, &members, NOW);
+            let wants = outlives.then_some(generation);
+            assert_eq!(found, wants, "{name} {address} {status:?} {generation}");
+        }
+    }
 
     #[test]
     fn the_way_to_the_cluster() {

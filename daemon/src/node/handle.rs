@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{Admission, BodyLimits, Bounds, Observations},
+    api::{Admission, BodyLimits, Bounds, Keyrings, Observations},
     cli::{self, Failure},
     config::{Config, JoinWay},
     events::Events,
@@ -64,6 +64,7 @@ pub struct Gates {
     pub admission: Arc<Admission>,
     pub feeds: Arc<Semaphore>,
     pub observations: Observations,
+    pub keyrings: Keyrings,
 }
 
 impl Node {
@@ -104,6 +105,7 @@ impl Node {
             ),
             feeds: Arc::new(Semaphore::new(limits.feeds)),
             observations: Observations::default(),
+            keyrings: Keyrings::default(),
         };
         let look = Look {
             now: facts.start_time,

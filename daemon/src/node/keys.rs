@@ -47,12 +47,14 @@ struct Order {
 }
 
 /// A member and its keyring, as far as it could be learned.
+#[derive(Debug, Clone)]
 pub struct Held {
     pub node: NodeId,
     pub state: Result<KeyringState, Missing>,
 }
 
 /// Why a member shows no keyring.
+#[derive(Debug, Clone)]
 pub enum Missing {
     /// It is down or does not answer.
     Away(String),
@@ -61,13 +63,13 @@ pub enum Missing {
 }
 
 impl Held {
-    pub fn info(self) -> NodeKeys {
-        let (keyring, message) = match self.state {
-            Ok(state) => (Some(info(&state)), None),
-            Err(Missing::Away(why) | Missing::NoKeyring(why)) => (None, Some(why)),
+    pub fn info(&self) -> NodeKeys {
+        let (keyring, message) = match &self.state {
+            Ok(state) => (Some(info(state)), None),
+            Err(Missing::Away(why) | Missing::NoKeyring(why)) => (None, Some(why.clone())),
         };
         NodeKeys {
-            node_id: self.node,
+            node_id: self.node.clone(),
             keyring,
             message,
         }
@@ -205,7 +207,9 @@ pub async fn carry_out(
     let carrying = async move {
         // the node does not end before it is done, though nobody waits for the answer
         let _under_way = node.metrics.request_guard();
-        carry_on(&node, &secrecy, held, &change).await
+        let outcomes = carry_on(&node, &secrecy, held, &change).await;
+        node.gates.keyrings.changed();
+        outcomes
     };
     let carried = tokio::spawn(carrying).await;
     carried.context("carrying out a change of keys failed")

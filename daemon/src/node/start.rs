@@ -13,7 +13,7 @@ use super::{
     address_book::Addresses,
     adopt::{self, Course},
     bind, departure,
-    entry::{self, Way, addresses, ring_members},
+    entry::{self, Entered, Way, addresses, ring_members},
     watchers,
 };
 use crate::{
@@ -90,7 +90,10 @@ pub async fn start(
     );
     let members = match &way {
         Way::Found => entry::found(node).await?,
-        Way::Join(through) => entry::join(node, &peers, through).await?,
+        Way::Join(through) => match entry::join(node, &peers, through).await? {
+            Entered::With(members) => members,
+            Entered::Again { why } => return Ok(Started::Again { why }),
+        },
         Way::Return => entry::come_back(node)?,
     };
     let cluster_id = node

@@ -44,7 +44,15 @@ pub struct Outbox {
 struct Waiting {
     open: bool,
     bytes: Vec<u8>,
+    /// Batches taken by the writer.
+    taken: u64,
+    /// Batches that are out, or never will be.
+    settled: u64,
 }
+
+/// Which of all batches a frame goes out with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch(u64);
 
 impl Outbox {
     pub fn new(bytes_max: usize) -> Self {
@@ -52,6 +60,8 @@ impl Outbox {
             waiting: Mutex::new(Waiting {
                 open: true,
                 bytes: Vec::new(),
+                taken: 0,
+                settled: 0,
             }),
             bytes_max,
             filled: Notify::new(),
@@ -60,7 +70,7 @@ impl Outbox {
     }
 
     /// Adds one frame.
-    pub fn push<F: Serialize>(&self, frame: &F) -> Result<(), PushError> {
+    pub fn push<F: Serialize>(&self, frame: &F) -> Result<Batch, PushError> {
         let mut waiting = self.waiting();
         if !waiting.open {
             return Err(PushError::Closed);
@@ -74,15 +84,16 @@ impl Outbox {
             waiting.bytes.truncate(before);
             return Err(PushError::Full);
         }
+        let batch = Batch(waiting.taken + 1);
         drop(waiting);
         if before == 0 {
             self.filled.notify_one();
         }
-        Ok(())
+        Ok(batch)
     }
 
     /// The same, but waits for room. The caller sets the deadline, or the end of the connection does.
-    pub async fn push_patiently<F: Serialize>(&self, frame: &F) -> Result<(), PushError> {
+    pub async fn push_patiently<F: Serialize>(&self, frame: &F) -> Result<Batch, PushError> {
         loop {
             let room = self.drained.notified();
             tokio::pin!(room);
@@ -92,6 +103,19 @@ impl Outbox {
                 Err(PushError::Full) => room.await,
                 settled => return settled,
             }
+        }
+    }
+
+    /// Returns when that batch has been handed to the system, or never will be.
+    pub async fn written(&self, Batch(batch): Batch) {
+        loop {
+            let settled = self.drained.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.waiting().settled >= batch {
+                return;
+            }
+            settled.await;
         }
     }
 
@@ -107,23 +131,30 @@ impl Outbox {
         let mut waiting = self.waiting();
         waiting.open = false;
         waiting.bytes = Vec::new();
+        waiting.settled = u64::MAX;
         drop(waiting);
         self.filled.notify_one();
         self.drained.notify_waiters();
     }
 
     /// All that waits, as soon as there is something; `None` once closed. `emptied` is the buffer
-    /// taken before, to be used again.
+    /// taken before, which has been written, to be used again.
     pub async fn take(&self, mut emptied: Vec<u8>) -> Option<Vec<u8>> {
         emptied.clear();
         if emptied.capacity() > KEEP_BYTES {
             emptied = Vec::new();
         }
+        {
+            let mut waiting = self.waiting();
+            waiting.settled = waiting.settled.max(waiting.taken);
+        }
+        self.drained.notify_waiters();
         loop {
             {
                 let mut waiting = self.waiting();
                 if !waiting.bytes.is_empty() {
                     let bytes = std::mem::replace(&mut waiting.bytes, emptied);
+                    waiting.taken += 1;
                     drop(waiting);
                     self.drained.notify_waiters();
                     return Some(bytes);
@@ -201,7 +232,7 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         let batch = outbox.take(Vec::new()).await.expect("open");
         assert!(batch.len() <= 20, "a frame that did not fit left no trace");
-        assert_eq!(waiting.await, Ok(()));
+        assert!(waiting.await.is_ok());
         outbox.finish();
         assert_eq!(outbox.push(&frame(1)), Err(PushError::Closed));
         assert!(
@@ -209,6 +240,27 @@ mod tests {
             "what waits goes out"
         );
         assert_eq!(outbox.take(Vec::new()).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_written_when_the_next_batch_is_asked_for() {
+        let outbox = Outbox::new(1 << 20);
+        let first = outbox.push(&frame(1)).expect("room");
+        let written = |batch| outbox.written(batch).now_or_never().is_some();
+        assert!(!written(first), "it waits");
+        let batch = outbox.take(Vec::new()).await.expect("open");
+        let second = outbox.push(&frame(2)).expect("room");
+        assert!(!written(first), "it is on its way");
+        let mut waiting = Box::pin(outbox.written(first));
+        assert!((&mut waiting).now_or_never().is_none());
+        let batch = outbox.take(batch).await.expect("open");
+        waiting.await;
+        assert!(!written(second), "that one is on its way now");
+        assert!(outbox.take(batch).now_or_never().is_none(), "all taken");
+        assert!(written(second));
+        let third = outbox.push(&frame(3)).expect("room");
+        outbox.close();
+        assert!(written(third), "it never will be");
     }
 
     #[tokio::test]

@@ -11,7 +11,11 @@ use tokio_util::sync::DropGuard;
 use super::*;
 use crate::{
     config::{Config, layers::Layers},
-    gossip::{GossipParts, claim::INCARNATION_MAX, secrecy::Verify},
+    gossip::{
+        GossipParts,
+        claim::INCARNATION_MAX,
+        secrecy::{Verify, joining::Proof},
+    },
     identity::IdentityStore,
     lifecycle::{LifecycleHandle, facts::Phase, orders},
     node::{
@@ -20,10 +24,12 @@ use crate::{
     },
     replication::{
         clock::HybridClock,
+        frames::{RefusalCode, Request, Response},
         peers::{LocalPeer, Peers},
         server::{PEER_PATH, PeerServer},
     },
     storage::{Store, StoreConfig},
+    time::unix_ms,
     topology::TopologyHandle,
 };
 
@@ -87,9 +93,21 @@ async fn sockets() -> (TcpListener, UdpSocket) {
 
 /// A node of that cluster; with keys it insists on them.
 async fn house(name: &str, cluster_id: &ClusterId, keys: &[u8]) -> House {
+    house_in(empty_folder(), name, cluster_id, keys).await
+}
+
+fn empty_folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+async fn house_in(
+    folder: tempfile::TempDir,
+    name: &str,
+    cluster_id: &ClusterId,
+    keys: &[u8],
+) -> House {
     let (listener, socket) = sockets().await;
     let address = listener.local_addr().expect("bound").to_string();
-    let folder = tempfile::tempdir().expect("a folder");
     let identity = IdentityStore::open(folder.path(), &id(name)).expect("opens");
     identity.set_cluster(cluster_id.clone()).expect("written");
     let (events, stop) = (Events::new(id(name)), CancellationToken::new());
@@ -258,6 +276,92 @@ async fn who_went_on_as_a_later_life_is_let_in_as_that() {
             let mismatch = told.iter().find(|e| e.code == EventCode::KeyMismatch);
             assert_eq!(mismatch, None, "nobody is taken for one without a key");
         }
+    }
+}
+
+/// Of the node itself alone.
+async fn give_ring(house: &House) {
+    let member = RingMember {
+        id: house.identity.node_id().clone(),
+        address: house.engine.address.clone(),
+        zone: "default".into(),
+    };
+    let ring = Topology::founded(cluster(), member, 3, 16);
+    house.topology.adopt(ring).await.expect("a ring");
+}
+
+/// Who could neither hear the members nor be heard by them is no reason to change the ring.
+#[tokio::test]
+async fn who_seals_where_nobody_has_keys_is_refused_before_it_is_taken_in() {
+    let here = house("a", &cluster(), &[]).await;
+    give_ring(&here).await;
+    let joiner = house("b", &cluster(), &[1]).await;
+    let member = member_of(&joiner);
+    let proof = Proof::of(joiner.secrecy.as_ref(), &member).bytes;
+    let ask = |proof| {
+        let member = member.clone();
+        let request = Request::Join { member, proof };
+        joiner
+            .peers
+            .call_address(&here.engine.address, request, GENEROUS)
+    };
+    let (_, answer) = ask(proof).await.expect("a answers");
+    let Response::Refused { code, reason } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(code, RefusalCode::Keys);
+    assert!(reason.contains("gossip.keyring_file"), "{reason}");
+    assert_eq!(here.engine.handle.members().len(), 1, "nobody is taken in");
+    let (_, answer) = ask(Vec::new()).await.expect("a answers");
+    assert!(matches!(answer, Response::Welcome { .. }), "{answer:?}");
+    assert_eq!(here.engine.handle.members().len(), 2);
+}
+
+/// A node was begun with a clock ahead, lost its disk and comes with the right time: it is shown
+/// what is held of it, to go on above that, and nothing it says as it is counts.
+#[tokio::test]
+async fn an_earlier_life_is_shown_the_later_one_that_is_over() {
+    for keys in [&[1][..], &[]] {
+        let here = house("a", &cluster(), keys).await;
+        give_ring(&here).await;
+        let folder = empty_folder();
+        let ahead = unix_ms() + 5 * 3600 * 1000;
+        let identity = IdentityStore::open(folder.path(), &id("b")).expect("opens");
+        identity.outlive(ahead).expect("written");
+        drop(identity);
+        let seeds = std::slice::from_ref(&here.engine.address);
+        let let_in = async |house: &House| {
+            let node = house.node();
+            let knocking = tokio::time::timeout(GENEROUS, knock(&node, seeds, Meanwhile::Serves));
+            let welcome = knocking.await.expect("it is let in, and not told to wait");
+            welcome.expect("of this cluster").members
+        };
+        let held = || {
+            let states = here.engine.handle.states();
+            states.into_iter().find(|m| m.id == id("b"))
+        };
+        let first = house_in(folder, "b", &cluster(), keys).await;
+        let later = first.engine.generation;
+        assert!(later > ahead);
+        let_in(&first).await;
+        drop(first);
+        here.engine
+            .until("it is held dead", |_| {
+                held().is_some_and(|m| m.status == MemberStatus::Dead)
+            })
+            .await;
+        let second = house("b", &cluster(), keys).await;
+        assert!(second.engine.generation < ahead, "of an empty folder");
+        let members = let_in(&second).await;
+        let shown = members.iter().find(|m| m.id == id("b"));
+        let shown = shown.expect("what is held of it");
+        assert_eq!(
+            (shown.status, shown.generation),
+            (MemberStatus::Dead, later),
+            "{keys:?}"
+        );
+        let held = held().expect("known");
+        assert_eq!((held.status, held.generation), (shown.status, later));
     }
 }
 

@@ -4,6 +4,8 @@
 //! that proof. So a stranger gets no welcome by repeating an old proof, and a joiner takes none
 //! from a stranger. Reasons are sentences for the operators of both sides.
 
+use ringmaster_shared::id::Generation;
+
 use super::{Fingerprint, Nonce, Purpose, Secrecy, nonce_of};
 use crate::gossip::MemberState;
 
@@ -48,15 +50,36 @@ pub fn may_be_plain(secrecy: Option<&Secrecy>) -> bool {
     !secrecy.is_some_and(|s| s.verify().incoming)
 }
 
-/// Judges a joiner's proof. Returns what its welcome is to be bound to, if it is to be sealed.
+/// What a joiner is.
+#[derive(Debug)]
+pub enum Judged {
+    /// One to let in. The welcome is to be bound to this, if it is to be sealed.
+    Welcome(Option<Bond>),
+    /// A holder of the key that speaks as an earlier life of its node than the one last heard of:
+    /// somebody repeats what it said then, or its clock was ahead and it lost its disk since. What
+    /// it says must not count; what is sealed for it is of use to none but the true one.
+    Earlier {
+        bond: Option<Bond>,
+        heard_of: Generation,
+    },
+}
+
+/// Judges a joiner's proof.
 pub fn judge(
     secrecy: Option<&Secrecy>,
     member: &MemberState,
     proof: &[u8],
-) -> Result<Option<Bond>, String> {
+) -> Result<Judged, String> {
     let Some(secrecy) = secrecy else {
-        // it will not take a plain welcome if it insists on keys, and say so
-        return Ok(None);
+        // who seals what it says would be heard by nobody here
+        return if proof.is_empty() {
+            Ok(Judged::Welcome(None))
+        } else {
+            Err(format!(
+                "{} at {} seals its gossip, and this cluster has no keys: start it without gossip.keyring_file, or give all nodes the keys (docs/operations.md, \"Encrypting gossip\")",
+                member.id, member.address
+            ))
+        };
     };
     if proof.is_empty() {
         if secrecy.verify().incoming {
@@ -65,7 +88,7 @@ pub fn judge(
                 member.id, member.address
             ));
         }
-        return Ok(None);
+        return Ok(Judged::Welcome(None));
     }
     let refused = |why: &str| {
         Err(format!(
@@ -75,20 +98,22 @@ pub fn judge(
     };
     let opened = match secrecy.open(Purpose::Join, &[], proof) {
         Ok(opened) => opened,
-        Err(error) if secrecy.verify().incoming => return refused(&error.to_string()),
-        Err(_) => return Ok(None),
+        // also by who takes plain messages still: nothing this one seals could be opened here
+        Err(error) => return refused(&error.to_string()),
     };
     let honest = *opened.plain == content(member) && opened.generation() == member.generation;
     if !honest {
         return refused("another node's");
     }
-    if !secrecy.admit(Purpose::Join, &member.id, &opened) {
-        return refused("one that was shown before");
+    let outgoing = secrecy.verify().outgoing;
+    let bond = outgoing.then_some((opened.nonce, opened.key));
+    if secrecy.admit(Purpose::Join, &member.id, &opened) {
+        return Ok(Judged::Welcome(bond));
     }
-    Ok(secrecy
-        .verify()
-        .outgoing
-        .then_some((opened.nonce, opened.key)))
+    match secrecy.heard_of(Purpose::Join, &member.id) {
+        Some(heard_of) if heard_of > member.generation => Ok(Judged::Earlier { bond, heard_of }),
+        _ => refused("one that was shown before"),
+    }
 }
 
 /// Seals a welcome for the one joiner whose proof it answers.
@@ -115,6 +140,33 @@ mod tests {
         Secrecy::for_tests(keys, Verify { incoming, outgoing }, 1)
     }
 
+    const ON: Verify = Verify {
+        incoming: true,
+        outgoing: true,
+    };
+
+    /// It would hear nobody and be heard by nobody, and its ring change would be given up.
+    #[test]
+    fn who_seals_what_nobody_here_can_open_is_not_let_in() {
+        let me = member("new");
+        let seeds = [
+            (None, "has no keys"),
+            (Some(keys(&[2], false, false)), "does not hold"),
+            (Some(keys(&[2], false, true)), "does not hold"),
+            (Some(keys(&[2], true, true)), "does not hold"),
+        ];
+        for (seed, says) in seeds {
+            for joiner in [keys(&[1], false, true), keys(&[1], true, true)] {
+                let proof = Proof::of(Some(&joiner), &me);
+                let why = judge(seed.as_ref(), &me, &proof.bytes).expect_err(says);
+                assert!(why.contains(says) && why.contains("new at "), "{why}");
+            }
+            let plain = Proof::of(Some(&keys(&[1], false, false)), &me);
+            let judged = judge(seed.as_ref(), &me, &plain.bytes);
+            assert_eq!(judged.is_ok(), may_be_plain(seed.as_ref()), "{judged:?}");
+        }
+    }
+
     #[test]
     fn only_who_shows_the_key_is_let_in() {
         let me = member("new");
@@ -137,7 +189,7 @@ mod tests {
         ];
         for (what, proof, refused) in cases {
             match (judge(Some(&seed), &me, &proof), refused) {
-                (Ok(Some(_)), None) => {}
+                (Ok(Judged::Welcome(Some(_))), None) => {}
                 (Err(why), Some(part)) => assert!(why.contains(part), "{what}: {why}"),
                 (judged, _) => panic!("{what}: {judged:?}"),
             }
@@ -171,8 +223,34 @@ mod tests {
             assert!(judged.is_ok(), "{generation}: {judged:?}");
         }
         me.generation = 2;
-        let earlier = Proof::of(Some(&joiner), &me);
-        assert!(judge(Some(&seed), &me, &earlier.bytes).is_err());
+        let later = Proof::of(Some(&joiner), &me);
+        assert!(
+            judge(Some(&seed), &me, &later.bytes).is_err(),
+            "of the third, and says it is of the second"
+        );
+    }
+
+    #[test]
+    fn an_earlier_life_of_a_holder_of_the_key_is_told_from_a_repeated_proof() {
+        let (mut me, seed) = (member("new"), keys(&[1], true, true));
+        let mut shown_by = |generation| {
+            me.generation = generation;
+            let process = Secrecy::for_tests(&[1], ON, generation);
+            let proof = Proof::of(Some(&process), &me);
+            judge(Some(&seed), &me, &proof.bytes)
+        };
+        assert!(matches!(shown_by(9), Ok(Judged::Welcome(Some(_)))));
+        for _ in 0..2 {
+            let earlier = shown_by(3);
+            let Ok(Judged::Earlier { bond, heard_of: 9 }) = earlier else {
+                panic!("{earlier:?}");
+            };
+            assert!(
+                bond.is_some(),
+                "sealed, as nobody but the true one may read it"
+            );
+        }
+        assert!(matches!(shown_by(10), Ok(Judged::Welcome(Some(_)))));
     }
 
     #[test]
@@ -183,9 +261,10 @@ mod tests {
             keys(&[1], true, true),
         );
         let (first, second) = (Proof::of(Some(&joiner), &me), Proof::of(Some(&joiner), &me));
-        let bond = judge(Some(&seed), &me, &first.bytes)
-            .expect("let in")
-            .expect("sealed");
+        let judged = judge(Some(&seed), &me, &first.bytes);
+        let Ok(Judged::Welcome(Some(bond))) = judged else {
+            panic!("{judged:?} is no sealed welcome");
+        };
         let welcome = seal_welcome(&seed, bond, b"come in");
         let opened = first
             .open(Some(&joiner), &welcome)
@@ -209,7 +288,10 @@ mod tests {
                 Some(keys(&[1], false, true)),
             ] {
                 let proof = Proof::of(joiner.as_ref(), &me);
-                assert!(judge(seed.as_ref(), &me, &proof.bytes).is_ok());
+                // sealing comes when all have the keys
+                let too_soon = seed.is_none() && !proof.bytes.is_empty();
+                let judged = judge(seed.as_ref(), &me, &proof.bytes);
+                assert_eq!(judged.is_err(), too_soon, "{judged:?}");
                 assert!(may_be_plain(joiner.as_ref()));
             }
         }

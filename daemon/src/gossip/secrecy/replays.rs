@@ -78,6 +78,12 @@ impl Replays {
         window.admit(number)
     }
 
+    /// The latest life of the sender of which a message was taken.
+    pub fn latest(&self, sender: &NodeId) -> Option<Generation> {
+        let window = self.recent.get(sender).or_else(|| self.older.get(sender));
+        window.map(|window| window.generation)
+    }
+
     /// Sees to it that the sender's window is among the recent ones.
     fn keep(&mut self, sender: &NodeId, generation: Generation) {
         if self.recent.contains_key(sender) {
@@ -117,8 +123,11 @@ mod tests {
     fn a_later_life_counts_anew_and_an_earlier_one_is_over() {
         let (mut replays, a) = (Replays::default(), id("a"));
         assert!(replays.admit(&a, 5, 70));
+        assert_eq!(replays.latest(&a), Some(5));
         assert!(replays.admit(&a, 6, 1));
         assert!(!replays.admit(&a, 5, 71));
+        assert_eq!(replays.latest(&a), Some(6));
+        assert_eq!(replays.latest(&id("b")), None);
         assert!(replays.admit(&a, 6, 2));
     }
 

@@ -165,7 +165,7 @@ impl Connection {
             request,
         };
         match self.shared.outbox.push(&frame) {
-            Ok(()) => Ok(pending),
+            Ok(_) => Ok(pending),
             Err(PushError::Closed) => Err(Fault::Closed),
             Err(PushError::Full) => Err(Fault::Full),
             Err(PushError::Frame(error)) => Err(Fault::Frame(error)),

@@ -9,12 +9,14 @@ use ringmaster_shared::{
     topology::Topology,
 };
 
+use tokio::sync::Semaphore;
+
 use super::{PeerServer, gate::Caller, session::Handler};
 use crate::{
     config::seeds,
     gossip::{
         GossipHandle, MemberState, MemberView, Served, claim,
-        secrecy::joining,
+        secrecy::joining::{self, Judged},
         sight::{self, Marks},
     },
     node::keys,
@@ -26,6 +28,11 @@ use crate::{
 };
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Answers under way that tell of all members, a few MiB each in the largest clusters: to nodes of
+/// this cluster, and, lest these wait for strangers, to all others. A joiner that finds no place
+/// asks again after a moment, as do members.
+static PLACES_OF_MEMBERS: Semaphore = Semaphore::const_new(32);
+static PLACES_OF_OTHERS: Semaphore = Semaphore::const_new(16);
 
 /// A [`PeerServer`] with what it needs to serve replica requests.
 pub struct Dispatch {
@@ -77,6 +84,19 @@ impl Handler for Dispatch {
         }
     }
 
+    fn places(&self, caller: &Caller, request: &Request) -> Option<&Semaphore> {
+        if !tells_of_all(request) {
+            return None;
+        }
+        let ours = self.node.identity.cluster_id();
+        let is_member = caller.cluster.is_some() && caller.cluster == ours;
+        Some(if is_member {
+            &PLACES_OF_MEMBERS
+        } else {
+            &PLACES_OF_OTHERS
+        })
+    }
+
     fn at_once(&self, caller: &Caller, epoch: Epoch, request: &Request) -> Option<Response> {
         if !matches!(
             request,
@@ -97,11 +117,11 @@ impl PeerServer {
         if let Some(reason) = misfit(&member, unix_ms()) {
             return refused(RefusalCode::BadRequest, reason);
         }
-        let bond = match joining::judge(self.secrecy.as_ref(), &member, proof) {
-            Ok(bond) => bond,
+        let (bond, welcome) = match joining::judge(self.secrecy.as_ref(), &member, proof) {
+            Ok(Judged::Welcome(bond)) => (bond, self.welcome(member).await),
+            Ok(Judged::Earlier { bond, heard_of }) => (bond, self.show(&member, heard_of)),
             Err(reason) => return self.refuse_stranger(&member, reason),
         };
-        let welcome = self.welcome(member).await;
         match (bond, &self.secrecy) {
             (Some(bond), Some(secrecy)) if matches!(welcome, Response::Welcome { .. }) => {
                 match postcard::to_stdvec(&welcome) {
@@ -112,6 +132,39 @@ impl PeerServer {
                 }
             }
             _ => welcome,
+        }
+    }
+
+    /// What an earlier life is answered with than the one that was heard of: when that is over, what
+    /// is held of it, so that a node with the key can go on above it. Nothing is taken in.
+    fn show(&self, member: &MemberState, heard_of: Generation) -> Response {
+        let (Some(cluster_id), Some(topology), Some(gossip)) = (
+            self.identity.cluster_id(),
+            self.topology.current(),
+            self.gossip.get(),
+        ) else {
+            return not_ready();
+        };
+        let members = gossip.members();
+        let held = members
+            .iter()
+            .find(|m| m.state.id == member.id && m.state.generation > member.generation);
+        match held {
+            Some(held) if held.state.status.is_reachable() => still_there(&held.state),
+            Some(_) => Response::Welcome {
+                cluster_id,
+                topology: (*topology).clone(),
+                members: gossip.states(),
+            },
+            None => {
+                let reason = format!(
+                    "{} at {} shows a proof of an earlier life than the one heard of here, which began {} minutes later: if its clock was ahead then, start it under another --node-id, or with another seed",
+                    member.id,
+                    member.address,
+                    heard_of.saturating_sub(member.generation) / 60_000,
+                );
+                self.refuse_stranger(member, reason)
+            }
         }
     }
 
@@ -147,13 +200,7 @@ impl PeerServer {
         if topology.contains(&member.id)
             && let Some(other) = gossip.members().iter().find(|m| alive(m))
         {
-            // two at once would each acknowledge writes for one replica: one has to be gone
-            return Response::NotReady {
-                reason: format!(
-                    "{} is alive at {}: it must have stopped, or be held dead, before another takes its place; a new node needs another --node-id",
-                    member.id, other.state.address
-                ),
-            };
+            return still_there(&other.state);
         }
         let members = gossip.admit(member).await;
         Response::Welcome {
@@ -223,6 +270,14 @@ impl PeerServer {
     }
 }
 
+/// Whether the answer grows with the cluster.
+fn tells_of_all(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Join { .. } | Request::Members | Request::FetchTopology
+    )
+}
+
 /// Why this caller may not ask for this now; `None` when it may.
 fn refusal(
     lifecycle: Lifecycle,
@@ -235,10 +290,7 @@ fn refusal(
         return Some(refused(RefusalCode::NotServing, reason));
     }
     // who belongs nowhere yet may look and ask to be let in, nothing else
-    let harmless = matches!(
-        request,
-        Request::Ping | Request::Join { .. } | Request::Members | Request::FetchTopology
-    );
+    let harmless = matches!(request, Request::Ping) || tells_of_all(request);
     match (ours, &caller.cluster) {
         (Some(ours), Some(theirs)) if ours == theirs => None,
         (Some(ours), Some(theirs)) => Some(refused(
@@ -275,6 +327,16 @@ fn namesake(node_id: &NodeId, generation: Generation, member: &MemberState) -> O
         );
         refused(RefusalCode::BadRequest, reason)
     })
+}
+
+/// Two at once would each acknowledge writes for one replica: one has to be gone.
+fn still_there(other: &MemberState) -> Response {
+    Response::NotReady {
+        reason: format!(
+            "{} is alive at {}: it must have stopped, or be held dead, before another takes its place; a new node needs another --node-id",
+            other.id, other.address
+        ),
+    }
 }
 
 /// Why nobody may be let in that says this of itself, without repeating what is wrong.

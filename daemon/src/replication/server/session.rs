@@ -2,16 +2,18 @@
 //!
 //! Requests that need no waiting (reads) are answered where they are read; the others are carried
 //! out concurrently and answered in whatever order they end. Each is answered exactly once. Past the bounds they are refused at once rather than queued, so a slow disk never stops
-//! the answers to probes. A frame that makes no sense ends the connection.
+//! the answers to probes. Of answers that grow with the cluster only a few
+//! are made at a time, also for who does not read them. A frame that makes no sense ends the
+//! connection.
 
 use std::{
     future::Future,
     io::ErrorKind,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::StreamExt;
@@ -27,7 +29,7 @@ use super::gate::Caller;
 use crate::replication::{
     codec,
     frames::{RefusalCode, Request, RequestFrame, Response, ResponseFrame},
-    outbox::{self, Outbox, PushError},
+    outbox::{self, Batch, Outbox, PushError},
 };
 
 /// Requests under way on one connection.
@@ -39,6 +41,8 @@ static IN_FLIGHT_KIB: Semaphore = Semaphore::const_new(512 * 1024);
 /// Bytes of answers that may wait for the writer; past that, handlers wait, and so does the next
 /// request.
 const ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Answers that grow with the cluster, made for one connection and not yet written.
+const LONG_ANSWERS_MAX: usize = 2;
 /// How long the first frame may take.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// A connection without requests is closed after this; more than the caller's own patience.
@@ -47,6 +51,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const WRITE: Duration = Duration::from_secs(30);
 /// How long answers under way may take once this node stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Frames that make no sense are told of this often, however many connections bring them.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+static COMPLAINTS: Mutex<Complaints> = Mutex::new(Complaints::none());
 
 /// What answers requests.
 pub trait Handler: Send + Sync + 'static {
@@ -59,6 +66,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The answer, when it can be had without waiting for anything but a lookup.
     fn at_once(&self, _caller: &Caller, _epoch: Epoch, _request: &Request) -> Option<Response> {
+        None
+    }
+
+    /// Where a request whose answer grows with the cluster needs a place, from before the answer is
+    /// made until it is written; without one it is refused. `None`: its answer is short.
+    fn places(&self, _caller: &Caller, _request: &Request) -> Option<&Semaphore> {
         None
     }
 }
@@ -79,6 +92,7 @@ where
         handler,
         answers,
         pending: AtomicUsize::new(0),
+        long: Semaphore::new(LONG_ANSWERS_MAX),
     });
     let reading = session.read(read_half);
     tokio::select! {
@@ -104,6 +118,8 @@ struct Session<H> {
     handler: Arc<H>,
     answers: Arc<Outbox>,
     pending: AtomicUsize,
+    /// Answers that grow with the cluster, under way here.
+    long: Semaphore,
 }
 
 /// Room for one request; given back when it is answered.
@@ -181,27 +197,87 @@ impl<H: Handler> Session<H> {
         let Some(_room) = self.room(size) else {
             return self.send(frame.id, too_busy()).await;
         };
+        let places = self.handler.places(&self.caller, &frame.request);
+        let place = match places {
+            None => None,
+            Some(places) => match (self.long.try_acquire(), places.try_acquire()) {
+                (Ok(here), Ok(there)) => Some((here, there)),
+                _ => return self.send(frame.id, too_busy()).await,
+            },
+        };
         let response = self
             .handler
             .handle(&self.caller, frame.epoch, frame.request);
-        self.send(frame.id, response.await).await;
+        let Some(batch) = self.push(frame.id, response.await).await else {
+            return;
+        };
+        if place.is_some() {
+            // else who does not read would have one more answer waiting at each connection
+            self.answers.written(batch).await;
+        }
     }
 
     async fn send(&self, id: u64, response: Response) {
+        self.push(id, response).await;
+    }
+
+    /// `None` when the connection is over.
+    async fn push(&self, id: u64, response: Response) -> Option<Batch> {
         let frame = ResponseFrame { id, response };
-        if let Err(PushError::Frame(error)) = self.answers.push_patiently(&frame).await {
-            let response = Response::Refused {
-                code: RefusalCode::BadRequest,
-                reason: format!("the answer cannot be sent: {error}"),
-            };
-            let frame = ResponseFrame { id, response };
-            // without a writer the connection is over
-            let _ = self.answers.push_patiently(&frame).await;
+        match self.answers.push_patiently(&frame).await {
+            Err(PushError::Frame(error)) => {
+                let response = Response::Refused {
+                    code: RefusalCode::BadRequest,
+                    reason: format!("the answer cannot be sent: {error}"),
+                };
+                let frame = ResponseFrame { id, response };
+                self.answers.push_patiently(&frame).await.ok()
+            }
+            pushed => pushed.ok(),
         }
     }
 
     fn complain(&self, error: &str) {
-        tracing::warn!(node = %self.caller.node_id, error, "a peer's request makes no sense; closing");
+        let due = {
+            let complaints = COMPLAINTS.lock();
+            let mut complaints = complaints.unwrap_or_else(PoisonError::into_inner);
+            complaints.due(Instant::now())
+        };
+        if let Some(not_told) = due {
+            tracing::warn!(
+                node = %self.caller.node_id, error, not_told,
+                "a peer's request makes no sense; closing (more within a minute are counted, not told)"
+            );
+        }
+    }
+}
+
+/// How often it is told that frames make no sense.
+struct Complaints {
+    told: Option<Instant>,
+    /// Since then.
+    not_told: u64,
+}
+
+impl Complaints {
+    const fn none() -> Self {
+        Self {
+            told: None,
+            not_told: 0,
+        }
+    }
+
+    /// How many there were since the last that was told, when this one is to be told.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        if self
+            .told
+            .is_some_and(|at| now.duration_since(at) < COMPLAIN_EVERY)
+        {
+            self.not_told += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.not_told))
     }
 }
 
@@ -234,4 +310,133 @@ where
     }
     answers.close();
     broken.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::replication::testing::id;
+
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    /// Answers all but pings with as much as a large cluster would.
+    struct Large {
+        places: Semaphore,
+        made: AtomicUsize,
+        pings: AtomicUsize,
+    }
+
+    impl Handler for Large {
+        async fn handle(&self, _: &Caller, _: Epoch, request: Request) -> Response {
+            if request == Request::Ping {
+                self.pings.fetch_add(1, Ordering::Relaxed);
+                return Response::Pong;
+            }
+            self.made.fetch_add(1, Ordering::Relaxed);
+            Response::NotReady {
+                reason: "x".repeat(1 << 20),
+            }
+        }
+
+        fn places(&self, _: &Caller, request: &Request) -> Option<&Semaphore> {
+            (*request != Request::Ping).then_some(&self.places)
+        }
+    }
+
+    /// A connection of somebody who need not read.
+    fn connect(handler: &Arc<Large>) -> DuplexStream {
+        let (io, there) = tokio::io::duplex(64 * 1024);
+        let caller = Caller {
+            node_id: id("stranger"),
+            generation: 1,
+            cluster: None,
+        };
+        let session = run(there, caller, Arc::clone(handler), CancellationToken::new());
+        tokio::spawn(session);
+        io
+    }
+
+    async fn ask(io: &mut DuplexStream, requests: impl Iterator<Item = Request>) {
+        for (id, request) in requests.enumerate() {
+            let frame = RequestFrame {
+                id: id as u64,
+                epoch: 0,
+                deadline_ms: 0,
+                request,
+            };
+            let mut bytes = Vec::new();
+            codec::encode_into(&frame, &mut bytes).expect("small");
+            outbox::write(io, &bytes).await.expect("open");
+        }
+    }
+
+    /// So many answers: how many were given, and how many refused.
+    async fn read(io: &mut DuplexStream, count: usize) -> (usize, usize) {
+        let mut frames = codec::reader(io);
+        let (mut given, mut refused) = (0, 0);
+        while given + refused < count {
+            let body = frames.next().await.expect("open").expect("whole");
+            match codec::decode::<ResponseFrame>(&body)
+                .expect("sane")
+                .response
+            {
+                Response::Refused { code, .. } => {
+                    assert_eq!(code, RefusalCode::TooBusy);
+                    refused += 1;
+                }
+                _ => given += 1,
+            }
+        }
+        (given, refused)
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_made_few_long_answers() {
+        const EACH: usize = 500;
+        let handler = Arc::new(Large {
+            places: Semaphore::new(5),
+            made: AtomicUsize::default(),
+            pings: AtomicUsize::default(),
+        });
+        let made = || handler.made.load(Ordering::Relaxed);
+        let mut lines: Vec<_> = (0..4).map(|_| connect(&handler)).collect();
+        for (n, line) in lines.iter_mut().enumerate() {
+            let flood = std::iter::repeat_n(Request::Members, EACH);
+            ask(line, flood.chain([Request::Ping])).await;
+            let looked_at = async {
+                while handler.pings.load(Ordering::Relaxed) <= n {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(GENEROUS, looked_at).await.expect("all looked at");
+            // two for each, and no more than there are places
+            assert_eq!(made(), [2, 4, 5, 5][n]);
+        }
+        let mut given = 0;
+        for line in &mut lines {
+            let answers = timeout(GENEROUS, read(line, EACH + 1)).await;
+            given += answers.expect("all are answered").0 - 1;
+        }
+        assert_eq!(given, made());
+        // who reads gives the places back
+        for round in 0..10 {
+            ask(&mut lines[0], std::iter::once(Request::Members)).await;
+            let answers = timeout(GENEROUS, read(&mut lines[0], 1)).await;
+            assert_eq!(answers.expect("answered"), (1, 0), "{round}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_told_once_a_minute_and_counted() {
+        let (mut complaints, start) = (Complaints::none(), Instant::now());
+        let mut at = |seconds| complaints.due(start + Duration::from_secs(seconds));
+        assert_eq!(at(0), Some(0));
+        let told = (0..5000).filter_map(|n| at(n / 100)).count();
+        assert_eq!(told, 0);
+        assert_eq!(at(60), Some(5000));
+        assert_eq!(at(119), None);
+        assert_eq!(at(500), Some(1));
+    }
 }

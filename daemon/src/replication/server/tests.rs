@@ -3,7 +3,10 @@
 
 use std::sync::OnceLock;
 
-use ringmaster_shared::member::{Lifecycle, Load, MemberStatus, RingStamp};
+use ringmaster_shared::{
+    id::ClusterId,
+    member::{Lifecycle, Load, MemberStatus, RingStamp},
+};
 
 use super::{gate::Caller, *};
 use crate::{
@@ -21,6 +24,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 /// A server, and its folder, which is removed with it.
 struct Door {
     dispatch: Dispatch,
+    node: Arc<PeerServer>,
     events: Events,
     _folder: tempfile::TempDir,
 }
@@ -50,8 +54,10 @@ impl Door {
             gossip: Arc::new(OnceLock::new()),
             stop: CancellationToken::new(),
         };
+        let node = Arc::new(server);
         Self {
-            dispatch: Dispatch::new(Arc::new(server)),
+            dispatch: Dispatch::new(Arc::clone(&node)),
+            node,
             events,
             _folder: folder,
         }
@@ -135,4 +141,46 @@ async fn who_started_far_in_the_future_is_told_about_its_clock() {
     }
     let passed = door.join(ahead(300)).await;
     assert!(matches!(passed, Response::NotReady { .. }), "{passed:?}");
+}
+
+/// Else who knocks without end would keep members from learning the ring.
+#[tokio::test]
+async fn answers_that_tell_of_all_take_places_which_strangers_do_not_share_with_members() {
+    let door = Door::with_keys(&[]);
+    let cluster = |digit: &str| {
+        let id = format!("0b9c7c1e-2f43-4a52-9f7e-3c1de9c0a11{digit}");
+        ClusterId::new(&id).expect("valid")
+    };
+    let caller = |cluster| Caller {
+        node_id: id("b"),
+        generation: 1,
+        cluster,
+    };
+    let proof = Vec::new();
+    let member = joiner("h:1");
+    let long = [
+        Request::Members,
+        Request::FetchTopology,
+        Request::Join { member, proof },
+    ];
+    // the address tells which places they are
+    let places = |cluster: Option<ClusterId>, request: &Request| {
+        let places = door.dispatch.places(&caller(cluster), request);
+        places.map(std::ptr::from_ref)
+    };
+    for request in &long {
+        let nobodys = places(None, request).expect("bounded");
+        assert_eq!(places(Some(cluster("1")), request), Some(nobodys));
+    }
+    let ours = door.node.identity.set_cluster(cluster("1"));
+    ours.expect("written");
+    for request in &long {
+        let members = places(Some(cluster("1")), request).expect("bounded");
+        for stranger in [None, Some(cluster("2"))] {
+            let strangers = places(stranger, request).expect("bounded");
+            assert_ne!(strangers, members, "{request:?}");
+        }
+    }
+    assert_eq!(places(None, &Request::Ping), None);
+    assert_eq!(places(None, &Request::Keyring), None);
 }
