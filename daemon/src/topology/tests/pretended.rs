@@ -333,8 +333,8 @@ impl Cluster {
     }
 
     /// What gossip says of a node.
-    pub(super) fn status(&self, name: &str) -> MemberStatus {
-        self.lock().gossip[&id(name)].status
+    pub(super) fn held(&self, name: &str) -> MemberState {
+        self.lock().gossip[&id(name)].clone()
     }
 
     /// Changes what gossip says of a node.
