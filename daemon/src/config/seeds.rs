@@ -10,31 +10,40 @@ const SEEDS_MAX: usize = 64;
 
 /// `host:port`; an IPv6 address stands in brackets.
 pub fn check_address(text: &str) -> Result<String, String> {
-    let bad = |why: &str| {
-        Err(format!(
+    match judge_address(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(why) => Err(format!(
             "{why}; an address is HOST:PORT, e.g. localhost:8081"
-        ))
-    };
-    if text.contains("://") || text.contains('/') {
-        return bad("this is a URL");
+        )),
+    }
+}
+
+/// The same without a word or a copy, for what is heard.
+pub fn is_address(text: &str) -> bool {
+    judge_address(text).is_ok()
+}
+
+fn judge_address(text: &str) -> Result<(), &'static str> {
+    if text.contains('/') {
+        return Err("this is a URL");
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return bad("the port is missing");
+        return Err("the port is missing");
     };
     if host.is_empty() {
-        return bad("the host is missing");
+        return Err("the host is missing");
     }
     let bracketed = host.starts_with('[') && host.ends_with(']');
     if host.contains(':') && !bracketed {
-        return bad("an IPv6 address needs brackets");
+        return Err("an IPv6 address needs brackets");
     }
     let host_ok = |c: char| c.is_ascii_alphanumeric() || "-_.[]:%".contains(c);
     if host.len() > 253 || !host.chars().all(host_ok) {
-        return bad("this is not a host name");
+        return Err("this is not a host name");
     }
     match port.parse::<u16>() {
-        Ok(n) if n > 0 => Ok(text.to_owned()),
-        _ => bad("the port must be a number from 1 to 65535"),
+        Ok(n) if n > 0 => Ok(()),
+        _ => Err("the port must be a number from 1 to 65535"),
     }
 }
 

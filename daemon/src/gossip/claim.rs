@@ -14,6 +14,7 @@ use ringmaster_shared::{
 use serde::{Deserialize, Serialize};
 
 use super::MemberState;
+use crate::config::seeds;
 
 /// `host:port`: a DNS name of 253 bytes, brackets or not, and a port.
 pub const ADDRESS_BYTES_MAX: usize = 262;
@@ -99,14 +100,20 @@ pub fn is_too_far_ahead(generation: Generation, unix_ms: u64) -> bool {
     generation > unix_ms.saturating_add(GENERATION_AHEAD_MS_MAX)
 }
 
-/// Whether the fields are within the bounds every node keeps to.
+/// Whether the fields are within the bounds every node keeps to. All of it stands in log lines and
+/// on consoles, so nothing in it may begin a line or steer a terminal; ids are checked as they are
+/// read.
 pub fn is_acceptable(state: &MemberState, unix_ms: u64) -> bool {
-    !state.address.is_empty()
-        && state.address.len() <= ADDRESS_BYTES_MAX
-        && state.zone.len() <= TEXT_BYTES_MAX
-        && state.version.len() <= TEXT_BYTES_MAX
+    state.address.len() <= ADDRESS_BYTES_MAX
+        && seeds::is_address(&state.address)
+        && is_short_text(&state.zone)
+        && is_short_text(&state.version)
         && state.incarnation <= INCARNATION_MAX
         && !is_too_far_ahead(state.generation, unix_ms)
+}
+
+fn is_short_text(text: &str) -> bool {
+    text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// Cuts the texts of this node's own state to the bounds, lest all others refuse it.
@@ -189,11 +196,25 @@ mod tests {
     fn bounds_are_kept() {
         let now = 1_000_000;
         let year = GENERATION_AHEAD_MS_MAX;
-        let edits: [(&str, Edit, bool); 6] = [
+        let edits: [(&str, Edit, bool); 12] = [
             ("plain", |_| (), true),
+            ("IPv6", |s| s.address = "[fe80::1%eth0]:8081".into(), true),
             ("no address", |s| s.address.clear(), false),
-            ("long address", |s| s.address = "x".repeat(263), false),
+            ("no port", |s| s.address = "host".into(), false),
+            (
+                "long address",
+                |s| s.address = format!("{}:1", "x".repeat(261)),
+                false,
+            ),
+            (
+                "a line in the address",
+                |s| s.address.insert(1, '\n'),
+                false,
+            ),
             ("long zone", |s| s.zone = "x".repeat(65), false),
+            ("a line in the zone", |s| s.zone.push('\n'), false),
+            ("a terminal's", |s| s.zone.push('\u{9b}'), false),
+            ("a line in the version", |s| s.version.push('\r'), false),
             ("long version", |s| s.version = "x".repeat(65), false),
             ("incarnation", |s| s.incarnation = u64::MAX, false),
         ];

@@ -149,7 +149,7 @@ pub enum Happening {
         id: NodeId,
         address: String,
     },
-    /// Nobody answers over UDP; all these do over TCP.
+    /// Nobody answers over UDP; so many in a row did over TCP alone.
     OwnUdpBlocked {
         address: String,
         over_tcp: usize,

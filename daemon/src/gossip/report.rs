@@ -178,9 +178,10 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
             Warning,
             Some(id),
             format!(
-                "{id} answers over TCP but not over UDP; allow UDP to {address} in both directions. \
-                 Until then it stays a member and gets the news over TCP, but failures are noticed \
-                 late"
+                "{id} answers over TCP but not over UDP; allow UDP to {address} in both directions, \
+                 or it refuses this node's gossip: look for KEY_MISMATCH and PROTOCOL_MISMATCH \
+                 there. Until then it stays a member, but failures are noticed late, and it gets \
+                 the news over TCP if at all"
             ),
             json!({"address": address}),
         ),
@@ -210,9 +211,10 @@ fn describe(happening: &Happening, cluster: &ClusterId) -> Line {
             Warning,
             None,
             format!(
-                "this node's own UDP is blocked: nobody answers over UDP, {over_tcp} members answer \
-                 over TCP; allow UDP from and to {address}. Until then it gets the news over TCP, \
-                 but failures are noticed late"
+                "this node's own UDP is blocked: nobody answers over UDP, {over_tcp} members in a row \
+                 answered over TCP alone; allow UDP from and to {address}, or they refuse this \
+                 node's gossip: look for KEY_MISMATCH and PROTOCOL_MISMATCH on them. Until then it \
+                 gets the news over TCP if at all, and failures are noticed late"
             ),
             json!({"address": address, "over_tcp": over_tcp}),
         ),
@@ -408,6 +410,15 @@ mod tests {
             over_tcp: 4,
         });
         assert!(own.starts_with("this node's own UDP is blocked: nobody answers over UDP, 4 "));
+        let one = text(Happening::UdpBlocked {
+            id: id("node-3"),
+            address: "10.0.0.3:8081".into(),
+        });
+        // other keys look the same from here as packets that a firewall drops
+        for told in [own, one] {
+            let both = told.contains("KEY_MISMATCH") && told.contains("PROTOCOL_MISMATCH");
+            assert!(both && told.contains("allow UDP"), "{told}");
+        }
         let open = |id| {
             text(Happening::UdpOpen {
                 id,

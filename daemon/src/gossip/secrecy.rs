@@ -2,7 +2,8 @@
 //!
 //! This file is the door: [`Secrecy`], the one keyring of the process with its counter and its
 //! windows, shared by the engine, the door for joiners and the orders that change keys. Pure
-//! behind it: `key.rs` and `keyring.rs` (XChaCha20-Poly1305), `replays.rs`. `file.rs` is the disk.
+//! behind it: `key.rs` and `keyring.rs` (XChaCha20-Poly1305), `replays.rs`, `others.rs` (who seals
+//! with another key). `file.rs` is the disk.
 //!
 //! Promises: keys are never printed; a nonce is random and never repeated; what is sealed is
 //! bound to its cluster, its purpose and its header; a change is on the disk before it counts.
@@ -13,12 +14,13 @@ pub mod file;
 pub mod joining;
 mod key;
 mod keyring;
+mod others;
 mod replays;
 
 use std::{
-    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use rand::RngCore;
@@ -31,6 +33,7 @@ use self::{
     complaints::Complaints,
     file::{Keeping, KeyringFileError},
     key::{FINGERPRINT_BYTES, NONCE_BYTES},
+    others::Others,
     replays::Replays,
 };
 pub use self::{
@@ -38,8 +41,6 @@ pub use self::{
     keyring::{Keyring, OpenError, Opened, RingError, SEAL_BYTES},
 };
 
-/// Members that seal with another key than the primary, remembered.
-const OTHERS_MAX: usize = 16_384;
 /// What the number and the generation of a sealed message take at most.
 const STAMP_BYTES_MAX: usize = 20;
 /// What sealing adds to a packet at most.
@@ -139,6 +140,8 @@ struct Shared {
     keeping: Option<Keeping>,
     /// One change at a time; only changes wait for the disk, nothing that is sealed does.
     changing: Mutex<()>,
+    /// What complaints go by: a wall clock that is set back would silence them.
+    begun: Instant,
     complaints: Mutex<Complaints>,
     state: Mutex<State>,
 }
@@ -150,8 +153,7 @@ struct State {
     /// Packets and calls come over different ways and overtake each other.
     packets: Replays,
     calls: Replays,
-    /// Members that last sealed with another key than the primary: they may know no other.
-    others: HashMap<NodeId, Fingerprint>,
+    others: Others,
 }
 
 impl Secrecy {
@@ -180,13 +182,14 @@ impl Secrecy {
             next_number: 1,
             packets: Replays::default(),
             calls: Replays::default(),
-            others: HashMap::new(),
+            others: Others::default(),
         };
         let shared = Shared {
             verify,
             session,
             keeping,
             changing: Mutex::new(()),
+            begun: Instant::now(),
             complaints: Mutex::default(),
             state: Mutex::new(state),
         };
@@ -221,15 +224,16 @@ impl Secrecy {
         state.generation = state.generation.max(generation);
     }
 
-    /// Seals for one receiver: with the key it is known to use, else with the primary.
+    /// Seals for one receiver: with the key it is known to use, now and then and else with the
+    /// primary (`others.rs`). The time with it is monotonic milliseconds.
     pub fn seal(
         &self,
         purpose: Purpose,
         about: &[&[u8]],
-        to: Option<&NodeId>,
+        to: Option<(&NodeId, u64)>,
         plain: &[u8],
     ) -> Vec<u8> {
-        let with = to.and_then(|to| self.state().others.get(to).copied());
+        let with = to.and_then(|(to, now_ms)| self.state().others.key_for(now_ms, to));
         self.seal_with(purpose, about, with, plain)
     }
 
@@ -304,7 +308,8 @@ impl Secrecy {
     }
 
     /// Whether it is time to say that `whom` shows no key.
-    pub fn complain(&self, whom: &str, now_ms: u64) -> bool {
+    pub fn complain(&self, whom: &str) -> bool {
+        let now_ms = self.shared.begun.elapsed().as_millis() as u64;
         let complaints = self.shared.complaints.lock();
         let mut complaints = complaints.unwrap_or_else(PoisonError::into_inner);
         complaints.due(whom, now_ms)
@@ -326,7 +331,7 @@ impl Secrecy {
             }
             let primary = ring.primary().fingerprint();
             let mut state = self.state();
-            state.others.retain(|_, used| *used != primary);
+            state.others.remove_key(primary);
             state.ring = Arc::new(ring);
         }
         Ok(changed)
@@ -355,8 +360,8 @@ impl State {
     fn note_key(&mut self, sender: &NodeId, key: Fingerprint) {
         if key == self.ring.primary().fingerprint() {
             self.others.remove(sender);
-        } else if self.others.len() < OTHERS_MAX || self.others.contains_key(sender) {
-            self.others.insert(sender.clone(), key);
+        } else {
+            self.others.note(sender, key);
         }
     }
 }
@@ -429,7 +434,7 @@ mod tests {
             Secrecy::for_tests(&[2, 1], ON, 8),
         );
         let to_old = |new: &Secrecy| {
-            let sealed = new.seal(Purpose::Packet, &[], Some(&id("old")), b"x");
+            let sealed = new.seal(Purpose::Packet, &[], Some((&id("old"), 0)), b"x");
             old.open(Purpose::Packet, &[], &sealed)
         };
         assert!(to_old(&new).is_err(), "nothing is known of it yet");
@@ -442,6 +447,40 @@ mod tests {
         new.change(Change::Remove(Key::new([1; 32]).fingerprint()))
             .expect("not the primary");
         assert!(to_old(&new).is_err(), "a removed key is used for nothing");
+    }
+
+    /// Each answers under the key in which it is spoken to; that must not hold for ever.
+    #[test]
+    fn members_that_changed_their_primary_one_after_the_other_end_with_the_new_one() {
+        let (one, two) = (Key::new([1; 32]), Key::new([2; 32]));
+        let a = Secrecy::for_tests(&[1, 2], ON, 7);
+        let b = Secrecy::for_tests(&[1, 2], ON, 8);
+        let say = |from: (&Secrecy, &str), to: (&Secrecy, &str), now_ms| {
+            let sealed = from
+                .0
+                .seal(Purpose::Packet, &[], Some((&id(to.1), now_ms)), b"x");
+            let opened = to.0.open(Purpose::Packet, &[], &sealed).expect("opens");
+            assert!(to.0.admit(Purpose::Packet, &id(from.1), &opened));
+            opened.key
+        };
+        let (a, b) = ((&a, "a"), (&b, "b"));
+        for turn in [a, b] {
+            turn.0.change(Change::Use(two.fingerprint())).expect("held");
+            // one message under the old key was on its way to the one that changed
+            let late = Secrecy::for_tests(&[1], ON, 1);
+            let sealed = late.seal(Purpose::Packet, &[], None, b"x");
+            let opened = turn.0.open(Purpose::Packet, &[], &sealed).expect("opens");
+            let other = if turn.1 == "a" { "b" } else { "a" };
+            assert!(turn.0.admit(Purpose::Packet, &id(other), &opened));
+        }
+        let mut last_old = None;
+        for second in 0..300 {
+            let used = [say(a, b, 1_000 * second), say(b, a, 1_000 * second)];
+            if used.contains(&one.fingerprint()) {
+                last_old = Some(second);
+            }
+        }
+        assert_eq!(last_old, Some(59), "then both seal with the new one");
     }
 
     #[test]

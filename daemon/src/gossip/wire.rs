@@ -68,6 +68,15 @@ pub struct Asked {
     pub bond: Bond,
 }
 
+/// Whom a question is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver<'a> {
+    /// It answered there.
+    Known(&'a NodeId),
+    /// The list has it there.
+    Believed(&'a NodeId),
+}
+
 /// Binds an answer to its question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bond {
@@ -114,12 +123,13 @@ impl Wire {
 
     // ---- packets ----------------------------------------------------------------------------
 
-    /// `None` for what cannot be encoded, which the core does not make.
-    pub fn packet(&self, packet: &Packet) -> Option<Vec<u8>> {
+    /// `None` for what cannot be encoded, which the core does not make. `now_ms` is monotonic.
+    pub fn packet(&self, now_ms: u64, packet: &Packet) -> Option<Vec<u8>> {
         let content = codec::content(packet).ok()?;
         let version = self.versions.towards(&packet.to);
         self.live_on_as(packet.from.generation);
-        let (bytes, _) = self.seal(Purpose::Packet, version, Some(&packet.to), None, &content);
+        let to = Some((&packet.to, now_ms));
+        let (bytes, _) = self.seal(Purpose::Packet, version, to, None, &content);
         Some(bytes)
     }
 
@@ -180,10 +190,21 @@ impl Wire {
 
     // ---- exchanges --------------------------------------------------------------------------
 
-    /// A question for whoever it is at an address, and what its answer must be bound to.
-    pub fn ask(&self, to: Option<&NodeId>, ask: &Message<Ask>) -> Option<(Vec<u8>, Bond)> {
+    /// A question for whoever it is at an address, and what its answer must be bound to. `to` is
+    /// who answered there, or who is believed to be there: for that one it is sealed, but who it is
+    /// has to turn out before it is spoken to in a later version. `now_ms` is monotonic.
+    pub fn ask(
+        &self,
+        now_ms: u64,
+        to: Option<Receiver<'_>>,
+        ask: &Message<Ask>,
+    ) -> Option<(Vec<u8>, Bond)> {
         let content = postcard::to_stdvec(ask).ok()?;
-        let version = to.map_or(self.versions.ours.lowest, |to| self.versions.towards(to));
+        let version = match to {
+            Some(Receiver::Known(to)) => self.versions.towards(to),
+            Some(Receiver::Believed(_)) | None => self.versions.ours.lowest,
+        };
+        let to = to.map(|(Receiver::Known(to) | Receiver::Believed(to))| (to, now_ms));
         self.live_on_as(ask.from.generation);
         let (bytes, nonce) = self.seal(Purpose::Ask, version, to, None, &content);
         let bond = Bond {
@@ -268,7 +289,7 @@ impl Wire {
         &self,
         purpose: Purpose,
         version: u8,
-        to: Option<&NodeId>,
+        to: Option<(&NodeId, u64)>,
         bound: Option<(Nonce, secrecy::Fingerprint)>,
         content: &[u8],
     ) -> (Vec<u8>, Option<Nonce>) {

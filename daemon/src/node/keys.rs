@@ -1,9 +1,9 @@
 //! Keys of the gossip on the whole cluster: who holds which, and carrying out an order on every
 //! member. Orders travel over the nodes' connections, sealed, for one process of one node alone.
 //!
-//! Promises: a key is made primary only when every reachable member holds it, and removed only
-//! when none of them seals with it. Who is away keeps what it has, and comes back as long as one
-//! of its keys is still held by the others.
+//! Promises: a key is made primary only when every living member said that it holds it, and removed
+//! only when each said that it does not seal with it. Who is away keeps what it has, and comes back
+//! as long as one of its keys is still held by the others.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -56,8 +56,10 @@ pub struct Held {
 /// Why a member shows no keyring.
 #[derive(Debug, Clone)]
 pub enum Missing {
-    /// It is down or does not answer.
+    /// It is down, or suspected and does not answer.
     Away(String),
+    /// It is held alive and did not answer: nobody knows what it holds.
+    Silent(String),
     /// It answers, and has none.
     NoKeyring(String),
 }
@@ -66,7 +68,9 @@ impl Held {
     pub fn info(&self) -> NodeKeys {
         let (keyring, message) = match &self.state {
             Ok(state) => (Some(info(state)), None),
-            Err(Missing::Away(why) | Missing::NoKeyring(why)) => (None, Some(why.clone())),
+            Err(Missing::Away(why) | Missing::Silent(why) | Missing::NoKeyring(why)) => {
+                (None, Some(why.clone()))
+            }
         };
         NodeKeys {
             node_id: self.node.clone(),
@@ -161,7 +165,7 @@ fn unseen<'a>(
 const NO_KEYRING: &str = "has no keyring: start it with gossip.keyring_file";
 
 async fn ask(node: &Node, id: NodeId, status: MemberStatus) -> Held {
-    let away = |why: String| Err(Missing::Away(why));
+    let silent = |why: String| Err(unanswered(status, why));
     let state = match node.peers.get() {
         Some(peers) if status.is_reachable() => {
             let request = Request::Keyring;
@@ -171,13 +175,22 @@ async fn ask(node: &Node, id: NodeId, status: MemberStatus) -> Held {
             {
                 Ok(Response::Keyring { state: Some(state) }) => Ok(state),
                 Ok(Response::Keyring { state: None }) => Err(Missing::NoKeyring(NO_KEYRING.into())),
-                Ok(_) => away("gave an answer that makes no sense".into()),
-                Err(error) => away(error.to_string()),
+                Ok(_) => silent("gave an answer that makes no sense".into()),
+                Err(error) => silent(error.to_string()),
             }
         }
-        _ => away(format!("is {}", status.as_str())),
+        _ => Err(Missing::Away(format!("is {}", status.as_str()))),
     };
     Held { node: id, state }
+}
+
+/// What a question that was not answered says of a member held so.
+fn unanswered(status: MemberStatus, why: String) -> Missing {
+    if status == MemberStatus::Alive {
+        Missing::Silent(why)
+    } else {
+        Missing::Away(why)
+    }
 }
 
 /// Why the order must not be given, if so.
@@ -187,13 +200,29 @@ pub fn objection(held: &[Held], operation: KeyOperation, key: Fingerprint) -> Op
         let names: Vec<&str> = names.map(|h| h.node.as_str()).collect();
         (!names.is_empty()).then(|| names.join(", "))
     };
-    match operation {
-        KeyOperation::Install => None,
+    let known = match operation {
+        KeyOperation::Install => return None,
         KeyOperation::Use => those(&|s| !s.keys.contains(&key))
             .map(|who| format!("key {key} is not installed on {who}: install it first")),
         KeyOperation::Remove => those(&|s| s.keys.first() == Some(&key))
             .map(|who| format!("key {key} is the primary of {who}: use another one first")),
-    }
+    };
+    known.or_else(|| silence(held))
+}
+
+/// Who lives and did not say what it holds.
+fn silence(held: &[Held]) -> Option<String> {
+    let silent = held.iter().filter_map(|h| match &h.state {
+        Err(Missing::Silent(why)) => Some(format!("{} ({why})", h.node)),
+        _ => None,
+    });
+    let silent: Vec<String> = silent.collect();
+    (!silent.is_empty()).then(|| {
+        format!(
+            "held alive, and did not say which keys it holds: {}. Try again when it answers, or is held dead",
+            silent.join(", ")
+        )
+    })
 }
 
 /// Has every member carry the change out, this node first; in a task of its own, so that a caller
@@ -241,7 +270,9 @@ async fn carry_on(
             async move {
                 let id = held.node.clone();
                 let (what, message) = match held.state {
-                    Err(Missing::Away(why)) => (KeyOutcome::Unreachable, Some(why)),
+                    Err(Missing::Away(why) | Missing::Silent(why)) => {
+                        (KeyOutcome::Unreachable, Some(why))
+                    }
                     Err(Missing::NoKeyring(why)) => (KeyOutcome::Refused, Some(why)),
                     Ok(state) => tell(node, secrecy, &id, &state, ours, change).await,
                 };
@@ -439,6 +470,34 @@ mod tests {
         let primary = check(KeyOperation::Remove, 1).expect("it is in use");
         assert!(primary.contains("primary of a, b"), "{primary}");
         assert_eq!(check(KeyOperation::Remove, 2), None);
+    }
+
+    /// It may hold none of the keys that the others would seal with from then on.
+    #[test]
+    fn who_lives_and_does_not_answer_objects() {
+        let key = |n| Key::new([n; 32]).fingerprint();
+        let asked = |status| {
+            let state = Err(unanswered(status, "no answer within 3 s".into()));
+            [
+                held("a", &[2, 1]),
+                Held {
+                    node: id("b"),
+                    state,
+                },
+            ]
+        };
+        for (operation, n, objects) in [
+            (KeyOperation::Install, 3, false),
+            (KeyOperation::Use, 2, true),
+            (KeyOperation::Remove, 1, true),
+        ] {
+            let alive = objection(&asked(MemberStatus::Alive), operation, key(n));
+            assert_eq!(alive.is_some(), objects, "{operation:?}");
+            assert!(alive.is_none_or(|why| why.contains("b (no answer within 3 s)")));
+            // the probe does not get through either
+            let suspected = objection(&asked(MemberStatus::Suspected), operation, key(n));
+            assert_eq!(suspected, None, "{operation:?}");
+        }
     }
 
     #[tokio::test]

@@ -39,6 +39,9 @@ pub const STORE_DIR: &str = "store";
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
+/// 2026-01-01 UTC. This program did not exist before: a clock that says so is wrong.
+const WRITTEN_UNIX_MS: u64 = 1_767_225_600_000;
+
 /// How a start ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
@@ -313,20 +316,30 @@ fn run_parts(
     Ok(())
 }
 
-/// What to say at the start when an earlier one was made with a clock far ahead: generations never
-/// fall, so this one is ahead of the clock as well.
+/// What to say at the start when this node's generation is ahead of its clock, as generations never
+/// fall: an earlier start was made with a clock far ahead, or the clock is behind now (no battery,
+/// time not fetched yet). Who took the second for the first and emptied the folder would lose data
+/// for nothing.
 fn clock_warning(generation: Generation, unix_ms: u64) -> Option<String> {
     let days = generation.saturating_sub(unix_ms) / DAY_MS;
-    (days > 0).then(|| {
-        let consequence = if claim::is_too_far_ahead(generation, unix_ms) {
-            "no member believes one so far ahead, so it stays alone: set its clock right, then start it with an empty --data-dir"
-        } else {
-            "set its clock right; more than a year ahead no member would believe it"
-        };
-        format!(
-            "this node was started before with a clock {days} days ahead of now, and its generation is ahead since: {consequence}"
-        )
-    })
+    if days == 0 {
+        return None;
+    }
+    let behind = "set it right, restart this node and keep its --data-dir";
+    if unix_ms < WRITTEN_UNIX_MS {
+        return Some(format!(
+            "this node's clock is wrong: it says {}, which is before this program was written, and {days} days behind an earlier start of this node: {behind}",
+            crate::time::timestamp_of_ms(unix_ms)
+        ));
+    }
+    let ahead = if claim::is_too_far_ahead(generation, unix_ms) {
+        "no member believes a start so far ahead, so this node stays alone: only then start it with an empty --data-dir, and the others fill it"
+    } else {
+        "nothing is to be done (more than a year ahead no member would believe it)"
+    };
+    Some(format!(
+        "an earlier start of this node was made by a clock {days} days ahead of what its clock says now. Look at the clock first. If it is behind now: {behind}. If it is right now and was ahead then: {ahead}"
+    ))
 }
 
 #[cfg(test)]
@@ -334,20 +347,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_start_with_a_clock_far_ahead_is_told() {
+    fn a_clock_behind_an_earlier_start_is_told() {
         let now = 1_780_000_000_000;
-        for (ahead_days, says) in [
-            (0, None),
-            (2, Some("2 days")),
-            (400, Some("empty --data-dir")),
-        ] {
-            let warning = clock_warning(now + ahead_days * DAY_MS, now);
-            match (&warning, says) {
-                (None, None) => {}
-                (Some(text), Some(part)) => assert!(text.contains(part), "{text}"),
-                _ => panic!("{ahead_days} days ahead: {warning:?}"),
+        let keeps = "keep its --data-dir";
+        let empties = "empty --data-dir";
+        let cases: [(u64, u64, &[&str], &[&str]); 4] = [
+            (now, 2, &["2 days", keeps], &[empties]),
+            (now, 400, &["400 days", keeps, "right now", empties], &[]),
+            // booted without a battery: whoever empties the folder then loses all for nothing
+            (5_000, 20_600, &["1970-01-01", keeps], &[empties]),
+            (
+                WRITTEN_UNIX_MS - 1,
+                9_000,
+                &["2025-12-31", keeps],
+                &[empties],
+            ),
+        ];
+        for (now, ahead_days, says, says_not) in cases {
+            let warning = clock_warning(now + ahead_days * DAY_MS, now).expect("a warning");
+            for part in says {
+                assert!(warning.contains(part), "{part}: {warning}");
+            }
+            for part in says_not {
+                assert!(!warning.contains(part), "{part}: {warning}");
             }
         }
+        assert_eq!(clock_warning(now, now), None);
         assert_eq!(clock_warning(now - DAY_MS, now), None);
     }
 }

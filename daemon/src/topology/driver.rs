@@ -59,6 +59,9 @@ const IDLE: Duration = Duration::from_secs(1);
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(500);
 /// Members asked for a later topology in one go.
 const CATCH_UP_TRIES: usize = 3;
+/// Who waits to be taken in and is down for so long is buried. It may start any time later: a later
+/// life is above what is said of an earlier one.
+const WAITS_IN_VAIN: Duration = Duration::from_secs(3600);
 /// A change that does not get on for this long is told.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
@@ -279,16 +282,27 @@ impl<A: Around> Driver<A> {
         }
     }
 
-    /// Who was taken out of the ring while it was down cannot say itself that it left.
+    /// Who was taken out of the ring while it was down cannot say itself that it left, and who went
+    /// down before the ring took it in is on all lists and in no ring to be removed from.
     fn bury(&self) {
         let Some(topology) = self.seen.as_ref().filter(|t| t.contains(&self.me)) else {
             return;
         };
-        for m in self.around.members().iter().map(|m| &m.state) {
-            if is_gone(topology, m) {
+        let members = self.around.members();
+        for m in members.iter().map(|m| &m.state) {
+            let gone = is_gone(topology, m)
+                && (!waits(m) || self.waits_in_vain(m) && knows_the_ring(topology, &members));
+            if gone {
                 self.around.bury(&m.id);
             }
         }
+    }
+
+    fn waits_in_vain(&self, member: &MemberState) -> bool {
+        let looks = self.looks.get(&member.id);
+        looks.is_some_and(|((_, _, status, _), since)| {
+            *status == member.status && since.elapsed() >= WAITS_IN_VAIN
+        })
     }
 
     /// Takes a decided topology over; says why not in the log. Whether it was newer.
@@ -459,11 +473,27 @@ impl<A: Around> Driver<A> {
     }
 }
 
-/// Whether `member` is down and no member of the ring any more. One that this node does not know
-/// yet, because the ring that took it in is a later one, is spared, and so is one that waits to
-/// be taken in.
+/// Whether `member` is down and no member of the ring, nor named by a change of it. One that this
+/// node does not know yet, because the ring that took it in is a later one, is spared.
 fn is_gone(topology: &Topology, member: &MemberState) -> bool {
     let down = matches!(member.status, MemberStatus::Dead | MemberStatus::Stopped);
-    let waits = matches!(member.lifecycle, Lifecycle::Joining | Lifecycle::Candidate);
-    down && !waits && !topology.contains(&member.id) && member.ring.epoch <= topology.epoch
+    down && !topology.contains(&member.id) && member.ring.epoch <= topology.epoch
+}
+
+/// Whether it was not taken in yet when it was last heard.
+fn waits(member: &MemberState) -> bool {
+    matches!(member.lifecycle, Lifecycle::Joining | Lifecycle::Candidate)
+}
+
+/// Whether most members answer and none goes by a later ring: that cannot have taken somebody in
+/// behind this node's back, who then died before it could say so itself.
+fn knows_the_ring(topology: &Topology, members: &Members) -> bool {
+    let in_ring = members.iter().map(|m| &m.state);
+    let in_ring = in_ring.filter(|m| m.status.is_reachable() && topology.contains(&m.id));
+    let (mut answer, mut later) = (0, false);
+    for m in in_ring {
+        answer += 1;
+        later |= m.ring.epoch > topology.epoch;
+    }
+    !later && 2 * answer > topology.members.len()
 }

@@ -1,6 +1,7 @@
 //! Handles and drivers of several nodes, joined by a pretended network that loses messages,
 //! cuts nodes off and records what each node goes by. Time is paused: waiting costs nothing.
 
+mod burial;
 mod campaign;
 mod forgetting;
 mod pretended;

@@ -103,7 +103,8 @@ pub struct GossipStatus {
     /// Why `health_score` is not 0: sentences, the weightiest first; empty when it is.
     #[serde(default)]
     pub health_reasons: Vec<String>,
-    /// What waits or is under way; `queue_depth` is their sum without the rumors.
+    /// What waits or is under way. `queue_depth` is the sum of names, exchanges, jobs and commands:
+    /// what this node itself is behind with. Rumors, probes and relays wait for others.
     #[serde(default)]
     pub queues: GossipQueues,
     /// The suspicions that run here now, the next to end first.

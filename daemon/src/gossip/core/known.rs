@@ -6,12 +6,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use ringmaster_shared::{
     api::membership::{GossipStatus, Rumor, SuspicionInfo},
+    id::NodeId,
     member::MemberStatus,
 };
 
 use super::{Core, probe_log::ProbeLog};
 use crate::gossip::{
-    Doubts, HealthView, MemberState, MemberView, SuspicionView, claim::Now, members::Member, report,
+    Doubts, HealthView, MemberState, MemberView, SuspicionView,
+    claim::{self, Now},
+    members::Member,
+    report,
 };
 
 /// Suspicions, and members reached over TCP only, listed for a person.
@@ -65,6 +69,14 @@ impl Core {
     /// Other members on the list.
     pub fn others(&self) -> usize {
         self.members.len()
+    }
+
+    /// Who is held to be at an address, rather one that may be reached.
+    pub fn member_at(&self, address: &str) -> Option<&NodeId> {
+        let there = self.members.iter().map(|m| &m.state);
+        let there = there.filter(|state| state.address == address);
+        let best = there.max_by_key(|s| (s.status.is_reachable(), claim::freshness(s)));
+        best.map(|state| &state.id)
     }
 
     pub fn status(&self, queue_depth: usize) -> GossipStatus {

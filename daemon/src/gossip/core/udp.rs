@@ -27,10 +27,20 @@ const ROW_MEANS_OWN: usize = 16;
 /// What was found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    Blocked { id: NodeId },
-    Open { id: NodeId, after_ms: u64 },
-    OwnBlocked { over_tcp: usize },
-    OwnOpen { after_ms: u64 },
+    Blocked {
+        id: NodeId,
+    },
+    Open {
+        id: NodeId,
+        after_ms: u64,
+    },
+    /// Nobody answers over UDP; so many in a row did over TCP alone.
+    OwnBlocked {
+        over_tcp: usize,
+    },
+    OwnOpen {
+        after_ms: u64,
+    },
 }
 
 /// A member that TCP alone reaches.
@@ -105,7 +115,8 @@ impl Udp {
         let own = others >= 2 && self.own_since_ms.is_none();
         if own && self.nobody_answers(others, ROW_MEANS_OWN) {
             self.own_since_ms = Some(self.row_since_ms);
-            found.push(Finding::OwnBlocked { over_tcp: others });
+            let over_tcp = self.row.len();
+            found.push(Finding::OwnBlocked { over_tcp });
         }
         found
     }
@@ -303,7 +314,11 @@ mod tests {
         }
         assert!(udp.is_deaf(500), "but it looks for news");
         let found = udp.only_tcp(&id("n15"), 15_000, 4, 500);
-        assert_eq!(found, [Finding::OwnBlocked { over_tcp: 500 }]);
+        assert_eq!(
+            found,
+            [Finding::OwnBlocked { over_tcp: 16 }],
+            "who was asked"
+        );
     }
 
     #[test]

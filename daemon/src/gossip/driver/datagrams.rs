@@ -135,7 +135,7 @@ impl<E: Exchange> Driver<E> {
     }
 
     pub(super) fn send(&mut self, turn: &mut Turn<E>, to: Dest, packet: &Packet) {
-        let Some(bytes) = self.wire.packet(packet) else {
+        let Some(bytes) = self.wire.packet(self.clock.now().ms, packet) else {
             return;
         };
         let address = match to {

@@ -11,7 +11,7 @@ use crate::{
         exchange::{Exchange, Refused, Said},
         reconcile::{Ask, Asking, Message, Next},
         rejected::Rejected,
-        wire::Bond,
+        wire::{Bond, Receiver},
     },
     replication::{frames::RefusalCode, peers::PeerError},
 };
@@ -68,7 +68,9 @@ impl<E: Exchange> Driver<E> {
             EXCHANGE_TIMEOUT
         };
         let (asking, ask) = self.core.begin_exchange(rand::random());
-        let Some((message, bond)) = self.question(None, ask) else {
+        // under a key that it is known to read
+        let there = self.core.member_at(&address).map(Receiver::Believed);
+        let Some((message, bond)) = self.question(there, ask) else {
             return;
         };
         turn.exchanging.insert(address.clone());
@@ -83,13 +85,13 @@ impl<E: Exchange> Driver<E> {
         self.say(turn, conversation, None, message);
     }
 
-    fn question(&self, to: Option<&NodeId>, ask: Ask) -> Option<(Vec<u8>, Bond)> {
+    fn question(&self, to: Option<Receiver<'_>>, ask: Ask) -> Option<(Vec<u8>, Bond)> {
         let message = Message {
             cluster: self.cluster.clone(),
             from: self.core.brief(),
             what: ask,
         };
-        self.wire.ask(to, &message)
+        self.wire.ask(self.clock.now().ms, to, &message)
     }
 
     fn say(
@@ -211,7 +213,7 @@ impl<E: Exchange> Driver<E> {
             .core
             .take_answer(now, asking, &answer.from, answer.what);
         match next {
-            Next::Ask(ask) => match self.question(Some(by), ask) {
+            Next::Ask(ask) => match self.question(Some(Receiver::Known(by)), ask) {
                 Some((message, bond)) => {
                     conversation.bond = bond;
                     Ok(Some(message))

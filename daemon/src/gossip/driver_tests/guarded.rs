@@ -57,6 +57,29 @@ async fn with_one_key_in_common_they_find_each_other() {
     assert_eq!(rejected["unsealed"], 0, "{rejected:?}");
 }
 
+/// Who came back with the old key is asked under it: under the primary it would refuse, and both
+/// sides would tell of a mismatch where there is none.
+#[tokio::test]
+async fn who_knows_the_old_key_alone_is_asked_under_it() {
+    let wire = Wire::default();
+    let a = keyed(&wire, "a", &[2, 1], &[]);
+    let b = keyed(&wire, "b", &[1], std::slice::from_ref(&a.address));
+    a.until("both", |m| all_alive(m, 2)).await;
+    let asked = tokio::time::timeout(GENEROUS, async {
+        loop {
+            match a.handle.contact(&b.address).await {
+                // one with it may be under way
+                Err(error) if matches!(error.downcast_ref(), Some(PeerError::Full { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                asked => return asked,
+            }
+        }
+    });
+    let asked = asked.await.expect("no exchange is under way for long");
+    assert_eq!(asked.expect("b reads it"), id("b"));
+}
+
 #[tokio::test]
 async fn without_the_right_key_both_sides_say_so() {
     let wire = Wire::default();

@@ -87,6 +87,10 @@ pub fn load(
         (None, None) => return Ok(None),
         (None, Some(kept)) => {
             // the operator's file was not given this time, that is all that is known of it
+            tracing::info!(
+                "no keyring file is configured; the gossip keys kept from a rotation count: {}. To start without keys, delete that file",
+                path.display()
+            );
             keeping.given = kept.grew_out_of;
             kept.ring
         }
@@ -227,6 +231,8 @@ fn parse(path: &Path, text: &str) -> Result<Content, KeyringFileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     fn key(n: u8) -> Key {
@@ -330,6 +336,73 @@ mod tests {
             .expect("readable")
             .expect("there");
         assert_eq!(ring.keys(), [key(3)], "the flag is as it was");
+    }
+
+    /// Where the log of a test goes.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_start_by_the_kept_ring_alone_says_where_its_keys_are_from() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("mine");
+        write(&path, &lines(&[1]), 0o600);
+        let told = |given: Option<&Path>| {
+            let log = Log::default();
+            let to = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone());
+            let loaded = tracing::subscriber::with_default(subscriber.finish(), || {
+                load(given, dir.path()).expect("readable")
+            });
+            let text = log.0.lock().expect("whole").clone();
+            (loaded.is_some(), String::from_utf8(text).expect("text"))
+        };
+        assert_eq!(told(None), (false, String::new()));
+        let (ring, keeping) = load(Some(&path), dir.path())
+            .expect("readable")
+            .expect("there");
+        keeping.keep(&ring).expect("written");
+        assert_eq!(told(Some(&path)), (true, String::new()));
+        let (keys, text) = told(None);
+        let kept = dir.path().join(KEPT_NAME).display().to_string();
+        assert!(
+            keys && text.contains(&kept) && text.contains("delete"),
+            "{text}"
+        );
+        fs::remove_file(dir.path().join(KEPT_NAME)).expect("there");
+        assert_eq!(told(None), (false, String::new()), "and it ends so");
+    }
+
+    /// The last step of a rotation: with the new key in the operator's file as well, a node that
+    /// loses its folder is not locked out, and one that does not goes on with the same keys.
+    #[test]
+    fn the_new_key_in_the_operators_file_changes_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("mine");
+        write(&path, &lines(&[1]), 0o600);
+        let (mut ring, keeping) = load(Some(&path), dir.path())
+            .expect("readable")
+            .expect("there");
+        ring.install(key(2)).expect("room");
+        ring.make_primary(key(2).fingerprint()).expect("held");
+        ring.remove(key(1).fingerprint()).expect("held");
+        keeping.keep(&ring).expect("written");
+        write(&path, &lines(&[2]), 0o600);
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        for folder in [dir.path(), elsewhere.path()] {
+            let (loaded, _) = load(Some(&path), folder).expect("readable").expect("there");
+            assert_eq!(loaded, ring);
+        }
     }
 
     #[test]

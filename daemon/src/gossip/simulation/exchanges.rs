@@ -19,7 +19,7 @@ use crate::gossip::{
     envelope::ENVELOPE_BYTES,
     reconcile::{Answer, Ask, Asking, MESSAGE_BYTES_MAX, Message, Next},
     rejected::Rejected,
-    wire::Bond,
+    wire::{Bond, Receiver},
 };
 
 /// As the driver: exchanges under way, and how long one may take.
@@ -99,7 +99,13 @@ impl World {
         let lists = matches!(ask, Ask::Take { .. });
         let message = message(node.cluster, node.core.brief(), ask);
         let (bytes, said) = if let Some(wire) = &node.wire {
-            let (bytes, bond) = wire.ask(with, &message).expect("a question can be encoded");
+            let address = names::address(to);
+            let to = match with {
+                Some(with) => Some(Receiver::Known(with)),
+                None => node.core.member_at(&address).map(Receiver::Believed),
+            };
+            let asked = wire.ask(self.now, to, &message);
+            let (bytes, bond) = asked.expect("a question can be encoded");
             conversation.bond = Some(bond);
             (bytes.len(), Said::Bytes(bytes))
         } else {

@@ -119,7 +119,7 @@ impl World {
             let content = Content::Packet(packet);
             return (bytes, Letter { content, marks });
         };
-        let bytes = wire.packet(&packet);
+        let bytes = wire.packet(self.now, &packet);
         let bytes = bytes.expect("what a core sends can be encoded");
         self.counters.newer_version += u64::from(bytes[2] > Speaks::OURS.highest);
         let content = Content::Bytes(bytes);

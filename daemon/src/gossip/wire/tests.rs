@@ -104,9 +104,9 @@ fn plain_or_sealed_by_the_settings_of_both() {
     for (n, (from, to, want)) in cases.into_iter().enumerate() {
         let from = wire("a", Speaks::OURS, from);
         let mut to = wire("b", Speaks::OURS, to);
-        let bytes = from.packet(&ping("a", "b")).expect("encodes");
+        let bytes = from.packet(0, &ping("a", "b")).expect("encodes");
         assert_eq!(why(to.read(NOW, &bytes)), want, "case {n}");
-        let (bytes, _) = from.ask(None, &ask("a")).expect("encodes");
+        let (bytes, _) = from.ask(0, None, &ask("a")).expect("encodes");
         assert_eq!(why(to.read_ask(NOW, &bytes)), want, "case {n}, asked");
     }
 }
@@ -115,7 +115,7 @@ fn plain_or_sealed_by_the_settings_of_both() {
 fn a_sealed_packet_is_taken_once_by_who_it_was_made_for() {
     let a = wire("a", Speaks::OURS, keys(&[1], ON));
     let mut b = wire("b", Speaks::OURS, keys(&[1], ON));
-    let bytes = a.packet(&ping("a", "b")).expect("encodes");
+    let bytes = a.packet(0, &ping("a", "b")).expect("encodes");
     assert!(
         bytes.len()
             <= codec::packet_bytes(&ping("a", "b")) + overhead_bytes(keys(&[1], ON).as_ref())
@@ -127,12 +127,12 @@ fn a_sealed_packet_is_taken_once_by_who_it_was_made_for() {
     // who has the key and speaks for another life
     let mut lies = ping("a", "b");
     lies.from.generation = 0;
-    let bytes = a.packet(&lies).expect("encodes");
+    let bytes = a.packet(0, &lies).expect("encodes");
     assert_eq!(why(b.read(NOW, &bytes)), Some(Rejected::Unacceptable));
     // the same keys in another cluster
     let theirs = ClusterId::new("11111111-2f43-4a52-9f7e-3c1de9c0a111").expect("valid");
     let other = Wire::new(id("z"), theirs, Speaks::OURS, keys(&[1], ON), 1400);
-    let bytes = other.packet(&ping("z", "b")).expect("encodes");
+    let bytes = other.packet(0, &ping("z", "b")).expect("encodes");
     assert_eq!(why(b.read(NOW, &bytes)), Some(Rejected::Unopened));
 }
 
@@ -141,8 +141,8 @@ fn answers_are_bound_to_their_question() {
     for verify in [ON, SEALS, TAKES] {
         let mut a = wire("a", Speaks::OURS, keys(&[1], verify));
         let mut b = wire("b", Speaks::OURS, keys(&[2, 1], verify));
-        let (first, bond) = a.ask(None, &ask("a")).expect("encodes");
-        let (_, other_bond) = a.ask(None, &ask("a")).expect("encodes");
+        let (first, bond) = a.ask(0, None, &ask("a")).expect("encodes");
+        let (_, other_bond) = a.ask(0, None, &ask("a")).expect("encodes");
         let asked = b.read_ask(NOW, &first).expect("readable");
         assert_eq!(asked.ask, ask("a"));
         let answer = b.answer(&asked.bond, &equal("b")).expect("encodes");
@@ -158,13 +158,15 @@ fn answers_are_bound_to_their_question() {
 fn the_highest_common_version_is_used_once_it_is_known() {
     let (mut a, mut b) = (wire("a", speaks(2, 3), None), wire("b", speaks(2, 5), None));
     let version = |bytes: &[u8]| bytes[2];
-    let first = a.packet(&ping("a", "b")).expect("encodes");
+    let first = a.packet(0, &ping("a", "b")).expect("encodes");
     assert_eq!(version(&first), 2, "a stranger");
     assert!(b.read(NOW, &first).is_ok());
-    let answer = b.packet(&ping("b", "a")).expect("encodes");
+    let answer = b.packet(0, &ping("b", "a")).expect("encodes");
     assert_eq!(version(&answer), 3);
     assert!(a.read(NOW, &answer).is_ok());
-    let (question, bond) = a.ask(Some(&id("b")), &ask("a")).expect("encodes");
+    let (question, bond) = a
+        .ask(0, Some(Receiver::Known(&id("b"))), &ask("a"))
+        .expect("encodes");
     assert_eq!(version(&question), 3);
     let asked = b.read_ask(NOW, &question).expect("readable");
     let answer = b.answer(&asked.bond, &equal("b")).expect("encodes");
@@ -178,7 +180,7 @@ fn without_a_common_version_both_sides_learn_who_the_other_is() {
         wire("node-3", speaks(4, 5), None),
         wire("node-1", speaks(2, 3), None),
     );
-    let packet = new.packet(&ping("node-3", "node-1")).expect("encodes");
+    let packet = new.packet(0, &ping("node-3", "node-1")).expect("encodes");
     let refusal = old.read(NOW, &packet).expect_err("unreadable");
     assert_eq!(refusal.why, Rejected::Version);
     assert_eq!(refusal.speaks, Some(speaks(4, 5)));
@@ -209,7 +211,7 @@ fn a_card_changes_nothing_where_only_sealed_messages_count() {
         let mut a = wire("a", speaks(2, 5), keys(&[1], verify));
         let card = wire("b", speaks(2, 4), None).card(false);
         assert!(a.read(NOW, &card).is_ok());
-        let bytes = a.packet(&ping("a", "b")).expect("encodes");
+        let bytes = a.packet(0, &ping("a", "b")).expect("encodes");
         assert_eq!(bytes[2] == 4, believed);
     }
 }
@@ -248,7 +250,7 @@ proptest! {
                 state: member(about).into(),
             })
             .into();
-        let bytes = a.packet(&packet).expect("encodes");
+        let bytes = a.packet(0, &packet).expect("encodes");
         let at = at.index(bytes.len());
         let fits = |why: Option<Rejected>| {
             use Rejected::{Damaged, Unopened, Unsealed, Version};
@@ -271,7 +273,7 @@ proptest! {
         let framed = envelope::plain(2, Speaks::OURS, &bytes);
         let _ = b.read(NOW, &framed);
         let _ = b.read_ask(NOW, &framed);
-        let (_, bond) = b.ask(None, &ask("b")).expect("encodes");
+        let (_, bond) = b.ask(0, None, &ask("b")).expect("encodes");
         let _ = b.read_answer(&bond, &framed);
     }
 }
@@ -283,14 +285,14 @@ fn a_later_life_of_the_same_process_is_heard() {
     let a = wire("a", Speaks::OURS, Some(secrecy.clone()));
     let mut b = wire("b", Speaks::OURS, keys(&[1], ON));
     let mut earlier = ping("a", "b");
-    let first = a.packet(&earlier).expect("encodes");
+    let first = a.packet(0, &earlier).expect("encodes");
     assert_eq!(why(b.read(NOW, &first)), None);
     earlier.from.generation = 2;
-    let later = a.packet(&earlier).expect("encodes");
+    let later = a.packet(0, &earlier).expect("encodes");
     assert_eq!(why(b.read(NOW, &later)), None);
     let mut question = ask("a");
     question.from.generation = 2;
-    let (question, _) = a.ask(None, &question).expect("encodes");
+    let (question, _) = a.ask(0, None, &question).expect("encodes");
     assert_eq!(why(b.read_ask(NOW, &question)), None);
     // and whatever else the process seals
     let order = secrecy.seal(Purpose::Order, &[], None, b"order");
@@ -317,11 +319,11 @@ fn a_life_too_far_ahead_does_not_shut_the_true_one_out() {
         let a = wire("a", Speaks::OURS, Some(keyring.clone()));
         let mut packet = ping("a", "b");
         packet.from.generation = generation;
-        let bytes = a.packet(&packet).expect("encodes");
+        let bytes = a.packet(0, &packet).expect("encodes");
         assert_eq!(why(b.read(NOW, &bytes)), refused, "{generation}");
         let mut question = ask("a");
         question.from.generation = generation;
-        let (bytes, _) = a.ask(None, &question).expect("encodes");
+        let (bytes, _) = a.ask(0, None, &question).expect("encodes");
         assert_eq!(why(b.read_ask(NOW, &bytes)), refused, "{generation}, asked");
         if refused.is_none() {
             let me = MemberState {

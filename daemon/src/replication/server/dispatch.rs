@@ -171,7 +171,7 @@ impl PeerServer {
     /// Says it to both sides, to this one now and then.
     fn refuse_stranger(&self, member: &MemberState, reason: String) -> Response {
         let knocks = self.secrecy.as_ref();
-        if knocks.is_some_and(|s| s.complain(&member.address, unix_ms())) {
+        if knocks.is_some_and(|s| s.complain(&member.address)) {
             let message = format!("not let in: {reason}");
             self.events
                 .warn(EventCode::KeyMismatch, Some(&member.id), message);

@@ -332,6 +332,11 @@ impl Cluster {
         self.spread();
     }
 
+    /// What gossip says of a node.
+    pub(super) fn held(&self, name: &str) -> MemberState {
+        self.lock().gossip[&id(name)].clone()
+    }
+
     /// Changes what gossip says of a node.
     pub(super) fn edit(&self, name: &str, edit: impl FnOnce(&mut MemberState)) {
         edit(self.lock().gossip.get_mut(&id(name)).expect("known"));
