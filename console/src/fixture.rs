@@ -15,7 +15,7 @@ pub use matrix::{matrix, matrix_large};
 pub use members::{
     disagreeing, dissent, five_one_dead, one_dead, one_without_udp, two_dead, without_udp,
 };
-pub use procedures::clean_restart;
+pub use procedures::{clean_restart, failed_restart};
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -66,7 +66,7 @@ fn node_name(i: usize) -> String {
     format!("node-{}", i + 1)
 }
 
-fn address(i: usize) -> String {
+pub fn address(i: usize) -> String {
     format!("localhost:{}", 8081 + i)
 }
 
@@ -388,6 +388,7 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
+        ("failed_restart", failed_restart()),
         ("matrix", matrix()),
         ("matrix_large", matrix_large()),
     ];

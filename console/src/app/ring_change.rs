@@ -20,6 +20,7 @@ use crate::{
         self, ChangeVerb,
         watch::{Standing, Watch},
     },
+    client::Left,
     link::LinkState,
     message::{ChangeAnswer, ChangeOrder, ChangeOutcome, DataFailure, Effect},
     progress::{StepState, StepView},
@@ -325,11 +326,12 @@ fn refused(app: &mut App, order: ChangeOrder, failure: &DataFailure) -> Vec<Effe
             ask(app, ChangeOrder::Plan(change))
         }
         ChangeOrder::Apply { .. } => {
-            let text = match failure.status {
-                Some(_) => format!("not applied: {}", failure.message),
-                // it may have been heard: the ring shows it
-                None => format!(
-                    "no answer ({}): look at the ring whether it began",
+            let text = match failure.left {
+                Left::Nothing => format!("not applied: {}", failure.message),
+                // the notice is cut at the width of the screen: what to do comes first
+                Left::Stored | Left::Unknown => format!(
+                    "not known whether it began: look at the ring ({}) first; {}",
+                    ScreenId::Ring.key(),
                     failure.message
                 ),
             };
