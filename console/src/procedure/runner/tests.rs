@@ -252,7 +252,11 @@ async fn who_certainly_did_not_hear_the_order_is_not_waited_for() {
 #[tokio::test]
 async fn while_nobody_is_brought_down_no_write_is_refused() {
     let nodes = Fakes::start(&["a", "b", "c"], |_, request, _| {
-        (request == "POST /api/v1/admin/standby").then(|| refused(ErrorCode::Conflict, "not now"))
+        (request == "POST /api/v1/admin/standby").then(|| {
+            // long enough to be counted
+            std::thread::sleep(Duration::from_millis(5));
+            refused(ErrorCode::Conflict, "not now")
+        })
     })
     .await;
     let (runner, _reports, _cancel) = runner(ProcedureKind::CleanRestart);
