@@ -225,11 +225,15 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
 fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let mut rows = Rows::new(area);
+    // none are known of one that was refused before it began
+    let of = match progress.nodes.len() {
+        0 => String::new(),
+        n => format!(" of {}", format::plural(n, "node")),
+    };
     let title = Line::from(vec![
         Span::styled(format!(" {}", progress.kind.title()), theme.bold()),
         Span::raw(format!(
-            " of {}   started {} UTC, {} ago",
-            format::plural(progress.nodes.len(), "node"),
+            "{of}   started {} UTC, {} ago",
             format::clock(progress.started_utc),
             format::age(format::between(progress.started_utc, view.app.utc))
         )),
@@ -241,7 +245,7 @@ fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect)
         return;
     }
     let left = usize::from(rows.left());
-    // while it runs the steps come first; in the end what came of it does
+    // while it runs, the steps come first; in the end what came of it does
     let steps = if progress.is_running() {
         progress.steps.len()
     } else {
@@ -263,7 +267,7 @@ fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect)
     for step in progress.steps.iter().skip(from).take(room) {
         draw_step(view, step, wide, buf, rows.take(1));
     }
-    rows.skip(u16::from(room > 0));
+    rows.skip(u16::from(room > 0 && !progress.steps.is_empty()));
     rows.lines(buf, below);
 }
 

@@ -323,6 +323,8 @@ fn an_order_of_unknown_outcome_is_not_told_as_refused() {
         assert!(answer(&mut app, id, Err(failure)).is_empty());
         let text = app.toast.as_ref().map_or("", |t| &t.text);
         assert!(text.starts_with(says), "{text}");
+        let plan = app.procedures.change.plan.as_ref().expect("still shown");
+        assert_eq!(plan.in_doubt, says == look);
     }
 }
 
