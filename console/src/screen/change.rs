@@ -118,7 +118,7 @@ pub fn draw_plan(view: &View, planned: &Planned, buf: &mut Buffer, area: Rect) {
     let base = planned.result.as_ref().ok().map(|p| p.base_epoch);
     let base = base.map_or(String::new(), |e| format!(" at epoch {e}"));
     let begun = if planned.in_doubt {
-        "ordered, not known whether it began"
+        "outcome not known"
     } else {
         "not begun"
     };
