@@ -8,6 +8,7 @@ mod demo;
 mod feed_proxy;
 mod keys;
 mod load;
+mod refilled;
 mod restart;
 mod rolling;
 pub mod run;

@@ -16,7 +16,7 @@ pub use members::{
     disagreeing, dissent, five_one_dead, looking_through_a_held_one, one_dead, one_without_udp,
     silence, two_dead, without_udp,
 };
-pub use procedures::clean_restart;
+pub use procedures::{clean_restart, failed_restart};
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -67,7 +67,7 @@ fn node_name(i: usize) -> String {
     format!("node-{}", i + 1)
 }
 
-fn address(i: usize) -> String {
+pub fn address(i: usize) -> String {
     format!("localhost:{}", 8081 + i)
 }
 
@@ -390,6 +390,7 @@ pub fn all() -> Vec<(&'static str, App)> {
         ("fallback", fallback()),
         ("never_connected", never_connected()),
         ("clean_restart", clean_restart()),
+        ("failed_restart", failed_restart()),
         ("matrix", matrix()),
         ("matrix_large", matrix_large()),
     ];

@@ -253,6 +253,13 @@ const RUNNING: Footer = &[
     (Action::ToggleLog, "l", "log"),
     (Action::Back, "Esc", "leave it running"),
 ];
+const ENDED: Footer = &[
+    SELECT,
+    (Action::Enter, "Enter", "preview"),
+    (Action::ToggleLog, "l", "log"),
+    BACK,
+];
+const LOG: Footer = &[MOVE, (Action::ToggleLog, "l", "steps"), BACK];
 const BLOCKED: Footer = &[(Action::Enter, "Enter", "look again"), MOVE, BACK];
 const PREVIEW: Footer = &[(Action::Enter, "Enter", "confirm by typing"), MOVE, BACK];
 
@@ -296,6 +303,8 @@ pub fn hints(app: &App) -> Vec<Hint> {
         }
         ScreenId::Procedures if progress.is_some_and(Progress::is_running) => RUNNING,
         ScreenId::Procedures if app.procedures.change.is_running() => CHANGING,
+        ScreenId::Procedures if app.procedures.is_log_open() => LOG,
+        ScreenId::Procedures if app.procedures.restart().is_some() => ENDED,
         ScreenId::Members if app.members.matrix => MATRIX,
         screen => footer(screen),
     };

@@ -11,6 +11,7 @@ use ringmaster_shared::{
 use serde_json::Value;
 
 use crate::{
+    client::Left,
     cluster::Report,
     link::LinkView,
     progress::{ProcedureCommand, Progress},
@@ -99,6 +100,16 @@ pub struct DataAnswer {
     pub replicas: Option<ReplicasResponse>,
 }
 
+impl DataAnswer {
+    /// What a write that did not succeed has left behind; absent for reads, and for what succeeded.
+    pub fn leaves(&self) -> Option<Left> {
+        match (&self.op, &self.result) {
+            (DataOp::Put { .. } | DataOp::Delete { .. }, Err(failure)) => Some(failure.left),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum DataOutcome {
     Read(ReadResponse),
@@ -113,6 +124,8 @@ pub struct DataFailure {
     pub code: Option<ErrorCode>,
     pub message: String,
     pub details: Value,
+    /// If it was to change something.
+    pub left: Left,
 }
 
 /// What is asked of the daemon about a change of the ring.

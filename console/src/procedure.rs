@@ -16,21 +16,24 @@ pub mod survey;
 
 use ringmaster_shared::{
     api::{
+        health::StatusResponse,
         membership::MembersResponse,
         ring::{ClusterResponse, RingResponse},
     },
     id::NodeId,
-    member::Lifecycle,
+    member::{ABOUT_TO_STOP, Lifecycle},
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     client::Client,
     cluster::{Cluster, NodeKnowledge},
+    format,
+    link::{EndpointView, same_place},
     progress::{Preview, ProcedureKind, Progress, Target},
 };
 use runner::{Runner, Wires};
-use survey::{Heard, Survey};
+use survey::{Heard, Survey, doing};
 
 /// How a gate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +48,8 @@ pub enum Gate {
 
 impl Gate {
     /// `id` is not where it is wanted.
-    fn not_yet(id: &NodeId, lifecycle: Lifecycle, doing: &str) -> Self {
-        Self::by(is_at_work(lifecycle), format!("{id} is {doing}"))
+    fn not_yet(id: &NodeId, status: &StatusResponse) -> Self {
+        Self::by(is_at_work(status), format!("{id} is {}", doing(status)))
     }
 
     fn by(at_work: bool, why: String) -> Self {
@@ -66,12 +69,30 @@ impl Gate {
     }
 }
 
-/// On its way down, or up: takes time of its own, and says so.
-fn is_at_work(lifecycle: Lifecycle) -> bool {
-    matches!(
-        lifecycle,
-        Lifecycle::Draining | Lifecycle::Joining | Lifecycle::Recovering
-    )
+/// On its way down, or up: takes time of its own, and says so. One that is drained is at nothing:
+/// it waits for somebody.
+fn is_at_work(status: &StatusResponse) -> bool {
+    match status.node.lifecycle {
+        Lifecycle::Joining | Lifecycle::Recovering => true,
+        Lifecycle::Draining => {
+            let why = status.node.waiting_for.as_deref();
+            why.is_some_and(|why| why.starts_with(ABOUT_TO_STOP))
+        }
+        Lifecycle::Candidate | Lifecycle::Serving | Lifecycle::Standby | Lifecycle::Stopped => {
+            false
+        }
+    }
+}
+
+/// What to do about one that does not serve.
+fn remedy(status: &StatusResponse) -> &'static str {
+    match status.node.lifecycle {
+        Lifecycle::Draining if !is_at_work(status) => {
+            "it serves again once it is resumed (POST /api/v1/admin/resume at it) or restarted"
+        }
+        Lifecycle::Standby => "start it first (POST /api/v1/admin/start at it)",
+        _ => "wait until it serves",
+    }
 }
 
 /// Why a procedure does not start, in a sentence.
@@ -79,8 +100,14 @@ fn is_at_work(lifecycle: Lifecycle) -> bool {
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// What `kind` would do to the cluster as it is known now. The runner asks again before it acts.
-pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
+/// What `kind` would do to the cluster as it is known now, from those that are `asked` themselves.
+/// The runner asks again before it acts, and asks all.
+pub fn preview(
+    kind: ProcedureKind,
+    cluster: &Cluster,
+    asked: &[EndpointView],
+    now_ms: u64,
+) -> Preview {
     let blocked = |why: String| Preview {
         kind,
         nodes: Vec::new(),
@@ -94,6 +121,9 @@ pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
     let Some(survey) = known(cluster, now_ms) else {
         return blocked("the ring is not known yet".to_owned());
     };
+    if let Some(why) = too_many(kind, &survey.targets, asked) {
+        return blocked(why);
+    }
     let plan = match kind {
         ProcedureKind::CleanRestart => {
             clean::plan(&survey).map(|p| (p.order.clone(), p.steps(), p.effects()))
@@ -112,6 +142,24 @@ pub fn preview(kind: ProcedureKind, cluster: &Cluster, now_ms: u64) -> Preview {
             blocked: Vec::new(),
         },
     }
+}
+
+/// Why the dashboard cannot judge it: it asks so many nodes itself and no more.
+fn too_many(kind: ProcedureKind, members: &[Target], asked: &[EndpointView]) -> Option<String> {
+    let is_asked = |t: &Target| asked.iter().any(|e| same_place(&e.address, &t.address));
+    let others = members.iter().filter(|t| !is_asked(t)).count();
+    let through = asked.first().filter(|_| others > 0)?;
+    let flag = match kind {
+        ProcedureKind::CleanRestart => "--clean",
+        ProcedureKind::RollingRestart => "--rolling",
+    };
+    Some(format!(
+        "this dashboard does not ask {} of {} itself, so it cannot tell whether they may restart; \
+         from a shell, `ringmaster restart {flag} -e {}` asks all of them",
+        others,
+        format::plural(members.len(), "member"),
+        through.address
+    ))
 }
 
 /// What the dashboard knows, in the form the plans are made from: each node's own status, with
@@ -139,8 +187,11 @@ fn known(cluster: &Cluster, now_ms: u64) -> Option<Survey> {
         if let Some(error) = &node.error {
             return Err(error.message.clone());
         }
-        let status = node.status.as_ref().filter(|s| !s.is_stale(now_ms));
-        let status = status.ok_or("its last answer is too old")?.value.clone();
+        let status = node.status.as_ref().ok_or("it has not answered yet")?;
+        if status.is_stale(now_ms) {
+            return Err("its last answer is too old".to_owned());
+        }
+        let status = status.value.clone();
         let mut members = members.clone();
         members
             .membership_digest
@@ -193,7 +244,10 @@ pub async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture;
+    use crate::{
+        fixture::{self, id},
+        procedure::fixture::status,
+    };
 
     /// The plans the screen previews refuse what those of the command line do.
     #[test]
@@ -201,13 +255,57 @@ mod tests {
         let app = fixture::healthy();
         let two = fixture::changes::two_clusters();
         for kind in ProcedureKind::ALL {
-            let fine = preview(kind, &app.cluster, app.now_ms);
+            let fine = preview(kind, &app.cluster, &app.link.endpoints, app.now_ms);
             assert_eq!(fine.blocked, Vec::<String>::new(), "{kind:?}");
-            let split = preview(kind, &two.cluster, two.now_ms);
+            let split = preview(kind, &two.cluster, &two.link.endpoints, two.now_ms);
             let why = split.blocked.join("; ");
             assert!(why.contains("2 clusters"), "{kind:?}: {why}");
             assert!(why.contains("localhost:8089 (node-9)"), "{kind:?}: {why}");
             assert!(split.steps.is_empty());
         }
+    }
+
+    /// Of a large cluster only some are asked, and the others have not failed to answer.
+    #[test]
+    fn who_is_not_asked_is_not_said_to_be_silent() {
+        let mut app = fixture::healthy();
+        app.cluster
+            .nodes
+            .get_mut(&id("node-3"))
+            .expect("a node")
+            .status = None;
+        let [why] = &preview_of(&app).blocked[..] else {
+            panic!("one reason");
+        };
+        assert!(why.contains("node-3 (it has not answered yet)"), "{why}");
+        app.link
+            .endpoints
+            .retain(|e| e.address != fixture::address(2));
+        let [why] = &preview_of(&app).blocked[..] else {
+            panic!("one reason");
+        };
+        for part in [
+            "does not ask 1 of 3 members",
+            "ringmaster restart --clean -e localhost:8081",
+        ] {
+            assert!(why.contains(part), "no {part}: {why}");
+        }
+    }
+
+    fn preview_of(app: &crate::app::App) -> Preview {
+        let (cluster, asked) = (&app.cluster, &app.link.endpoints);
+        preview(ProcedureKind::CleanRestart, cluster, asked, app.now_ms)
+    }
+
+    #[test]
+    fn who_is_drained_by_an_operator_is_at_nothing_and_is_to_be_resumed() {
+        let mut drained = status("a", Lifecycle::Draining, 5);
+        drained.node.waiting_for = Some("drained by an operator (backup) until resumed".into());
+        assert!(!is_at_work(&drained));
+        assert!(remedy(&drained).contains("/api/v1/admin/resume"));
+        let mut stops = drained.clone();
+        stops.node.waiting_for = Some(format!("{ABOUT_TO_STOP}, for a clean restart"));
+        assert!(is_at_work(&stops));
+        assert_eq!(remedy(&stops), "wait until it serves");
     }
 }

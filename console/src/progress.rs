@@ -70,8 +70,10 @@ pub struct Progress {
     pub writes_refused_ms: u64,
     /// What came of it, in a sentence; absent while it runs.
     pub outcome: Option<Result<String, String>>,
-    /// Oldest first; bounded by the runner.
+    /// Oldest first; bounded by the runner, which drops the oldest.
     pub log: Vec<String>,
+    /// How many were dropped.
+    pub log_dropped: usize,
 }
 
 impl Progress {

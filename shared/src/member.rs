@@ -41,6 +41,10 @@ impl MemberStatus {
     }
 }
 
+/// How what a node that is going down waits for begins; one that was drained by an operator gives
+/// another reason.
+pub const ABOUT_TO_STOP: &str = "it is about to stop";
+
 /// What a node says of itself.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,

@@ -65,6 +65,26 @@ async fn all_kept(cluster: &Cluster, index: usize) {
     }
 }
 
+/// Both other voters fall silent between the plan and the order; nobody holds them dead yet.
+#[tokio::test]
+async fn an_order_that_may_still_come_about_says_so() {
+    let mut cluster = Cluster::start(3).await;
+    let at = &endpoints(&cluster)[..1];
+    let plan = ["ring", "plan", "leave", "node-3", "--output", "json"];
+    let plan = ends_with(at, &plan, 0).await.json();
+    let plan = plan["plan_id"].as_str().expect("an id");
+    for node in [1, 2] {
+        cluster.nodes[node].pause();
+    }
+    let ended = ends_with(at, &["ring", "apply", plan], 1).await;
+    for node in [1, 2] {
+        cluster.nodes[node].resume();
+    }
+    for part in ["the change may still come about", "outcome: not known"] {
+        assert!(ended.err.contains(part), "no {part}: {ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_verbs_take_members_in_and_out() {
     let mut cluster = filled().await;

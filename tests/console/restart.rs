@@ -67,7 +67,7 @@ pub async fn came_back(cluster: &mut Cluster, before: &[StatusResponse]) {
 }
 
 /// The cluster it was, with everything in it, whichever nodes restarted.
-async fn still_one(cluster: &Cluster, before: &[StatusResponse]) {
+pub async fn still_one(cluster: &Cluster, before: &[StatusResponse]) {
     for status in statuses(cluster).await {
         let id = &status.cluster.cluster_id;
         assert_eq!(id, &before[0].cluster.cluster_id, "{}", status.node.id);

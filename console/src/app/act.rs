@@ -28,7 +28,7 @@ pub(super) fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Search => search(app),
         Action::RetryNow => return retry(app),
         Action::Freeze => app.toggle_freeze(),
-        Action::Suspend => return vec![Effect::Suspend],
+        Action::Suspend => return suspend(app),
         Action::Yank => return yank(app),
         Action::Up => app.step(-1),
         Action::Down => app.step(1),
@@ -191,7 +191,7 @@ impl App {
         } else if let Some(choosing) = &mut state.change.choosing {
             let last = choosing.choices.len().saturating_sub(1);
             choosing.selected = choosing.selected.saturating_add_signed(by).min(last);
-        } else if state.show_log {
+        } else if state.is_log_open() {
             // The log is read from its end.
             state.scroll.by(-by);
         } else {
@@ -373,6 +373,20 @@ fn quit(app: &mut App) -> Vec<Effect> {
         return Vec::new();
     }
     vec![Effect::Quit]
+}
+
+/// A restart is carried out by this process: held still, it would hear of nothing and renew no hold.
+fn suspend(app: &mut App) -> Vec<Effect> {
+    let running = app.procedures.progress.as_ref().filter(|p| p.is_running());
+    let Some(kind) = running.map(|p| p.kind) else {
+        return vec![Effect::Suspend];
+    };
+    let text = format!(
+        "not suspended: {} is carried out from here and would stand still",
+        kind.title().to_lowercase()
+    );
+    app.notify(Tone::Warning, text);
+    Vec::new()
 }
 
 fn retry(app: &mut App) -> Vec<Effect> {

@@ -20,6 +20,7 @@ use crate::{
         self, ChangeVerb,
         watch::{Standing, Watch},
     },
+    client::Left,
     link::LinkState,
     message::{ChangeAnswer, ChangeOrder, ChangeOutcome, DataFailure, Effect},
     progress::{StepState, StepView},
@@ -60,8 +61,10 @@ pub struct Planned {
     pub result: Result<PlanResponse, String>,
     /// Console clock when it arrived.
     pub received_ms: u64,
-    /// Why it was made anew.
+    /// Why it was made anew, or what to do first.
     pub note: Option<String>,
+    /// It was ordered, and it is not known whether that was heard.
+    pub in_doubt: bool,
 }
 
 /// A change that was decided, followed through its steps.
@@ -310,6 +313,7 @@ fn planned(app: &mut App, change: Change, result: Result<PlanResponse, String>) 
         result,
         received_ms: app.now_ms,
         note,
+        in_doubt: false,
     });
 }
 
@@ -325,15 +329,18 @@ fn refused(app: &mut App, order: ChangeOrder, failure: &DataFailure) -> Vec<Effe
             ask(app, ChangeOrder::Plan(change))
         }
         ChangeOrder::Apply { .. } => {
-            let text = match failure.status {
-                Some(_) => format!("not applied: {}", failure.message),
-                // it may have been heard: the ring shows it
-                None => format!(
-                    "no answer ({}): look at the ring whether it began",
-                    failure.message
-                ),
-            };
-            app.notify(Tone::Error, text);
+            if failure.left == Left::Nothing {
+                app.notify(Tone::Error, format!("not applied: {}", failure.message));
+                return Vec::new();
+            }
+            let look = format!("look at the ring ({}) first", ScreenId::Ring.key());
+            if let Some(plan) = &mut app.procedures.change.plan {
+                plan.in_doubt = true;
+                plan.note = Some(format!("{look}: {}", failure.message));
+            }
+            // the notice is cut at the width of the screen: what to do comes first
+            let text = format!("not known whether it began: {look}; {}", failure.message);
+            app.notify(Tone::Warning, text);
             Vec::new()
         }
     }

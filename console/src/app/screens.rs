@@ -8,7 +8,7 @@ use ringmaster_shared::{
     id::{NodeId, PartitionId},
 };
 
-use super::{ring_change::ChangeState, scroll::Scroll};
+use super::{Tone, ring_change::ChangeState, scroll::Scroll};
 use crate::{
     change::ChangeVerb,
     message::{DataAnswer, DataRequest},
@@ -139,7 +139,8 @@ pub struct DataLine {
     pub at: Timestamp,
     pub verb: &'static str,
     pub key: String,
-    pub ok: bool,
+    /// A warning where it may have taken effect although it did not succeed.
+    pub tone: Tone,
     /// One short sentence.
     pub summary: String,
     pub took_ms: u64,
@@ -191,6 +192,20 @@ impl Entry {
 }
 
 impl ProceduresState {
+    /// The restart that is shown: the one that runs, or the last one unless a change of the ring
+    /// came later.
+    pub fn restart(&self) -> Option<&Progress> {
+        let last = self.progress.as_ref()?;
+        let change = self.change.run.as_ref();
+        let later = change.is_some_and(|run| run.is_running() || run.started >= last.started_utc);
+        (last.is_running() || !later).then_some(last)
+    }
+
+    /// Its log has taken the place of the menu.
+    pub fn is_log_open(&self) -> bool {
+        self.show_log && self.restart().is_some()
+    }
+
     /// The line of the menu that the keys act on.
     pub fn entry(&self) -> Entry {
         let last = Entry::all().last();

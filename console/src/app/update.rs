@@ -7,6 +7,7 @@ use super::{
     screens::{Answered, DataLine},
 };
 use crate::{
+    client::Left,
     cluster::{Arrival, Report},
     keymap::{self, Meaning},
     link::{LinkState, LinkView},
@@ -143,7 +144,16 @@ fn answered(app: &mut App, answer: DataAnswer) {
             let all = written.replication_nodes.len();
             format!("synced on {synced} of {all} when answered")
         }
-        Err(failure) => failure.message.clone(),
+        Err(failure) => match answer.leaves() {
+            Some(Left::Unknown) => format!("may have taken effect: {}", failure.message),
+            Some(Left::Stored) => format!("took effect: {}", failure.message),
+            Some(Left::Nothing) | None => failure.message.clone(),
+        },
+    };
+    let tone = match (&answer.result, answer.leaves()) {
+        (Ok(_), _) => Tone::Info,
+        (Err(_), Some(Left::Unknown | Left::Stored)) => Tone::Warning,
+        (Err(_), _) => Tone::Error,
     };
     if app.data.log.len() == DATA_LOG_MAX {
         app.data.log.pop_front();
@@ -152,7 +162,7 @@ fn answered(app: &mut App, answer: DataAnswer) {
         at: app.utc,
         verb: answer.op.verb(),
         key: answer.op.key().to_owned(),
-        ok: answer.result.is_ok(),
+        tone,
         summary,
         took_ms: answer.took_ms,
     });

@@ -12,7 +12,7 @@ use crate::{
     link::LinkState,
     message::{DataOp, DataRequest, Effect},
     procedure,
-    progress::{ProcedureCommand, ProcedureKind, Target},
+    progress::{Preview, ProcedureCommand, ProcedureKind, Target},
 };
 
 impl App {
@@ -43,7 +43,11 @@ pub(super) fn preview(app: &mut App, kind: ProcedureKind) {
     app.procedures.change.plan = None;
     app.procedures.change.choosing = None;
     app.procedures.scroll = Scroll::default();
-    app.procedures.preview = Some(procedure::preview(kind, &app.cluster, app.now_ms));
+    app.procedures.preview = Some(preview_now(app, kind));
+}
+
+fn preview_now(app: &App, kind: ProcedureKind) -> Preview {
+    procedure::preview(kind, &app.cluster, &app.link.endpoints, app.now_ms)
 }
 
 fn is_running(app: &App) -> bool {
@@ -61,7 +65,7 @@ pub(super) fn confirm_procedure(app: &mut App) {
     }
     if !preview.blocked.is_empty() {
         // it may be mended by now; the plan is shown before it can be confirmed
-        let now = procedure::preview(preview.kind, &app.cluster, app.now_ms);
+        let now = preview_now(app, preview.kind);
         if let Some(why) = now.blocked.first() {
             app.notify(Tone::Warning, format!("not now: {why}"));
         }
@@ -119,7 +123,7 @@ pub(super) fn confirmed(app: &mut App, action: &ConfirmAction) -> Result<Vec<Eff
             targets: agreed,
         } => {
             may_start(app)?;
-            let now = procedure::preview(*kind, &app.cluster, app.now_ms);
+            let now = preview_now(app, *kind);
             if let Some(why) = now.blocked.first() {
                 return Err(format!("not any more: {why}"));
             }

@@ -179,6 +179,7 @@ fn unattended(kind: ProcedureKind, waiting_for: Option<&str>) -> String {
 #[derive(Default)]
 struct Printer {
     done: usize,
+    /// Lines of the whole log, also of those that were dropped since.
     logged: usize,
     waiting: Option<String>,
 }
@@ -201,9 +202,9 @@ impl Printer {
 
     /// What was logged since the last time.
     fn news<'a>(&mut self, progress: &'a Progress) -> &'a [String] {
-        let news = progress.log.get(self.logged..).unwrap_or_default();
-        self.logged += news.len();
-        news
+        let known = self.logged.saturating_sub(progress.log_dropped);
+        self.logged = progress.log_dropped + progress.log.len();
+        progress.log.get(known..).unwrap_or_default()
     }
 
     fn print_steps(&mut self, progress: &Progress) {

@@ -113,6 +113,7 @@ impl Client {
 impl From<ClientError> for DataFailure {
     fn from(error: ClientError) -> Self {
         let message = error.why().to_owned();
+        let left = error.leaves();
         let (status, code, details) = match error {
             ClientError::Unreachable { .. } => (None, None, Value::Null),
             ClientError::Protocol { status, .. } => (Some(status), None, Value::Null),
@@ -125,6 +126,7 @@ impl From<ClientError> for DataFailure {
             code,
             message,
             details,
+            left,
         }
     }
 }

@@ -15,7 +15,10 @@ use ringmaster_shared::{
     member::Lifecycle,
 };
 
-use super::{Refusal, survey::Survey};
+use super::{
+    Refusal, remedy,
+    survey::{Survey, doing},
+};
 use crate::progress::Target;
 
 /// What is going to happen.
@@ -108,11 +111,11 @@ pub fn plan(survey: &Survey) -> Result<Plan, Refusal> {
                 "{id} is in the middle of a ring change; wait until it is done"
             )));
         }
-        let lifecycle = view.status.node.lifecycle;
-        if lifecycle != Lifecycle::Serving {
+        if view.status.node.lifecycle != Lifecycle::Serving {
             return Err(Refusal(format!(
-                "{id} is {}, not serving; wait, or start it, first",
-                lifecycle.as_str()
+                "{id} is not serving but {}; {}",
+                doing(&view.status),
+                remedy(&view.status)
             )));
         }
     }
@@ -224,7 +227,7 @@ mod tests {
             (|v| v.status.cluster.cluster_id.clear(), "b does not belong"),
             (
                 |v| v.status.node.lifecycle = Lifecycle::Draining,
-                "is draining",
+                "b is not serving but draining; it serves again once it is resumed",
             ),
             (
                 |v| {

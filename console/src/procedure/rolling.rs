@@ -13,7 +13,7 @@ use ringmaster_shared::{
 };
 
 use super::{
-    Gate, Refusal, is_at_work,
+    Gate, Refusal, is_at_work, remedy,
     survey::{Survey, doing},
 };
 
@@ -81,7 +81,11 @@ pub fn may_go(survey: &Survey, node: &NodeId) -> Gate {
             Err(why) => return Gate::Waiting(format!("{} must answer first: {why}", target.id)),
             Ok(v) if v.status.node.lifecycle != Lifecycle::Serving => {
                 let why = format!("{} is not serving but {}", target.id, doing(&v.status));
-                return Gate::by(is_at_work(v.status.node.lifecycle), why);
+                return if is_at_work(&v.status) {
+                    Gate::Working(why)
+                } else {
+                    Gate::Waiting(format!("{why}; {}", remedy(&v.status)))
+                };
             }
             Ok(v) if v.ring.transition.is_some() => {
                 return Gate::Waiting("a ring change is under way".to_owned());
@@ -189,9 +193,9 @@ fn not_back(survey: &Survey, node: &NodeId, old: Generation) -> Option<Gate> {
     let lifecycle = status.node.lifecycle;
     if status.node.generation <= old {
         let why = format!("{node} has not restarted yet, it is {}", doing(status));
-        return Some(Gate::by(is_at_work(lifecycle), why));
+        return Some(Gate::by(is_at_work(status), why));
     }
-    (lifecycle != Lifecycle::Serving).then(|| Gate::not_yet(node, lifecycle, &doing(status)))
+    (lifecycle != Lifecycle::Serving).then(|| Gate::not_yet(node, status))
 }
 
 #[cfg(test)]
@@ -247,6 +251,22 @@ mod tests {
         let mut silent = survey(&["a", "b", "c"], &[5, 5, 5]);
         silent.views[1] = Err("no answer in time".into());
         assert!(matches!(may_go(&silent, &id("a")), Gate::Waiting(_)));
+    }
+
+    /// Waiting for it would be waiting for an operator.
+    #[test]
+    fn one_that_is_drained_is_not_at_work_and_what_helps_is_said() {
+        let mut drained = survey(&["a", "b", "c"], &[5, 5, 5]);
+        if let Ok(v) = &mut drained.views[2] {
+            v.status.node.lifecycle = Lifecycle::Draining;
+            v.status.node.waiting_for = Some("drained by an operator (backup)".into());
+        }
+        let Gate::Waiting(why) = may_go(&drained, &id("b")) else {
+            panic!("nobody is at work");
+        };
+        for part in ["c is not serving but draining: drained by", "admin/resume"] {
+            assert!(why.contains(part), "no {part}: {why}");
+        }
     }
 
     #[test]

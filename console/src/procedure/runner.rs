@@ -170,7 +170,10 @@ impl Runner {
         loop {
             self.check_cancel()?;
             match self.canary.pass(&self.client, target).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.record.met();
+                    return Ok(());
+                }
                 Err(e) if Instant::now() >= deadline => {
                     return Err(Stop::Failed(format!("the canary did not pass: {e}")));
                 }

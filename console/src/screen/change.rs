@@ -117,12 +117,17 @@ pub fn draw_plan(view: &View, planned: &Planned, buf: &mut Buffer, area: Rect) {
     let age = format::age(Duration::from_millis(age));
     let base = planned.result.as_ref().ok().map(|p| p.base_epoch);
     let base = base.map_or(String::new(), |e| format!(" at epoch {e}"));
+    let begun = if planned.in_doubt {
+        "outcome not known"
+    } else {
+        "not begun"
+    };
     rows.line(
         buf,
         &Line::from(vec![
             Span::styled(format!(" {title}"), theme.bold()),
             Span::styled(
-                format!("   not begun: planned {age} ago{base}"),
+                format!("   {begun}: planned {age} ago{base}"),
                 theme.quiet(),
             ),
         ]),

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use super::view::View;
 use crate::{
-    app::screens::DataLine,
+    app::{self, screens::DataLine},
+    client::Left,
     format,
     message::{DataAnswer, DataFailure, DataOutcome},
     theme::Tone,
@@ -117,7 +118,7 @@ fn draw_answer(view: &View, answer: &DataAnswer, buf: &mut Buffer, area: Rect) {
             }
         }
         Err(failure) => {
-            lines.extend(failure_lines(view, verb, failure, area.width));
+            lines.extend(failure_lines(view, answer, failure, area.width));
         }
     }
     if let Some(replicas) = &answer.replicas {
@@ -206,8 +207,14 @@ fn written_lines(view: &View, w: &WriteResponse, width: u16, lines: &mut Vec<Lin
     lines.push(field(view, "context", short_token(&w.context)));
 }
 
-fn failure_lines(view: &View, verb: &str, failure: &DataFailure, width: u16) -> Vec<Line<'static>> {
+fn failure_lines(
+    view: &View,
+    answer: &DataAnswer,
+    failure: &DataFailure,
+    width: u16,
+) -> Vec<Line<'static>> {
     let theme = &view.theme;
+    let verb = answer.op.verb();
     let status = failure
         .status
         .map_or("no answer".to_owned(), |s| s.to_string());
@@ -215,12 +222,26 @@ fn failure_lines(view: &View, verb: &str, failure: &DataFailure, width: u16) -> 
     let code = code
         .and_then(|c| c.as_str().map(str::to_owned))
         .unwrap_or_default();
-    let head = format!(" {} {verb} failed: {status} {code}", theme.glyphs.bad);
-    let mut lines = vec![Line::styled(
-        head.trim_end().to_owned(),
-        theme.style(Tone::Bad),
-    )];
+    let (glyph, tone, what, next) = match answer.leaves() {
+        None | Some(Left::Nothing) => (theme.glyphs.bad, Tone::Bad, "failed", None),
+        Some(Left::Stored) => (
+            theme.glyphs.warn,
+            Tone::Warn,
+            "took effect otherwise than it was meant",
+            Some("Read the key before you try again."),
+        ),
+        Some(Left::Unknown) => (
+            theme.glyphs.warn,
+            Tone::Warn,
+            "has an unknown outcome",
+            Some("It may have taken effect, or still may: read the key before you try again."),
+        ),
+    };
+    let head = format!(" {glyph} {verb} {what}: {status} {code}");
+    let mut lines = vec![Line::styled(head.trim_end().to_owned(), theme.style(tone))];
     let room = usize::from(width).saturating_sub(4);
+    let next = next.into_iter().flat_map(|n| format::wrap(n, room, 0, 3));
+    lines.extend(next.map(|l| Line::styled(format!("   {l}"), theme.bold())));
     let text = format::printable(&failure.message);
     lines.extend(
         format::wrap(&text, room, 0, 6)
@@ -296,10 +317,10 @@ fn draw_log(view: &View, buf: &mut Buffer, area: Rect) {
         let rest = time.len() + took.len() + 36;
         let summary = width.saturating_sub(rest);
         let summary = format::truncate(&l.summary, summary, theme.glyphs.ellipsis);
-        let (glyph, tone) = if l.ok {
-            (theme.glyphs.good, Tone::Good)
-        } else {
-            (theme.glyphs.bad, Tone::Bad)
+        let (glyph, tone) = match l.tone {
+            app::Tone::Info => (theme.glyphs.good, Tone::Good),
+            app::Tone::Warning => (theme.glyphs.warn, Tone::Warn),
+            app::Tone::Error => (theme.glyphs.bad, Tone::Bad),
         };
         Line::from(vec![
             Span::styled(format!(" {time}  "), theme.quiet()),

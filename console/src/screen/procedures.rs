@@ -34,14 +34,17 @@ pub fn draw(view: &View, buf: &mut Buffer, area: Rect) {
     }
     match (&state.preview, &state.progress) {
         (Some(preview), _) => draw_preview(view, preview, buf, area),
-        (None, Some(progress)) if progress.is_running() => {
+        (None, Some(progress)) if progress.is_running() || state.is_log_open() => {
             draw_progress(view, progress, buf, area);
         }
-        (None, last) => draw_menu(view, last.as_ref(), buf, area),
+        (None, _) => draw_menu(view, buf, area),
     }
 }
 
-fn draw_menu(view: &View, last: Option<&Progress>, buf: &mut Buffer, area: Rect) {
+/// From so many rows on a menu has room for all that is said under it.
+const TALL: u16 = 20;
+
+fn draw_menu(view: &View, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let state = &view.app.procedures;
     let mut rows = Rows::new(area);
@@ -62,35 +65,36 @@ fn draw_menu(view: &View, last: Option<&Progress>, buf: &mut Buffer, area: Rect)
         };
         if let Some(heading) = heading {
             // air between the two kinds, where there is room for it
-            if matches!(entry, Entry::Change(_)) && area.height >= 20 {
+            if matches!(entry, Entry::Change(_)) && area.height >= TALL {
                 rows.skip(1);
             }
             rows.line(buf, &Line::styled(heading, theme.bold()));
         }
         draw_entry(view, entry, wide, buf, rows.take(1));
     }
-    rows.skip(1);
     let room = usize::from(area.width).saturating_sub(4);
     let about = match state.entry() {
         Entry::Restart(kind) => about(kind),
         Entry::Change(verb) => verb.about(),
     };
-    for line in format::wrap(about, room, 0, 4) {
-        rows.line(buf, &Line::styled(format!("   {line}"), theme.quiet()));
+    let last = state.restart();
+    // why it failed is worth more than what it would be good for
+    let failed = last.is_some_and(|l| matches!(l.outcome, Some(Err(_))));
+    if !failed || area.height >= TALL {
+        rows.skip(1);
+        for line in format::wrap(about, room, 0, 4) {
+            rows.line(buf, &Line::styled(format!("   {line}"), theme.quiet()));
+        }
     }
     if view.app.read_only {
         let text = "   This console is read-only: everything can be previewed, nothing begun.";
         rows.line(buf, &Line::styled(text, theme.quiet()));
     }
     rows.skip(1);
-    let run = state.change.run.as_ref();
-    match (last, run) {
-        // the later of the two is what somebody wants to see the end of
-        (Some(last), Some(run)) if last.started_utc > run.started => {
-            draw_progress(view, last, buf, rows.rest());
-        }
-        (_, Some(run)) => change::draw_run(view, run, buf, rows.rest()),
-        (Some(last), None) => draw_progress(view, last, buf, rows.rest()),
+    // the later of the two is what somebody wants to see the end of
+    match (last, &state.change.run) {
+        (Some(last), _) => draw_progress(view, last, buf, rows.rest()),
+        (None, Some(run)) => change::draw_run(view, run, buf, rows.rest()),
         (None, None) => {}
     }
 }
@@ -197,7 +201,7 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
     }
     for why in &preview.blocked {
         let text = format!("{} {why}", theme.glyphs.bad);
-        for text in format::wrap(&text, room, 2, 3) {
+        for text in format::wrap(&text, room, 2, 8) {
             lines.push(Line::styled(format!(" {text}"), theme.style(Tone::Bad)));
         }
     }
@@ -221,11 +225,15 @@ fn draw_preview(view: &View, preview: &Preview, buf: &mut Buffer, area: Rect) {
 fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect) {
     let theme = &view.theme;
     let mut rows = Rows::new(area);
+    // none are known of one that was refused before it began
+    let of = match progress.nodes.len() {
+        0 => String::new(),
+        n => format!(" of {}", format::plural(n, "node")),
+    };
     let title = Line::from(vec![
         Span::styled(format!(" {}", progress.kind.title()), theme.bold()),
         Span::raw(format!(
-            " of {}   started {} UTC, {} ago",
-            format::plural(progress.nodes.len(), "node"),
+            "{of}   started {} UTC, {} ago",
             format::clock(progress.started_utc),
             format::age(format::between(progress.started_utc, view.app.utc))
         )),
@@ -236,67 +244,122 @@ fn draw_progress(view: &View, progress: &Progress, buf: &mut Buffer, area: Rect)
         draw_log(view, progress, buf, &mut rows);
         return;
     }
-    let below = 3 + u16::from(progress.waiting_for.is_some());
-    let room = usize::from(rows.left().saturating_sub(below));
+    let left = usize::from(rows.left());
+    // while it runs, the steps come first; in the end what came of it does
+    let steps = if progress.is_running() {
+        progress.steps.len()
+    } else {
+        0
+    };
+    let free = left.saturating_sub(steps + 1).max(2.min(left));
+    let below = below(view, progress, area.width, free);
+    let room = left.saturating_sub(below.len() + 1);
     // more steps than fit: those around the one that runs
     let at = progress
         .steps
         .iter()
         .position(|s| s.state != StepState::Done);
     let at = at.unwrap_or(progress.steps.len().saturating_sub(1));
-    let from = (at + 2).min(progress.steps.len()).saturating_sub(room);
+    let from = (at + 2).min(progress.steps.len());
+    let from = from.saturating_sub(room).min(at);
     let wide = progress.steps.iter().map(|s| format::width(&s.title)).max();
     let wide = wide.unwrap_or(0).clamp(12, 28);
     for step in progress.steps.iter().skip(from).take(room) {
         draw_step(view, step, wide, buf, rows.take(1));
     }
-    rows.skip(1);
-    if let Some(gate) = &progress.waiting_for {
-        let text = format!(" {} waiting for: {gate}", theme.glyphs.busy);
-        rows.line(buf, &Line::styled(text, theme.style(Tone::Busy)));
-    }
-    rows.line(buf, &outcome_line(view, progress));
+    rows.skip(u16::from(room > 0 && !progress.steps.is_empty()));
+    rows.lines(buf, below);
 }
 
-fn outcome_line(view: &View, progress: &Progress) -> Line<'static> {
+/// What is waited for, and what came of it, in at most `room` rows. The log has all of it.
+fn below(view: &View, progress: &Progress, width: u16, room: usize) -> Vec<Line<'static>> {
     let theme = &view.theme;
-    let refused = format::age(Duration::from_millis(progress.writes_refused_ms));
-    match &progress.outcome {
-        None => Line::from(vec![
+    let mut lines = Vec::new();
+    if let Some(gate) = &progress.waiting_for {
+        let text = format!("{} waiting for: {gate}", theme.glyphs.busy);
+        let text = wrapped(view, &text, width, room.saturating_sub(1).max(1));
+        lines.extend(text.map(|l| Line::styled(l, theme.style(Tone::Busy))));
+    }
+    if progress.outcome.is_some() {
+        lines.extend(outcome_lines(view, progress, width, room));
+    } else if progress.writes_refused_ms > 0 {
+        let refused = format::age(Duration::from_millis(progress.writes_refused_ms));
+        lines.push(Line::from(vec![
             Span::raw(" writes refused for "),
             Span::styled(refused, theme.bold()),
             Span::raw(" so far"),
-        ]),
-        Some(Ok(text)) => Line::styled(
-            format!(
-                " {} {}. Writes were refused for {refused}.",
-                theme.glyphs.good,
-                text.trim_end_matches('.')
-            ),
-            theme.style(Tone::Good),
-        ),
-        Some(Err(text)) => Line::styled(
-            format!(
-                " {} {}. Writes were refused for {refused}.",
-                theme.glyphs.bad,
-                text.trim_end_matches('.')
-            ),
-            theme.style(Tone::Bad),
-        ),
+        ]));
     }
+    lines
 }
 
+fn outcome_lines(
+    view: &View,
+    progress: &Progress,
+    width: u16,
+    room: usize,
+) -> impl Iterator<Item = Line<'static>> {
+    let theme = &view.theme;
+    let refused = format::age(Duration::from_millis(progress.writes_refused_ms));
+    let (glyph, tone, text, refused) = match &progress.outcome {
+        None => (theme.glyphs.busy, Tone::Busy, "", String::new()),
+        Some(Ok(text)) => {
+            let refused = format!(" Writes were refused for {refused}.");
+            (theme.glyphs.good, Tone::Good, text.as_str(), refused)
+        }
+        // nobody looked any longer whether they pass
+        Some(Err(text)) => {
+            let refused = format!(" Writes may have been refused for {refused} or longer.");
+            (theme.glyphs.bad, Tone::Bad, text.as_str(), refused)
+        }
+    };
+    let none = progress.writes_refused_ms == 0;
+    let refused = if none { "" } else { &refused };
+    let text = format!("{glyph} {}.{refused}", text.trim_end_matches('.'));
+    let style = theme.style(tone);
+    wrapped(view, &text, width, room).map(move |l| Line::styled(l, style))
+}
+
+/// In at most `room` rows, with a mark where that is not all.
+fn wrapped(
+    view: &View,
+    text: &str,
+    width: u16,
+    room: usize,
+) -> impl Iterator<Item = String> + use<> {
+    let width = usize::from(width).saturating_sub(2);
+    let mut lines = format::wrap(&format::printable(text), width, 2, room + 1);
+    if lines.len() > room {
+        lines.truncate(room);
+        if let Some(last) = lines.last_mut() {
+            let mark = view.theme.glyphs.ellipsis;
+            *last = format::truncate(&format!("{last} {mark}{mark}"), width, mark);
+        }
+    }
+    lines.into_iter().map(|line| format!(" {line}"))
+}
+
+/// Rows one line of the log may take.
+const LOG_ROWS_MAX: usize = 20;
+
 fn draw_log(view: &View, progress: &Progress, buf: &mut Buffer, rows: &mut Rows) {
+    let theme = &view.theme;
+    let width = rows.rest().width;
+    let mut lines = Vec::new();
+    if progress.log_dropped > 0 {
+        let gone = format::plural(progress.log_dropped, "earlier line");
+        lines.push(Line::styled(format!(" {gone} not kept"), theme.quiet()));
+    }
+    for line in &progress.log {
+        lines.extend(wrapped(view, line, width, LOG_ROWS_MAX).map(Line::raw));
+    }
+    if progress.outcome.is_some() {
+        lines.extend(outcome_lines(view, progress, width, LOG_ROWS_MAX));
+    } else if lines.is_empty() {
+        lines.push(Line::styled(" Nothing is logged yet.", theme.quiet()));
+    }
     let room = usize::from(rows.left());
-    let last = progress.log.len().saturating_sub(room);
+    let last = lines.len().saturating_sub(room);
     let top = last - view.app.procedures.scroll.clamped(last);
-    for line in progress.log.iter().skip(top).take(room) {
-        rows.line(buf, &Line::raw(format!(" {}", format::printable(line))));
-    }
-    if progress.log.is_empty() {
-        rows.line(
-            buf,
-            &Line::styled(" Nothing is logged yet.", view.theme.quiet()),
-        );
-    }
+    rows.lines(buf, lines.into_iter().skip(top).take(room));
 }

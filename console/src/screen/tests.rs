@@ -97,6 +97,11 @@ fn screens_of_the_fixtures() {
             &[Overview, Doctor],
         ),
     ];
+    let failed = fixture::failed_restart();
+    snap("failed_restart", &failed);
+    let mut log = failed;
+    log.procedures.show_log = true;
+    snap("failed_restart_log", &log);
     snap("matrix", &fixture::matrix());
     snap("matrix_large", &fixture::matrix_large());
     for (name, app, screens) in cases {

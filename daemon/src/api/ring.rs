@@ -158,18 +158,24 @@ async fn begin(node: &SharedNode, base: &Topology, plan: &Plan, next: &Topology)
     let message = format!("ordered by an operator: {}", plan.response.summary);
     node.events.info(EventCode::OrderReceived, None, message);
     let changed = node.topology.change(base, next).await;
-    changed.map_err(|error| match error {
+    changed.map_err(|error| undecided(&error, base.epoch))
+}
+
+fn undecided(error: &ChangeError, base: Epoch) -> ApiError {
+    let no_quorum = |outcome: &str| {
+        ApiError::new(ErrorCode::QuorumNotMet, error.to_string())
+            .details(json!({ "base_epoch": base, "outcome": outcome }))
+            .retry_after(1)
+    };
+    match error {
         ChangeError::Overtaken { now } => ApiError::new(
             ErrorCode::Conflict,
             format!("{error}; look at the ring and plan again"),
         )
-        .details(json!({ "base_epoch": base.epoch, "current_epoch": now })),
-        ChangeError::NotRunning | ChangeError::NoMajority(_) => {
-            ApiError::new(ErrorCode::QuorumNotMet, error.to_string())
-                .details(json!({ "base_epoch": base.epoch }))
-                .retry_after(1)
-        }
-    })
+        .details(json!({ "base_epoch": base, "current_epoch": now })),
+        ChangeError::NotRunning => no_quorum("none"),
+        ChangeError::NoMajority(_) => no_quorum("unknown"),
+    }
 }
 
 fn refusal(error: PlanError) -> ApiError {
@@ -183,6 +189,26 @@ fn refusal(error: PlanError) -> ApiError {
         PlanError::Different => ApiError::new(ErrorCode::Conflict, message),
         PlanError::Obstacles(obstacles) => {
             ApiError::new(ErrorCode::Conflict, message).details(json!({ "obstacles": obstacles }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever gave the order is to look at the ring before the next one, unless nothing was done.
+    #[test]
+    fn a_change_that_was_not_decided_says_whether_it_may_still_come_about() {
+        let no_majority = ChangeError::NoMajority("1 of its 2 voters answer".into());
+        for (error, outcome) in [
+            (ChangeError::NotRunning, json!("none")),
+            (no_majority, json!("unknown")),
+            (ChangeError::Overtaken { now: 8 }, json!(null)),
+        ] {
+            let body = undecided(&error, 7).body("request");
+            assert_eq!(body.details["base_epoch"], 7, "{error}");
+            assert_eq!(body.details["outcome"], outcome, "{error}");
         }
     }
 }

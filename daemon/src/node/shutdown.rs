@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ringmaster_shared::event::EventCode;
+use ringmaster_shared::{event::EventCode, member::ABOUT_TO_STOP};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -142,8 +142,8 @@ fn stop_taking(node: &SharedNode, cause: &Cause) {
 
 fn tell_wait(node: &SharedNode, cause: &Cause) {
     let waits = match cause {
-        Cause::Replace(_) => format!("it is about to stop, {}", cause.sentence()),
-        Cause::Stop { .. } | Cause::Fail(_) => "it is about to stop".to_owned(),
+        Cause::Replace(_) => format!("{ABOUT_TO_STOP}, {}", cause.sentence()),
+        Cause::Stop { .. } | Cause::Fail(_) => ABOUT_TO_STOP.to_owned(),
     };
     node.control.update(|facts| {
         facts.phase = Phase::Stopping;

@@ -77,6 +77,7 @@ fn refusal(code: ErrorCode, message: &str) -> DataFailure {
         code: Some(code),
         message: message.to_owned(),
         details: Value::Null,
+        left: Left::Nothing,
     }
 }
 
@@ -290,6 +291,41 @@ fn a_change_that_others_began_is_followed_and_can_be_given_up() {
         panic!("given up, not {:?}", run.outcome);
     };
     assert!(why.contains("given up: node-5 leaves"), "{why}");
+}
+
+#[test]
+fn an_order_of_unknown_outcome_is_not_told_as_refused() {
+    let why = "1 of its 2 voters answer; the change may still come about";
+    let refused = refusal(ErrorCode::QuorumNotMet, why);
+    let unknown = DataFailure {
+        left: Left::Unknown,
+        ..refused.clone()
+    };
+    // as a proxy answers for a node that died over it
+    let proxied = DataFailure {
+        status: Some(502),
+        code: None,
+        ..unknown.clone()
+    };
+    let silent = DataFailure {
+        status: None,
+        ..proxied.clone()
+    };
+    let look = "not known whether it began: look at the ring (4) first; 1 of its 2";
+    for (failure, says) in [
+        (refused, "not applied: 1 of its 2"),
+        (unknown, look),
+        (proxied, look),
+        (silent, look),
+    ] {
+        let mut app = hurt();
+        let id = ordered(&mut app);
+        assert!(answer(&mut app, id, Err(failure)).is_empty());
+        let text = app.toast.as_ref().map_or("", |t| &t.text);
+        assert!(text.starts_with(says), "{text}");
+        let plan = app.procedures.change.plan.as_ref().expect("still shown");
+        assert_eq!(plan.in_doubt, says == look);
+    }
 }
 
 #[test]

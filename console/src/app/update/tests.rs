@@ -8,7 +8,8 @@ use ringmaster_shared::{
 use serde_json::json;
 
 use crate::{
-    app::{App, ConfirmAction, PromptKind, ScreenId, rows, update},
+    app::{App, ConfirmAction, PromptKind, ScreenId, Tone, rows, update},
+    client::Left,
     cluster::Report,
     fixture,
     link::{LinkState, LinkView},
@@ -174,6 +175,7 @@ fn a_read_goes_to_the_current_endpoint_and_late_answers_are_dropped() {
                 code: None,
                 message: "key not found".into(),
                 details: json!({}),
+                left: Left::Nothing,
             }),
             replicas: None,
         }))
@@ -184,7 +186,23 @@ fn a_read_goes_to_the_current_endpoint_and_late_answers_are_dropped() {
     press(&mut app, KeyCode::Esc);
     update(&mut app, answer(request.id));
     assert!(app.data.in_flight.is_none());
-    assert_eq!(app.data.log.back().map(|l| l.ok), Some(false));
+    assert_eq!(app.data.log.back().map(|l| l.tone), Some(Tone::Error));
+}
+
+#[test]
+fn a_restart_that_runs_from_here_is_not_suspended() {
+    let ctrl_z = || {
+        let key = KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL);
+        Msg::Key(key)
+    };
+    let mut app = app();
+    assert_eq!(update(&mut app, ctrl_z()), [Effect::Suspend]);
+    app.procedures.progress = fixture::clean_restart().procedures.progress;
+    assert_eq!(update(&mut app, ctrl_z()), []);
+    assert!(toast(&app).contains("clean restart"), "{}", toast(&app));
+    let running = app.procedures.progress.as_mut().expect("one");
+    running.outcome = Some(Ok("done".to_owned()));
+    assert_eq!(update(&mut app, ctrl_z()), [Effect::Suspend]);
 }
 
 #[test]
@@ -232,6 +250,41 @@ fn a_write_says_where_it_is() {
     update(&mut app, Msg::Answer(Box::new(answer)));
     let line = app.data.log.back().expect("a line");
     assert_eq!(line.summary, "synced on 2 of 3 when answered");
+}
+
+#[test]
+fn a_write_of_unknown_outcome_is_not_told_as_failed() {
+    for (line, left, tone, says) in [
+        (
+            ":put k 1\n",
+            Left::Unknown,
+            Tone::Warning,
+            "may have taken effect: no answer",
+        ),
+        (":put k 1\n", Left::Nothing, Tone::Error, "no answer"),
+        (":get k\n", Left::Unknown, Tone::Error, "no answer"),
+    ] {
+        let mut app = app();
+        typed(&mut app, line);
+        let flight = app.data.in_flight.clone().expect("in flight");
+        let answer = DataAnswer {
+            id: flight.request.id,
+            op: flight.request.op,
+            endpoint: "localhost:8081".into(),
+            took_ms: 4,
+            result: Err(DataFailure {
+                status: None,
+                code: None,
+                message: "no answer".into(),
+                details: json!(null),
+                left,
+            }),
+            replicas: None,
+        };
+        update(&mut app, Msg::Answer(Box::new(answer)));
+        let last = app.data.log.back().expect("a line");
+        assert_eq!((last.tone, last.summary.as_str()), (tone, says), "{line}");
+    }
 }
 
 #[test]
@@ -352,6 +405,7 @@ fn leaving_while_a_procedure_runs_takes_two_presses() {
         writes_refused_ms: 0,
         outcome: None,
         log: vec![],
+        log_dropped: 0,
     };
     update(&mut app, Msg::Progress(Box::new(progress.clone())));
     assert_eq!(typed(&mut app, "Q"), []);

@@ -70,6 +70,12 @@ fn each_logged_line_is_printed_once() {
     assert_eq!(printer.news(&progress(&["a"])), ["a"]);
     assert_eq!(printer.news(&progress(&["a"])), Vec::<String>::new());
     assert_eq!(printer.news(&progress(&["a", "b", "c"])), ["b", "c"]);
+    let mut long = progress(&["c", "d"]);
+    long.log_dropped = 2;
+    assert_eq!(printer.news(&long), ["d"], "the oldest were dropped");
+    assert_eq!(printer.news(&long), Vec::<String>::new());
+    long.log_dropped = 7;
+    assert_eq!(printer.news(&long), ["c", "d"], "more than it shows");
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
         match status {
             Ok(s) if s.node.lifecycle == Lifecycle::Standby => standing.push(id.to_string()),
             Ok(s) => {
-                at_work |= is_at_work(s.node.lifecycle);
+                at_work |= is_at_work(s);
                 waiting.push(format!("{id} is {}", doing(s)));
             }
             // between the old process image and the new one the port is closed for a moment
@@ -33,14 +33,37 @@ pub fn barrier(statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
     }
 }
 
-/// The bootstrap node serves, and has kept its cluster and its ring.
+/// Who came to standby without the cluster it was in, and what to do: its folder went while it
+/// restarted. Started alone it would found a second one.
+pub fn forgot(
+    plan: &Plan,
+    statuses: &[(NodeId, Result<StatusResponse, String>)],
+) -> Option<String> {
+    let forgot = statuses.iter().filter_map(|(id, status)| {
+        let status = status.as_ref().ok()?;
+        (status.cluster.cluster_id != plan.cluster_id).then(|| id.to_string())
+    });
+    let forgot: Vec<String> = forgot.collect();
+    (!forgot.is_empty()).then(|| {
+        format!(
+            "{} came to standby without its cluster: its --data-dir was lost or changed meanwhile",
+            forgot.join(", ")
+        )
+    })
+}
+
+/// It is up, and takes part in gossip. One that lost its store stays recovering until the others
+/// run, because it gets its data back from them: they are not to wait for it.
+fn is_up(lifecycle: Lifecycle) -> bool {
+    matches!(lifecycle, Lifecycle::Serving | Lifecycle::Recovering)
+}
+
+/// The bootstrap node is up, and has kept its cluster and its ring.
 pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gate {
     let id = &plan.bootstrap().id;
     match status {
         Err(why) => Gate::Waiting(format!("{id}: {why}")),
-        Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
-            Gate::not_yet(id, s.node.lifecycle, &doing(s))
-        }
+        Ok(s) if !is_up(s.node.lifecycle) => Gate::not_yet(id, s),
         Ok(s) if s.cluster.cluster_id != plan.cluster_id => Gate::Waiting(format!(
             "{id} came back in cluster {}",
             s.cluster.cluster_id
@@ -49,22 +72,24 @@ pub fn bootstrapped(plan: &Plan, status: &Result<StatusResponse, String>) -> Gat
             "{id} is at epoch {}, not {}",
             s.cluster.ring_epoch, plan.epoch
         )),
-        Ok(s) => Gate::Met(format!("{id} serving, epoch {}", s.cluster.ring_epoch)),
+        Ok(s) => Gate::Met(format!(
+            "{id} {}, epoch {}",
+            s.node.lifecycle.as_str(),
+            s.cluster.ring_epoch
+        )),
     }
 }
 
-/// What a node that was told to start says of itself; met once it serves.
+/// What a node that was told to start says of itself; met once it is up.
 pub fn started(id: &NodeId, status: &Result<StatusResponse, String>) -> Gate {
     match status {
         Err(why) => Gate::Waiting(format!("{id}: {why}")),
-        Ok(s) if s.node.lifecycle != Lifecycle::Serving => {
-            Gate::not_yet(id, s.node.lifecycle, &doing(s))
-        }
-        Ok(_) => Gate::Met(format!("{id} serving")),
+        Ok(s) if !is_up(s.node.lifecycle) => Gate::not_yet(id, s),
+        Ok(s) => Gate::Met(format!("{id} {}", s.node.lifecycle.as_str())),
     }
 }
 
-/// Every started node sees exactly the started nodes, all alive and serving, with one digest.
+/// Every started node sees exactly the started nodes, all alive and up, with one digest.
 pub fn agreed(started: &[NodeId], views: &[(NodeId, Result<MembersResponse, String>)]) -> Gate {
     let mut digests: Vec<&str> = Vec::new();
     for (id, view) in views {
@@ -79,10 +104,11 @@ pub fn agreed(started: &[NodeId], views: &[(NodeId, Result<MembersResponse, Stri
                     let status = m.status.as_str();
                     return Gate::Waiting(format!("{id} sees {other} as {status}"));
                 }
-                Some(m) if m.lifecycle != Lifecycle::Serving => {
+                Some(m) if !is_up(m.lifecycle) => {
                     let lifecycle = m.lifecycle.as_str();
                     let why = format!("{id} sees {other} still {lifecycle}");
-                    return Gate::by(is_at_work(m.lifecycle), why);
+                    // none of them is going down: they have just been started
+                    return Gate::by(m.lifecycle == Lifecycle::Joining, why);
                 }
                 Some(_) => {}
             }
@@ -103,15 +129,21 @@ pub fn agreed(started: &[NodeId], views: &[(NodeId, Result<MembersResponse, Stri
     }
 }
 
-/// At the end: one epoch everywhere, not older than before, and every partition has a quorum.
+/// At the end: nobody is at work any more, one epoch everywhere, not older than before, and every
+/// partition has a quorum.
 pub fn verified(plan: &Plan, statuses: &[(NodeId, Result<StatusResponse, String>)]) -> Gate {
+    // first: while data is copied back the others may lack their quorum
+    let at_work = statuses.iter().find_map(|(id, status)| {
+        let status = status.as_ref().ok()?;
+        is_at_work(status).then(|| Gate::not_yet(id, status))
+    });
+    if let Some(gate) = at_work {
+        return gate;
+    }
     let mut epochs = Vec::new();
     for (id, status) in statuses {
         match status {
             Err(why) => return Gate::Waiting(format!("{id}: {why}")),
-            Ok(s) if is_at_work(s.node.lifecycle) => {
-                return Gate::not_yet(id, s.node.lifecycle, &doing(s));
-            }
             Ok(s) if !s.replication.quorum_available => {
                 return Gate::Waiting(format!("{id} has no quorum yet"));
             }
@@ -174,6 +206,44 @@ mod tests {
         assert!(matches!(started(&id("a"), &serves), Gate::Met(_)));
         let silent = Err("connection refused".to_owned());
         assert!(matches!(started(&id("a"), &silent), Gate::Waiting(_)));
+    }
+
+    /// It needs the others for that, so they are started first; the end waits for it.
+    #[test]
+    fn one_that_gets_its_data_back_does_not_keep_the_others_from_starting() {
+        let plan = plan(&survey(&["a", "b"], &[5, 5])).expect("a plan");
+        let mut refilled = status("a", Lifecycle::Recovering, 5);
+        refilled.node.waiting_for = Some("its data to be copied back".into());
+        let mut poor = status("b", Lifecycle::Serving, 5);
+        poor.replication.quorum_available = false;
+        let refilled = Ok(refilled);
+        let met = |gate: Gate, words: &str| assert_eq!(gate, Gate::Met(words.into()));
+        met(bootstrapped(&plan, &refilled), "a recovering, epoch 5");
+        met(started(&id("a"), &refilled), "a recovering");
+        let both = [
+            ("a", MemberStatus::Alive, Lifecycle::Recovering),
+            ("b", MemberStatus::Alive, Lifecycle::Serving),
+        ];
+        let ids = [id("a"), id("b")];
+        let views = ["a", "b"].map(|who| (id(who), Ok(members(who, &both))));
+        assert!(matches!(agreed(&ids, &views), Gate::Met(_)));
+        let want = Gate::Working("a is recovering, waiting for its data to be copied back".into());
+        let end = [(id("b"), Ok(poor)), (id("a"), refilled)];
+        assert_eq!(verified(&plan, &end), want);
+    }
+
+    #[test]
+    fn one_that_lost_its_folder_on_the_way_is_named() {
+        let plan = plan(&survey(&["a", "b"], &[5, 5])).expect("a plan");
+        let stands = |n: &str| (id(n), Ok(status(n, Lifecycle::Standby, 5)));
+        assert_eq!(forgot(&plan, &[stands("a"), stands("b")]), None);
+        let mut empty = stands("a");
+        empty.1.as_mut().expect("stands").cluster.cluster_id.clear();
+        let why = forgot(&plan, &[empty, stands("b")]).expect("one forgot");
+        assert!(
+            why.starts_with("a came to standby without its cluster"),
+            "{why}"
+        );
     }
 
     #[test]

@@ -43,7 +43,6 @@ impl Runner {
                 plan.epoch
             ),
         );
-        self.record.writes_are_refused();
         let result = self.clean_steps(&plan).await;
         if let Err(stop) = &result {
             // at once: what follows takes its time
@@ -79,6 +78,7 @@ impl Runner {
             self.check_cancel()?;
             // before it answers: an answer that is lost does not mean that it was not heard
             self.sent.insert(target.id.clone());
+            self.record.writes_are_refused();
             if let Err(error) = self.tell(target, "/api/v1/admin/standby", &order).await {
                 if error.leaves() == Left::Nothing {
                     self.sent.remove(&target.id);
@@ -94,6 +94,10 @@ impl Runner {
                     gates::barrier(&plain(statuses(&client, &plan.order).await))
                 })
                 .await?;
+        }
+        let standing = plain(statuses(&client, &plan.order).await);
+        if let Some(why) = gates::forgot(plan, &standing) {
+            return Err(Stop::Failed(why));
         }
         self.record
             .close(StepState::Done, format!("{detail}, proven twice"));
@@ -222,12 +226,15 @@ impl Runner {
         let sent = sent.filter(|(target, _)| self.sent.contains(&target.id));
         let told = sent.map(|(target, view)| {
             let old = view.as_ref().map_or(0, |v| v.status.node.generation);
-            let line = start_from_memory(&client, target, old);
+            let others = before.targets.iter().filter(|t| *t != target);
+            let others = others.map(|t| t.address.clone()).collect();
+            let line = start_from_memory(&client, target, old, others);
             async move { (&target.id, line.await) }
         });
         let mut told: FuturesUnordered<_> = told.collect();
         let mut open = self.sent.clone();
         if open.is_empty() {
+            self.record.writes_never_refused();
             self.record
                 .log("nobody was sent to standby: all go on as they were");
             return;
@@ -257,8 +264,14 @@ fn standby() -> StandbyOrder {
 }
 
 /// Tells one node to start. It may still be on its way down, where it refuses and would hold
-/// afterwards: so it is asked until it stands by, or lives a life after `old` already.
-async fn start_from_memory(client: &Client, target: &Target, old: Generation) -> String {
+/// afterwards: so it is asked until it stands by, or lives a life after `old` already. One that
+/// remembers no cluster goes through the others, so that it does not found one of its own.
+async fn start_from_memory(
+    client: &Client,
+    target: &Target,
+    old: Generation,
+    others: Vec<String>,
+) -> String {
     let began = Instant::now();
     let mut patience = Patience::new(Duration::ZERO);
     let id = &target.id;
@@ -267,8 +280,10 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
         let status = status.map(|s: StatusResponse| (s.node.lifecycle, s.node.generation, s));
         let seen = status.as_ref().ok().map(|(lifecycle, ..)| *lifecycle);
         let gate = match status {
-            Ok((Lifecycle::Standby, ..)) => {
-                let order = StartOrder { seeds: None };
+            Ok((Lifecycle::Standby, _, status)) => {
+                let forgot = status.cluster.cluster_id.is_empty();
+                let seeds = forgot.then(|| others.clone());
+                let order = StartOrder { seeds };
                 let path = "/api/v1/admin/start";
                 let answer = client.post(&target.address, path, &order).await;
                 match answer.map(|a: OrderResponse| a.message) {
@@ -279,8 +294,8 @@ async fn start_from_memory(client: &Client, target: &Target, old: Generation) ->
             Ok((lifecycle, generation, _)) if generation > old => {
                 return format!("{id}: is {} again", lifecycle.as_str());
             }
-            Ok((lifecycle, _, status)) => {
-                Gate::by(is_at_work(lifecycle), format!("still {}", doing(&status)))
+            Ok((_, _, status)) => {
+                Gate::by(is_at_work(&status), format!("still {}", doing(&status)))
             }
             Err(e) => Gate::Waiting(e.to_string()),
         };

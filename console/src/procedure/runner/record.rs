@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::progress::{ProcedureKind, Progress, StepState, StepView};
 
-/// Lines kept of one run; a run writes a few per node.
+/// Lines kept of one run; a run writes a few per node, and those of its end count most.
 const LOG_LINES_MAX: usize = 1000;
 
 /// The progress of one run, and where it goes.
@@ -31,6 +31,7 @@ impl Record {
             writes_refused_ms: 0,
             outcome: None,
             log: Vec::new(),
+            log_dropped: 0,
         };
         Self {
             progress,
@@ -104,12 +105,25 @@ impl Record {
 
     /// Nothing is waited for any more.
     pub(super) fn met(&mut self) {
-        self.progress.waiting_for = None;
+        if self.progress.waiting_for.take().is_none() {
+            return;
+        }
+        if let Some(step) = self.under_way() {
+            step.state = StepState::Running;
+            step.detail.clear();
+        }
+        self.report();
     }
 
     /// From now on clients are refused writes.
     pub(super) fn writes_are_refused(&mut self) {
-        self.refused_since = Some(Instant::now());
+        self.refused_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Nobody was brought down after all.
+    pub(super) fn writes_never_refused(&mut self) {
+        self.refused_since = None;
+        self.progress.writes_refused_ms = 0;
     }
 
     /// Whether no write is known to have passed since they were refused.
@@ -125,9 +139,11 @@ impl Record {
     }
 
     pub(super) fn log(&mut self, line: &str) {
-        if self.progress.log.len() < LOG_LINES_MAX {
-            self.progress.log.push(line.to_owned());
+        if self.progress.log.len() == LOG_LINES_MAX {
+            self.progress.log.remove(0);
+            self.progress.log_dropped += 1;
         }
+        self.progress.log.push(line.to_owned());
         self.report();
     }
 
@@ -155,6 +171,22 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn of_many_lines_the_last_are_kept() {
+        let (to, _) = mpsc::channel(8);
+        let mut record = Record::new(ProcedureKind::CleanRestart, to);
+        for n in 0..LOG_LINES_MAX + 2 {
+            record.log(&n.to_string());
+        }
+        let end = record.finish(Ok("done".to_owned())).await;
+        assert_eq!((end.log.len(), end.log_dropped), (LOG_LINES_MAX, 2));
+        let last = (LOG_LINES_MAX + 1).to_string();
+        assert_eq!(
+            (end.log.first(), end.log.last()),
+            (Some(&"2".to_owned()), Some(&last))
+        );
+    }
 
     #[tokio::test]
     async fn only_the_open_step_changes_and_the_end_is_told_last() {

@@ -163,6 +163,7 @@ async fn the_canary_passes_only_when_what_was_written_is_read() {
     let passed = runner.pass_canary(&node.target(0, "a")).await;
     assert!(passed.is_ok(), "in the end");
     assert_eq!(kept.lock().expect("unpoisoned").reads, 3);
+    assert_eq!(runner.progress().waiting_for, None, "it has passed");
 }
 
 #[tokio::test]
@@ -246,6 +247,26 @@ async fn who_certainly_did_not_hear_the_order_is_not_waited_for() {
         }
     }
     assert!(seen > 0, "the way back is reported as it goes");
+}
+
+#[tokio::test]
+async fn while_nobody_is_brought_down_no_write_is_refused() {
+    let nodes = Fakes::start(&["a", "b", "c"], |_, request, _| {
+        (request == "POST /api/v1/admin/standby").then(|| {
+            // long enough to be counted
+            std::thread::sleep(Duration::from_millis(5));
+            refused(ErrorCode::Conflict, "not now")
+        })
+    })
+    .await;
+    let (runner, _reports, _cancel) = runner(ProcedureKind::CleanRestart);
+    let end = runner.run(&nodes.endpoints()).await;
+    assert!(end.outcome.is_some_and(|o| o.is_err()));
+    assert_eq!(
+        end.log,
+        ["nobody was sent to standby: all go on as they were"]
+    );
+    assert_eq!(end.writes_refused_ms, 0);
 }
 
 #[test]
