@@ -176,8 +176,8 @@ mod tests {
         drop(asking);
         assert_eq!(names(ask().await), 1);
         node.gates.keyrings.changed();
-        let shared = node.gates.keyrings.0.recent(async { Vec::new() });
-        assert!(shared.await.is_empty());
+        let last = node.gates.keyrings.0.recent(async { Vec::new() });
+        assert!(last.await.is_empty());
         assert_eq!(names(ask().await), 0, "the last answer serves");
     }
 
