@@ -57,7 +57,7 @@ type None = Query<NoParameters>;
     responses((status = 200, body = KeysResponse)))]
 pub async fn list(State(node): State<SharedNode>, _: None) -> Json<KeysResponse> {
     let held = node.gates.keyrings.of(&node).await;
-    let nodes: Vec<NodeKeys> = held.iter().map(Held::info).collect();
+    let nodes: Vec<NodeKeys> = held.iter().cloned().map(Held::info).collect();
     Json(KeysResponse {
         current_node: node.facts.id.clone(),
         // who does not run knows of nobody

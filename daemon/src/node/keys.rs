@@ -65,15 +65,15 @@ pub enum Missing {
 }
 
 impl Held {
-    pub fn info(&self) -> NodeKeys {
-        let (keyring, message) = match &self.state {
-            Ok(state) => (Some(info(state)), None),
+    pub fn info(self) -> NodeKeys {
+        let (keyring, message) = match self.state {
+            Ok(state) => (Some(info(&state)), None),
             Err(Missing::Away(why) | Missing::Silent(why) | Missing::NoKeyring(why)) => {
-                (None, Some(why.clone()))
+                (None, Some(why))
             }
         };
         NodeKeys {
-            node_id: self.node.clone(),
+            node_id: self.node,
             keyring,
             message,
         }
