@@ -39,8 +39,9 @@ const SLOWER_MAX: f64 = 50.0;
 const BROKEN_SLOWER_MIN: f64 = 2.0;
 
 /// How many times as long large values that are let in may take as one at a time on each node.
-/// Without admission all 64 share what those three have for themselves, and take about twenty times as long.
-const LARGE_SLOWER_MAX: f64 = 8.0;
+/// With admission they take up to twice as long. Without it all 64 share what those three have for themselves, and
+/// take eight to twenty times as long.
+const LARGE_SLOWER_MAX: f64 = 5.0;
 
 /// Answers of one kind of client.
 #[derive(Debug, Default)]

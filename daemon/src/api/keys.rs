@@ -1,7 +1,7 @@
 //! `/api/v1/gossip/keys`. What an order leads to is decided in `node::keys`.
 //!
-//! However many ask, all members are asked by one round at a time. Who only wants to know shares
-//! its answer for [`FRESH`]; an order begins with a round of its own.
+//! However many ask, all members are asked by one round at a time, which serves all who waited for
+//! it to begin (`rounds.rs`); nobody gets an answer from before it asked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,24 +27,16 @@ use crate::{
     },
 };
 
-/// So long an answer serves everybody who asks.
-const FRESH: Duration = Duration::from_secs(1);
-
 /// Which member holds which keys, as last asked.
 pub struct Keyrings(Rounds<Vec<Held>>);
 
 impl Default for Keyrings {
     fn default() -> Self {
-        Self(Rounds::new(FRESH))
+        Self(Rounds::new(Duration::ZERO))
     }
 }
 
 impl Keyrings {
-    /// Keys were changed, or are about to be: what was learned before is of no use.
-    pub fn changed(&self) {
-        self.0.changed();
-    }
-
     async fn of(&self, node: &Node) -> Arc<Vec<Held>> {
         self.0.recent(keys::survey(node)).await
     }
@@ -98,9 +90,7 @@ pub async fn change(
         return Err(ApiError::new(ErrorCode::Conflict, why));
     };
     let key = change.about();
-    let keyrings = &node.gates.keyrings;
-    keyrings.changed();
-    let held = keyrings.of(&node).await;
+    let held = node.gates.keyrings.of(&node).await;
     if let Some(why) = keys::objection(&held, operation, key) {
         return Err(ApiError::new(ErrorCode::Conflict, why));
     }
@@ -175,10 +165,6 @@ mod tests {
         assert!(ask().now_or_never().is_none());
         drop(asking);
         assert_eq!(names(ask().await), 1);
-        node.gates.keyrings.changed();
-        let last = node.gates.keyrings.0.recent(async { Vec::new() });
-        assert!(last.await.is_empty());
-        assert_eq!(names(ask().await), 0, "the last answer serves");
     }
 
     #[test]

@@ -236,9 +236,7 @@ pub async fn carry_out(
     let carrying = async move {
         // the node does not end before it is done, though nobody waits for the answer
         let _under_way = node.metrics.request_guard();
-        let outcomes = carry_on(&node, &secrecy, held, &change).await;
-        node.gates.keyrings.changed();
-        outcomes
+        carry_on(&node, &secrecy, held, &change).await
     };
     let carried = tokio::spawn(carrying).await;
     carried.context("carrying out a change of keys failed")
