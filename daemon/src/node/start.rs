@@ -333,7 +333,7 @@ fn clock_warning(generation: Generation, unix_ms: u64) -> Option<String> {
         ));
     }
     let ahead = if claim::is_too_far_ahead(generation, unix_ms) {
-        "no member believes a start so far ahead, so this node stays alone: only then start it with an empty --data-dir, and the others fill it"
+        "no member believes a start so far ahead, so this node stays alone: only then start it with an empty --data-dir, and the others fill it (where there are none, all it holds would be lost)"
     } else {
         "nothing is to be done (more than a year ahead no member would believe it)"
     };

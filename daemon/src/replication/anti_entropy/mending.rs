@@ -65,7 +65,8 @@ impl Mending {
     /// there are more.
     pub async fn round(&mut self, site: &Site, topology: &Topology) -> bool {
         let store = &site.replica.store;
-        if store.damaged() == 0 {
+        let before = store.damaged();
+        if before == 0 {
             return false;
         }
         // who did not answer once is not waited for again
@@ -95,7 +96,8 @@ impl Mending {
         if let Some(left) = left {
             site.tell_not_mended(&left);
         }
-        mended > 0 && store.damaged() > 0
+        // fewer than before, lest one that is noted and not there any more be asked for without end
+        mended > 0 && (1..before).contains(&store.damaged())
     }
 
     /// The next that are to be asked for; after the last come the first.
