@@ -270,36 +270,39 @@ async fn who_holds_by_a_later_ring_what_it_never_filled_lost_it() {
     assert!(!identity.needs_refill());
 }
 
+/// The ring of three, both steps of the change that takes `d` in, and the ring of four: epochs 4 to 7.
+fn d_joins() -> [Topology; 4] {
+    let with = ["a", "b", "c", "d"];
+    let (before, done) = (topology(4, &with[..3]), topology(7, &with));
+    let step = |epoch, step| Topology {
+        epoch,
+        members: done.members.clone(),
+        transition: Some(Transition {
+            kind: ChangeKind::Join,
+            step,
+            joining: vec![id("d")],
+            leaving: vec![],
+            target: done.table.clone(),
+        }),
+        ..before.clone()
+    };
+    let (filling, dual) = (step(5, Step::Filling), step(6, Step::Dual));
+    [before, filling, dual, done]
+}
+
 /// The same, let in before the change that took its earlier life in: it hears of each step, and of
 /// the first when that can no longer be filled.
 #[tokio::test(start_paused = true)]
 async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
-    let with = ["a", "b", "c", "d"];
     for filled in [false, true] {
         let (handle, _dir) = quiet_handle("d", &cluster());
         let identity = handle.inner.identity.clone();
-        let before = topology(4, &with[..3]);
-        handle.adopt(before.clone()).await.expect("adopts");
-        let done = topology(7, &with);
-        let filling = Topology {
-            epoch: 5,
-            members: done.members.clone(),
-            transition: Some(Transition {
-                kind: ChangeKind::Join,
-                step: Step::Filling,
-                joining: vec![id("d")],
-                leaving: vec![],
-                target: done.table.clone(),
-            }),
-            ..before
-        };
-        handle.adopt(filling.clone()).await.expect("adopts");
+        let [before, filling, dual, done] = d_joins();
+        handle.adopt(before).await.expect("adopts");
+        handle.adopt(filling).await.expect("adopts");
         if filled {
             identity.set_filled_epoch(5).expect("writes");
         }
-        let mut dual = filling;
-        dual.epoch = 6;
-        dual.transition.as_mut().expect("one").step = Step::Dual;
         handle.adopt(dual).await.expect("adopts");
         assert_eq!(identity.needs_refill(), !filled, "it is read");
         handle.adopt(done).await.expect("adopts");
@@ -311,31 +314,15 @@ async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
 /// Its folder, and with it its votes, is there: only what it had stored is gone.
 #[tokio::test(start_paused = true)]
 async fn who_lost_its_store_in_a_change_keeps_its_votes() {
-    let with = ["a", "b", "c", "d"];
     let (handle, _dir) = quiet_handle("d", &cluster());
     let identity = handle.inner.identity.clone();
-    let before = topology(4, &with[..3]);
-    handle.adopt(before.clone()).await.expect("adopts");
-    let done = topology(7, &with);
-    let mut change = Topology {
-        epoch: 5,
-        members: done.members.clone(),
-        transition: Some(Transition {
-            kind: ChangeKind::Join,
-            step: Step::Filling,
-            joining: vec![id("d")],
-            leaving: vec![],
-            target: done.table.clone(),
-        }),
-        ..before
-    };
-    handle.adopt(change.clone()).await.expect("adopts");
+    let [before, filling, dual, done] = d_joins();
+    handle.adopt(before).await.expect("adopts");
+    handle.adopt(filling).await.expect("adopts");
     identity.set_filled_epoch(5).expect("writes");
     // it has said so, and then its store is found damaged
     identity.set_needs_refill().expect("writes");
-    change.epoch = 6;
-    change.transition.as_mut().expect("one").step = Step::Dual;
-    handle.adopt(change).await.expect("adopts");
+    handle.adopt(dual).await.expect("adopts");
     handle.adopt(done).await.expect("adopts");
     assert!(identity.needs_refill() && !identity.forgot_votes());
     assert_eq!(identity.lost_through(), 5);
