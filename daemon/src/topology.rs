@@ -32,7 +32,7 @@ use futures_util::future::BoxFuture;
 use ringmaster_shared::{
     event::EventCode,
     id::{Epoch, Generation, NodeId, PartitionId},
-    topology::Topology,
+    topology::{Step, Topology},
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -215,14 +215,18 @@ impl TopologyHandle {
         self.inner.gate.settled()
     }
 
-    /// What `Request::TopologyProgress { epoch }` is answered with: the settled epoch, and
-    /// whether the partitions that this node gains in the change at `epoch` are filled.
+    /// What `Request::TopologyProgress { epoch }` is answered with: the settled epoch, and whether
+    /// this node has its data: none of it is lost, and what it gains in the first step of the change at
+    /// `epoch` is filled.
     pub fn progress(&self, epoch: Epoch) -> (Epoch, bool) {
-        let gains_nothing = self.current().is_some_and(|t| {
-            t.epoch == epoch && t.gained_by(self.inner.identity.node_id()).is_empty()
+        let identity = &self.inner.identity;
+        let ring = self.current().filter(|ring| ring.epoch == epoch);
+        let fills = ring.is_none_or(|ring| {
+            let step = ring.transition.as_ref().map(|change| change.step);
+            step == Some(Step::Filling) && !ring.gained_by(identity.node_id()).is_empty()
         });
-        let filled = gains_nothing || self.inner.identity.filled_epoch() >= epoch;
-        (self.settled_epoch(), filled)
+        let filled = !fills || identity.filled_epoch() >= epoch;
+        (self.settled_epoch(), filled && !identity.needs_refill())
     }
 
     /// Acceptor half of the register; what it promises is synced before it answers.

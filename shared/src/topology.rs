@@ -246,6 +246,14 @@ impl Topology {
             .collect()
     }
 
+    /// Whether this is the first step of the change that `before` begins, decided once more.
+    pub fn begins_anew(&self, before: &Self) -> bool {
+        let change = self.transition.as_ref();
+        change.is_some_and(|change| change.step == Step::Filling)
+            && change == before.transition.as_ref()
+            && self.epoch == before.epoch + 1
+    }
+
     /// How many voters make a majority.
     pub fn voter_majority(&self) -> usize {
         self.voters().len() / 2 + 1

@@ -98,6 +98,10 @@ impl Persisted {
         // the one before as well: a file of an earlier version has no note of it
         if let Some(before) = self.topology.replace(ring.clone()) {
             self.note_membership(&before);
+            // what was filled in a change stays so when that begins anew
+            if ring.begins_anew(&before) && self.filled_epoch == before.epoch {
+                self.filled_epoch = ring.epoch;
+            }
         }
         self.note_membership(ring);
         let outdated = |a: &AcceptorState| a.base_epoch < ring.epoch;

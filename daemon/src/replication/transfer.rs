@@ -248,23 +248,18 @@ async fn fill(
 }
 
 /// Whether what was lost can be known by this ring. Not by one by which it was lost: a write that this
-/// node had acknowledged may still be on its way to the others.
-///
-/// The first step of a change does not get to the next one before this node has its data, if that is
-/// one of those that are scanned; so this node does not wait for the next one, once it knows that no
-/// earlier life of it went by that. The second step asks nobody for data.
-fn awaited_ring(topology: &Topology, lost_through: Epoch, forgot: bool) -> Result<(), String> {
-    let step = topology.transition.as_ref().map(|change| change.step);
-    let waits = match step {
-        Some(Step::Filling) => forgot,
-        Some(Step::Dual) | None => topology.epoch <= lost_through,
-    };
-    match step {
-        _ if !waits => Ok(()),
-        Some(Step::Filling) => Err("it is not known by which rings this node went".to_owned()),
-        Some(Step::Dual) => Err("the change of the ring is to end first".to_owned()),
-        None => Err("the ring is to be decided anew first".to_owned()),
+/// node had acknowledged may still be on its way to the others. Who has a later one decided, and when,
+/// is in `topology/driver/recalling.rs`.
+fn awaited_ring(topology: &Topology, lost_through: Epoch) -> Result<(), String> {
+    if topology.epoch > lost_through {
+        return Ok(());
     }
+    let step = topology.transition.as_ref().map(|change| change.step);
+    Err(if step == Some(Step::Dual) {
+        "the change of the ring is to end first".to_owned()
+    } else {
+        "the ring is to be decided anew first".to_owned()
+    })
 }
 
 async fn get_back(
@@ -283,8 +278,7 @@ async fn get_back(
             refill::tell(site, &stuck);
             return Err(stuck.sentence(site.me()));
         }
-        let identity = &site.replica.identity;
-        awaited_ring(topology, identity.lost_through(), identity.forgot_votes())?;
+        awaited_ring(topology, site.replica.identity.lost_through())?;
     }
     let hopeless = partitions
         .iter()
@@ -353,7 +347,7 @@ async fn scan_all(
     refill: Option<&BTreeSet<NodeId>>,
     scans: &Scans,
 ) -> Result<usize, String> {
-    scans.begin((topology.epoch, refill.is_some()));
+    scans.begin(topology, refill.is_some());
     // who did not answer once is not waited for again in this attempt
     let silent = Mutex::default();
     let silent = &silent;

@@ -350,8 +350,10 @@ impl<A: Around> Driver<A> {
             }
             Decision::Propose { next, purpose } => {
                 tracing::debug!(epoch = next.epoch, ?purpose, "proposing a topology");
-                if purpose == Purpose::Abort {
-                    self.tell_abort(&topology, &sightings);
+                match purpose {
+                    Purpose::Abort => self.tell_abort(&topology, &sightings),
+                    Purpose::Undo => self.tell_undo(&topology),
+                    _ => {}
                 }
                 self.propose(&topology, &next).await
             }

@@ -11,6 +11,11 @@
 //!   read of the old ones alone can still succeed).
 //! - Going back is safe at any time: until it is done, every write also went to a quorum of the
 //!   old replicas.
+//! - The first step may be taken once more: what is filled stays so.
+//!
+//! Where a replica lost its data the end is also a matter of what the others hold: it is taken when the
+//! new replicas that have their data hold all that was acknowledged, else given up when the old ones
+//! do, for those that go forget what they have. Where neither do it is taken all the same.
 //!
 //! The rules are the same whatever a change is for. They hold for rows that lose at most one
 //! replica in one change: any quorum of the old row and of the shorter one still meet.
@@ -37,7 +42,8 @@ pub const JOIN_QUIET: Duration = Duration::from_millis(400);
 pub const JOIN_WAIT_MAX: Duration = Duration::from_millis(1500);
 /// A member's new address or zone must have been seen for this long.
 pub const ADDRESS_QUIET: Duration = Duration::from_secs(1);
-/// A change is given up when one that gains partitions is down for this long.
+/// A change is given up when one that gains partitions is down for this long, and its end waits no
+/// longer for those who may say that they have their data.
 pub const GAINER_DOWN_MAX: Duration = Duration::from_secs(30);
 /// Time for everyone to be asked about an epoch before it may be given up.
 pub const EPOCH_CHANCE: Duration = Duration::from_secs(2);
@@ -78,6 +84,7 @@ impl Sighting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub settled: Epoch,
+    /// Has all that it should have by the current step; not one whose data is lost.
     pub filled: bool,
 }
 
@@ -99,7 +106,10 @@ pub enum Purpose {
     Join,
     ReadFromBoth,
     Finish,
+    /// One that gains partitions is down for too long.
     Abort,
+    /// The new replicas lost what the old ones have.
+    Undo,
     NewDescription,
 }
 
@@ -245,22 +255,25 @@ fn carry_on(now: &Situation<'_>, transition: &Transition) -> Decision {
     if let Err(not_yet) = now.my_turn(now.in_epoch) {
         return not_yet;
     }
+    let ring = now.topology;
+    let back = |purpose| propose(steps::reverted(ring, transition), purpose);
     let awaited = match transition.step {
         Step::Filling => awaited_to_read_from_both(now),
         Step::Dual => awaited_to_finish(now),
     };
-    if awaited.is_empty() {
-        match transition.step {
-            Step::Filling => propose(
-                steps::reading_both(now.topology, transition),
-                Purpose::ReadFromBoth,
-            ),
-            Step::Dual => propose(steps::finished(now.topology, transition), Purpose::Finish),
+    if !awaited.is_empty() {
+        if is_hopeless(now) {
+            return back(Purpose::Abort);
         }
-    } else if is_hopeless(now) {
-        propose(steps::reverted(now.topology, transition), Purpose::Abort)
-    } else {
-        Decision::Await(awaited)
+        return Decision::Await(awaited);
+    }
+    match transition.step {
+        Step::Filling => propose(steps::reading_both(ring, transition), Purpose::ReadFromBoth),
+        Step::Dual => match at_the_end(now) {
+            End::Taken => propose(steps::finished(ring, transition), Purpose::Finish),
+            End::Unsure(whom) => Decision::Await(whom),
+            End::Undone => back(Purpose::Undo),
+        },
     }
 }
 
@@ -298,10 +311,15 @@ fn has_settled(now: &Situation<'_>, id: &NodeId) -> bool {
     progress.is_some_and(|p| p.settled >= now.topology.epoch)
 }
 
+/// Has settled, and has its data.
+fn is_whole(now: &Situation<'_>, id: &NodeId) -> bool {
+    has_settled(now, id) && now.progress.get(id).is_some_and(|p| p.filled)
+}
+
 fn awaited_to_read_from_both(now: &Situation<'_>) -> BTreeSet<NodeId> {
     let mut missing: BTreeSet<NodeId> = gainers(now.topology)
         .into_iter()
-        .filter(|id| !has_settled(now, id) || !now.progress.get(id).is_some_and(|p| p.filled))
+        .filter(|id| !is_whole(now, id))
         .collect();
     for (p, _) in moving(now.topology) {
         missing_quorum(now, now.topology.replicas(p), &mut missing);
@@ -316,6 +334,52 @@ fn awaited_to_finish(now: &Situation<'_>) -> BTreeSet<NodeId> {
         missing_quorum(now, target, &mut missing);
     }
     missing
+}
+
+/// What is to come of a change whose second step is settled.
+enum End {
+    Taken,
+    Undone,
+    /// These may yet say that they have their data.
+    Unsure(BTreeSet<NodeId>),
+}
+
+fn at_the_end(now: &Situation<'_>) -> End {
+    if moving(now.topology).all(|(p, target)| hold_all(now, now.topology.replicas(p), target)) {
+        return End::Taken;
+    }
+    let replicas = moving(now.topology).flat_map(|(p, _)| now.topology.all_replicas(p));
+    let unsure: BTreeSet<NodeId> = replicas
+        .filter(|id| !has_settled(now, id))
+        .filter(|id| !now.sighting(id).is_none_or(is_long_down))
+        .collect();
+    if !unsure.is_empty() && now.in_epoch <= GAINER_DOWN_MAX {
+        return End::Unsure(unsure);
+    }
+    let old_ones_do = moving(now.topology)
+        .all(|(p, _)| !fits_a_quorum(now.topology.replicas(p), |id| !is_whole(now, id)));
+    if old_ones_do { End::Undone } else { End::Taken }
+}
+
+/// Whether the new replicas of a partition that have their data hold between them all that was
+/// acknowledged. What was written in the change is on a quorum of them; what was written before is on
+/// a quorum of the old ones, and on each that gained it.
+fn hold_all(now: &Situation<'_>, old: Vec<NodeId>, target: Vec<NodeId>) -> bool {
+    let whole: BTreeSet<NodeId> = target
+        .iter()
+        .filter(|id| is_whole(now, id))
+        .cloned()
+        .collect();
+    let one_gained = whole.iter().any(|id| !old.contains(id));
+    let lacks = |id: &NodeId| !whole.contains(id);
+    !fits_a_quorum(target, lacks) && (one_gained || !fits_a_quorum(old, lacks))
+}
+
+/// Whether those of these replicas that lack something may be a quorum of them.
+fn fits_a_quorum(replicas: Vec<NodeId>, lacks: impl Fn(&NodeId) -> bool) -> bool {
+    let group = Group::majority_of(replicas);
+    let those = group.members.iter().filter(|id| lacks(id)).cloned();
+    group.is_met(&those.collect())
 }
 
 /// Those without whom the change cannot be finished: all who join or gain partitions.
@@ -333,9 +397,13 @@ fn is_hopeless(now: &Situation<'_>) -> bool {
         && needed(now.topology)
             .iter()
             .any(|id| match now.sighting(id) {
-                Some(s) => s.is_down() && s.since > GAINER_DOWN_MAX,
+                Some(s) => is_long_down(s),
                 None => now.in_epoch > GAINER_DOWN_MAX,
             })
+}
+
+fn is_long_down(member: &Sighting) -> bool {
+    member.is_down() && member.since > GAINER_DOWN_MAX
 }
 
 #[cfg(test)]

@@ -121,7 +121,7 @@ mod tests {
         let with = &[0, 1, 3][..];
         let without = &[0, 1, 2][..];
         // what d goes by, what it is to enter, whether it starts from nothing
-        let cases: [(Option<State<'_>>, State<'_>, bool); 14] = [
+        let cases: [(Option<State<'_>>, State<'_>, bool); 15] = [
             (None, (5, without, Some((Filling, with))), true),
             (None, (1, with, None), false),
             (
@@ -148,6 +148,12 @@ mod tests {
             (
                 Some((5, without, Some((Filling, with)))),
                 (7, with, None),
+                false,
+            ),
+            // its first step is decided anew
+            (
+                Some((5, without, Some((Filling, with)))),
+                (6, without, Some((Filling, with))),
                 false,
             ),
             // it had held it, left without knowing, and gains it again

@@ -27,7 +27,7 @@ pub fn between(before: &Topology, next: &Topology, took: Option<Duration>) -> Op
     {
         let message = format!(
             "epoch {}: {} was called off, by an operator or because a node that takes over \
-             partitions was down too long; the ring is as before",
+             partitions was down too long or lost its data; the ring is as before",
             next.epoch,
             named(change),
         );
@@ -54,16 +54,22 @@ pub fn between(before: &Topology, next: &Topology, took: Option<Duration>) -> Op
     Some(news(EventCode::RingChanged, &subjects, message))
 }
 
-/// The beginning of a change is news, its second step is not.
+/// The beginning of a change is news, also when it begins anew; its second step is not.
 fn started(before: &Topology, next: &Topology, change: &Transition) -> Option<News> {
-    if change.step == Step::Dual || before.transition.is_some() {
+    let anew = next.begins_anew(before);
+    if change.step == Step::Dual || before.transition.is_some() && !anew {
         return None;
     }
     let message = format!(
-        "epoch {}: {}, {} are being handed over",
+        "epoch {}: {}, {} are being handed over{}",
         next.epoch,
         intent(change),
         partitions(moving(next)),
+        if anew {
+            "; it begins anew because a member lost its data"
+        } else {
+            ""
+        },
     );
     let about = about(change);
     Some(news(EventCode::RingChangeStarted, &about, message))

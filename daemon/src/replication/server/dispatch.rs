@@ -259,13 +259,10 @@ impl PeerServer {
     }
 
     fn progress(&self, epoch: Epoch) -> Response {
-        let nothing_gained = || {
-            let current = self.topology.current();
-            current.is_some_and(|t| t.gained_by(&self.node_id).is_empty())
-        };
+        let (settled_epoch, filled) = self.topology.progress(epoch);
         Response::Progress {
-            settled_epoch: self.topology.settled_epoch(),
-            filled: self.identity.filled_epoch() >= epoch || nothing_gained(),
+            settled_epoch,
+            filled,
         }
     }
 }

@@ -48,26 +48,17 @@ fn change(step: Step) -> Transition {
 #[test]
 fn what_was_lost_is_known_by_a_later_ring() {
     use Step::{Dual, Filling};
-    // the step, the last epoch by which it was lost, whether nothing is known of that; the ring's is 9
-    let cases = [
-        (None, 8, false, true),
-        (None, 9, false, false),
-        (None, Epoch::MAX, true, false),
-        (Some(Filling), 8, false, true),
-        (Some(Filling), 9, false, true),
-        (Some(Filling), Epoch::MAX, true, false),
-        (Some(Dual), 8, false, true),
-        (Some(Dual), 9, false, false),
-        (Some(Dual), Epoch::MAX, true, false),
-    ];
-    for (step, lost_through, forgot, known) in cases {
+    for step in [None, Some(Filling), Some(Dual)] {
         let ring = topology(3, step.map(change));
-        let awaited = awaited_ring(&ring, lost_through, forgot);
-        assert_eq!(
-            awaited.is_ok(),
-            known,
-            "{step:?} {lost_through} {awaited:?}"
-        );
+        assert_eq!(ring.epoch, 9);
+        for (lost_through, known) in [(0, true), (8, true), (9, false), (Epoch::MAX, false)] {
+            let awaited = awaited_ring(&ring, lost_through);
+            assert_eq!(
+                awaited.is_ok(),
+                known,
+                "{step:?} {lost_through} {awaited:?}"
+            );
+        }
     }
 }
 
@@ -288,12 +279,32 @@ async fn all_damage_of_a_source_is_found_at_once_and_what_was_read_is_not_read_a
 #[test]
 fn what_was_read_by_another_ring_counts_for_nothing() {
     let scans = Scans::default();
-    for (n, of) in [(3, true), (4, true), (4, false)].into_iter().enumerate() {
-        scans.begin(of);
-        assert_eq!(scans.of(7), BTreeSet::new(), "case {n}");
-        scans.add(7, &id("b"), 5);
-        scans.begin(of);
-        assert_eq!(scans.of(7), set(&["b"]), "case {n}");
+    let ring = |epoch, step: Option<Step>| {
+        Arc::new(Topology {
+            epoch,
+            ..topology(3, step.map(change))
+        })
+    };
+    let filling = Some(Step::Filling);
+    // the ring, whether to get back what was lost, whether what was read before still counts
+    let cases = [
+        (3, None, true, false),
+        (4, None, true, false),
+        (4, None, false, false),
+        (5, filling, false, false),
+        (6, filling, false, true),
+        (7, filling, true, false),
+        (8, filling, true, false),
+        (9, filling, false, false),
+        (11, filling, false, false),
+    ];
+    for (epoch, step, refill, kept) in cases {
+        let ring = ring(epoch, step);
+        scans.begin(&ring, refill);
+        assert_eq!(!scans.of(7).is_empty(), kept, "epoch {epoch}");
+        scans.add(7, &id("b"), 5 * usize::from(!kept));
+        scans.begin(&ring, refill);
+        assert_eq!(scans.of(7), set(&["b"]), "epoch {epoch}");
     }
     scans.add(7, &id("c"), 6);
     assert_eq!(scans.of(7), set(&["b", "c"]));

@@ -5,12 +5,17 @@
 //! quiet: the others decide that without it, and on the ring after it votes as any other. Without
 //! that, voters that lost their folders one after the other would abstain on one ring together,
 //! until too few were left to decide the next. It does the same, whatever there is to be decided, when
-//! a voter says that it accepted something.
+//! a voter says that it accepted something: that comes of it, or so many have accepted nothing that
+//! the next round hears enough.
 //!
 //! Who lost its data has the ring decided anew as well, before it is filled: a write that it had
 //! acknowledged may still be on its way to the other replicas, and its coordinator counts that
 //! acknowledgement. By the next ring it no longer does: the replicas are scanned only after they are
 //! done with all that came by the one before.
+//!
+//! The first step of a change is decided anew like a quiet ring: it may last for hours, and wait for
+//! this node's data. What the others have filled in it stays filled. The second step ends soon, and is
+//! never decided anew, for it follows the first at once (`leftovers`).
 //!
 //! Runs beside the driver, for who waits must not hold up the changes that others decide. What
 //! counts is in `recall`.
@@ -19,7 +24,10 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::Rng;
-use ringmaster_shared::{id::Epoch, topology::Topology};
+use ringmaster_shared::{
+    id::Epoch,
+    topology::{Step, Topology},
+};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +119,6 @@ impl<A: Around> Recalling<A> {
         match heard {
             Heard::Through(epoch) => return self.write_down(epoch).await,
             Heard::Later(later) => self.catch_up(later).await,
-            // this comes of it, or the ring as it is
             Heard::More if undecided => self.decide_next(ring).await,
             Heard::More => {}
         }
@@ -168,10 +175,10 @@ impl<A: Around> Recalling<A> {
         false
     }
 
-    /// Has something decided on top of the ring, that ring itself where nobody accepted another. A
-    /// change under way is seen to by everybody's driver.
+    /// Has something decided on top of the ring: what somebody accepted, or else that ring itself.
     async fn decide_next(&self, ring: &Topology) {
-        if ring.transition.is_some() {
+        let step = ring.transition.as_ref().map(|change| change.step);
+        if step == Some(Step::Dual) {
             return;
         }
         let mut next = ring.clone();
@@ -183,8 +190,7 @@ impl<A: Around> Recalling<A> {
         };
         match proposing.decide(ring, &next).await {
             Outcome::Decided(decided) => tracing::info!(
-                "epoch {} is decided for this node, which lost its folder or its data: from here on \
-                 it votes, and gets back what it lost",
+                "epoch {} is decided for this node, which lost its folder or its data",
                 decided.epoch
             ),
             Outcome::Superseded(later) => self.catch_up(*later).await,

@@ -33,6 +33,18 @@ impl<A: Around> Driver<A> {
         self.tell_once(message, EventCode::RingChangeStalled);
     }
 
+    pub(super) fn tell_undo(&mut self, topology: &Topology) {
+        let answered = self.progress.iter();
+        let lost = answered.filter(|(_, p)| !p.filled).map(|(id, _)| id);
+        let message = format!(
+            "the change of epoch {} is given up: {} lost data before its end that those who held it \
+             before still have; order it again when that is back",
+            topology.epoch,
+            listed(&lost.cloned().collect())
+        );
+        self.tell_once(message, EventCode::RingChangeStalled);
+    }
+
     /// Who a change has waited for, and why, once it has taken long.
     pub(super) fn tell_stall(&mut self, topology: &Topology, whom: &BTreeSet<NodeId>) {
         if self.epoch_since.elapsed() < STALLED_AFTER || self.told.contains("stalled") {
@@ -42,7 +54,7 @@ impl<A: Around> Driver<A> {
         let why = |id: &NodeId| match self.progress.get(id) {
             None => "does not answer",
             Some(p) if p.settled < topology.epoch => "still serves requests of an earlier epoch",
-            Some(p) if !p.filled => "is still being filled",
+            Some(p) if !p.filled => "has not all its data yet",
             Some(_) => "is ready",
         };
         let each: Vec<String> = whom.iter().map(|id| format!("{id} {}", why(id))).collect();

@@ -243,6 +243,73 @@ fn dual_waits_for_a_quorum_of_both() {
     case.proposed(Purpose::Finish);
 }
 
+/// The others have what it held, and it gets that back afterwards.
+#[test]
+fn one_that_lost_its_data_does_not_hold_up_the_end() {
+    let cases: [(&[&str], &str, &[&str]); 3] = [
+        (&["a", "b", "c"], "d", &["a", "b", "d"]),
+        // whichever of the two it is, the other has all
+        (&["a"], "b", &["a", "b"]),
+        (&["a", "b"], "c", &["a", "c"]),
+    ];
+    for (names, joiner, losers) in cases {
+        let mut case = Case::in_step(names, joiner, Step::Dual);
+        for lost in losers {
+            case.all_answer(true);
+            case.answer(lost, case.topology.epoch, false);
+            case.proposed(Purpose::Finish);
+        }
+    }
+}
+
+#[test]
+fn a_change_is_undone_when_the_new_replicas_lost_what_the_old_ones_have() {
+    let mut case = Case::in_step(&["a", "b", "c"], "d", Step::Dual);
+    let before = topology(7, &["a", "b", "c"]);
+    let undone = |case: &Case| {
+        let back = case.proposed(Purpose::Undo);
+        assert_eq!(
+            (&back.members, &back.table),
+            (&before.members, &before.table)
+        );
+    };
+    case.all_answer(true);
+    case.answer("d", case.topology.epoch, false);
+    case.progress.remove(&id("c"));
+    assert_eq!(case.awaited(), ["c"], "it may answer yet");
+    case.in_epoch = GAINER_DOWN_MAX;
+    assert_eq!(case.awaited(), ["c"]);
+    case.in_epoch += Duration::from_millis(1);
+    undone(&case);
+    case.in_epoch = EPOCH_CHANCE;
+    case.see("c").status = MemberStatus::Dead;
+    undone(&case);
+    case.see("c").since = GAINER_DOWN_MAX;
+    assert_eq!(case.awaited(), ["c"], "it may come back");
+    case.answer("c", case.topology.epoch, true);
+    case.proposed(Purpose::Finish);
+    // the old ones have not all either: what was copied to the new ones is not thrown away
+    for lost in ["b", "c"] {
+        case.answer(lost, case.topology.epoch, false);
+    }
+    case.proposed(Purpose::Finish);
+}
+
+#[test]
+fn where_nobody_gains_those_that_go_may_be_the_last_that_have_it() {
+    for (names, lost) in [(&["a", "b", "c"][..], "b"), (&["a", "b"], "b")] {
+        let begin = |t: &Topology| steps::without_member(t, ChangeKind::Leave, &id("a"), &[]);
+        let mut case = under_way(names, None, begin);
+        assert!(gainers(&case.topology).is_empty());
+        case.all_answer(true);
+        case.topology = case.proposed(Purpose::ReadFromBoth);
+        case.all_answer(true);
+        case.proposed(Purpose::Finish);
+        case.answer(lost, case.topology.epoch, false);
+        case.proposed(Purpose::Undo);
+    }
+}
+
 #[test]
 fn a_change_is_given_up_when_a_joiner_stays_away() {
     for step in [Step::Filling, Step::Dual] {

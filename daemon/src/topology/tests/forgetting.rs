@@ -1,7 +1,10 @@
 //! Voters and replicas that lost their folder, or only the data in it: they abstain until it is
 //! known by which rings the life before went, and have the ring decided anew.
 
-use ringmaster_shared::topology::{ChangeKind, Transition};
+use ringmaster_shared::{
+    api::ring::Change,
+    topology::{ChangeKind, Transition},
+};
 
 use super::*;
 
@@ -171,36 +174,120 @@ async fn who_lost_its_data_has_the_ring_decided_anew() {
     cluster.assert_one_content_per_epoch();
 }
 
+/// Its proposer got no further.
+async fn accepts_alone(voter: &TopologyHandle, value: Topology) {
+    let base = (*voter.current().expect("one")).clone();
+    let ballot = Ballot {
+        round: 1_000,
+        node: id("n1"),
+        life: 1,
+    };
+    let prepare = RegisterRequest::Prepare {
+        base: base.clone(),
+        ballot: ballot.clone(),
+    };
+    voter.register(prepare).await;
+    let accept = RegisterRequest::Accept {
+        base_epoch: base.epoch,
+        ballot,
+        value,
+    };
+    assert_eq!(voter.register(accept).await, RegisterReply::Accepted);
+}
+
 /// Nobody wants it any more, so nobody proposes it again; but who accepted it never says "nothing".
 #[tokio::test(start_paused = true)]
 async fn a_value_that_was_left_behind_keeps_no_voter_from_voting_again() {
     let cluster = three().await;
     cluster.crash("n1");
     let half = cluster.handle("n2");
-    let base = (*half.current().expect("one")).clone();
-    let ballot = Ballot {
-        round: 1_000,
-        node: id("n1"),
-        life: 1,
-    };
-    let mut value = base.clone();
+    let mut value = (*half.current().expect("one")).clone();
     value.epoch += 1;
     value.members[0].zone = "left-behind".into();
-    let prepare = RegisterRequest::Prepare {
-        base: base.clone(),
-        ballot: ballot.clone(),
-    };
-    half.register(prepare).await;
-    let accept = RegisterRequest::Accept {
-        base_epoch: base.epoch,
-        ballot,
-        value,
-    };
-    assert_eq!(half.register(accept).await, RegisterReply::Accepted);
+    accepts_alone(&half, value).await;
     cluster.revive_without_folder("n1", "n3").await;
     let identity = cluster.handle("n1").inner.identity.clone();
     until_it_knows_its_votes(&identity).await;
     cluster.assert_one_content_per_epoch();
+}
+
+/// Five members, of whom n5 is dead and being removed; n1, which takes over some of what that held, is
+/// not filled yet.
+async fn five_and_the_dead_one_is_being_removed() -> Cluster {
+    let cluster = three().await;
+    for (name, count) in [("n4", 4), ("n5", 5)] {
+        cluster.start(name);
+        cluster.until_settled_with(count, SOON).await;
+    }
+    cluster.crash("n5");
+    cluster.hold_filling("n1");
+    let remove = Change::Remove { node: id("n5") };
+    assert!(cluster.order(&id("n2"), &remove).await);
+    for each in ["n1", "n2", "n3", "n4"] {
+        cluster.until(each, SOON, |t| t.transition.is_some()).await;
+    }
+    let ring = cluster.handle("n2").current().expect("one");
+    assert!(!ring.gained_by(&id("n1")).is_empty(), "it is waited for");
+    cluster
+}
+
+/// The change waits for its data, and its data for a ring by which nothing more is on its way.
+#[tokio::test(start_paused = true)]
+async fn who_loses_its_data_in_the_first_step_has_that_decided_anew() {
+    for folder_too in [false, true] {
+        let cluster = five_and_the_dead_one_is_being_removed().await;
+        let during = cluster.handle("n2").current().expect("one");
+        if folder_too {
+            cluster.crash("n1");
+            cluster.revive_without_folder("n1", "n2").await;
+        } else {
+            let identity = cluster.handle("n1").inner.identity.clone();
+            identity.set_needs_refill().expect("writes");
+            drop(identity);
+            cluster.crash("n1");
+            cluster.revive("n1").await;
+        }
+        let anew = Topology {
+            epoch: during.epoch + 1,
+            ..(*during).clone()
+        };
+        for each in ["n1", "n2", "n3", "n4"] {
+            cluster.until(each, SOON, |t| t.epoch > during.epoch).await;
+        }
+        let identity = cluster.handle("n1").inner.identity.clone();
+        until_it_knows_its_votes(&identity).await;
+        assert!(cluster.went_by(&anew));
+        assert!(
+            anew.epoch > identity.lost_through(),
+            "it votes, and is filled"
+        );
+        cluster.release_filling("n1");
+        cluster.until_settled_with(4, SOON).await;
+        cluster.assert_one_content_per_epoch();
+    }
+}
+
+/// Whatever that is, it comes of it: it may have been decided.
+#[tokio::test(start_paused = true)]
+async fn a_next_step_that_one_alone_accepted_keeps_no_change_from_its_end() {
+    let nexts: [(fn(&Topology, &Transition) -> Topology, usize); 2] =
+        [(steps::reading_both, 4), (steps::reverted, 5)];
+    for (next, members) in nexts {
+        let cluster = five_and_the_dead_one_is_being_removed().await;
+        let half = cluster.handle("n2");
+        let ring = half.current().expect("one");
+        cluster.crash("n1");
+        let change = ring.transition.as_ref().expect("under way");
+        let accepted = next(&ring, change);
+        accepts_alone(&half, accepted.clone()).await;
+        cluster.revive_without_folder("n1", "n3").await;
+        let identity = cluster.handle("n1").inner.identity.clone();
+        until_it_knows_its_votes(&identity).await;
+        cluster.release_filling("n1");
+        cluster.until_settled_with(members, SOON).await;
+        assert!(cluster.went_by(&accepted));
+        cluster.assert_one_content_per_epoch();
+    }
 }
 
 /// Two of three, the second before the first could have the ring decided anew: an operator decides.

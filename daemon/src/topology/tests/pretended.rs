@@ -226,13 +226,14 @@ impl Cluster {
     }
 
     /// Starts it again with an empty folder, let in by the ring that `seed` goes by, as
-    /// `node::entry` does it. What it held is back at once.
+    /// `node::entry` does it. What it held is back as soon as it may be.
     pub(super) async fn revive_without_folder(&self, name: &str, seed: &str) {
         let ring = self.handle(seed).current().expect("the seed has a ring");
         assert!(ring.contains(&id(name)), "the seed knows it");
         let (handle, dir) = quiet_handle(name, &cluster());
         let identity = handle.inner.identity.clone();
         identity.forget_votes().expect("writes");
+        identity.set_needs_refill().expect("writes");
         handle.install((*ring).clone()).await.expect("enters");
         {
             let mut world = self.lock();
@@ -423,6 +424,13 @@ impl Cluster {
         }
     }
 
+    /// Whether anybody ever went by this ring.
+    pub(super) fn went_by(&self, ring: &Topology) -> bool {
+        let world = self.lock();
+        let digests = world.history.get(&ring.epoch);
+        digests.is_some_and(|digests| digests.contains(&ring.digest()))
+    }
+
     pub(super) fn assert_one_content_per_epoch(&self) {
         let world = self.lock();
         assert!(!world.history.is_empty());
@@ -433,11 +441,23 @@ impl Cluster {
 }
 
 impl Seat {
-    /// Stands in for the replication room: fills what a change brings to this node.
+    /// Stands in for the replication room: gets back what was lost, and fills what a change brings to
+    /// this node.
     async fn fill(self, handle: TopologyHandle) {
         let mut watch = handle.watch();
         loop {
             let now = watch.borrow_and_update().clone();
+            let identity = &handle.inner.identity;
+            if let Some(topology) = now.as_ref().filter(|t| t.contains(&self.me))
+                && identity.needs_refill()
+            {
+                if topology.epoch > identity.lost_through() {
+                    identity.set_refilled(topology.epoch).expect("writes");
+                } else {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                continue;
+            }
             if let Some(topology) = now
                 && topology
                     .transition
