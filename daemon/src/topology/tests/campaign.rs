@@ -63,6 +63,31 @@ const ROLES: [Role; 5] = [
     Role::OldReplica,
 ];
 
+/// What a participant that crashes loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Nothing,
+    Store,
+    Folder,
+}
+
+/// One change with one crash.
+#[derive(Debug, Clone, Copy)]
+struct Plot {
+    kind: Kind,
+    role: Role,
+    step: u64,
+    seed: u64,
+    filling: Filling,
+    loss: Loss,
+}
+
+/// Written before the change and left alone since: no later write or read may make up for a copy that
+/// the change lost.
+fn left_alone() -> impl Iterator<Item = u16> {
+    (0..PARTITIONS).step_by(4)
+}
+
 struct Run {
     cluster: Cluster,
     random: StdRng,
@@ -113,9 +138,7 @@ impl Run {
         let mut clients = JoinSet::new();
         cluster.lose_messages(seed, 0.08);
         for partition in 0..PARTITIONS {
-            if partition % 4 == 0 {
-                // written before the change and left alone since: no later write or read may
-                // make up for a copy that the change lost
+            if left_alone().any(|p| p == partition) {
                 for _ in 0..3 {
                     cluster.is_available(partition, SOON).await;
                 }
@@ -203,6 +226,44 @@ impl Run {
         Some(pool[self.random.random_range(0..pool.len())].clone())
     }
 
+    /// It comes back after it crashed.
+    async fn revive(&self, victim: &NodeId, loss: Loss) {
+        let name = victim.as_str();
+        if loss != Loss::Nothing {
+            self.cluster.lose_data(victim);
+        }
+        if loss != Loss::Folder {
+            return self.cluster.revive(name).await;
+        }
+        let coordinators = self.cluster.coordinators();
+        let knows = |n: &&NodeId| {
+            let ring = self.cluster.handle(n.as_str()).current();
+            ring.is_some_and(|t| t.contains(victim))
+        };
+        match coordinators.iter().find(knows) {
+            Some(seed) => {
+                self.cluster
+                    .revive_without_folder(name, seed.as_str())
+                    .await;
+            }
+            // it waited to be taken in
+            None => self.cluster.start(name),
+        }
+    }
+
+    /// All have all their data.
+    async fn until_whole(&self) {
+        let began = tokio::time::Instant::now();
+        let lacks = |n: &NodeId| {
+            let handle = self.cluster.handle(n.as_str());
+            handle.inner.identity.needs_refill()
+        };
+        while self.cluster.up().iter().any(lacks) {
+            assert!(began.elapsed() < END, "what was lost does not come back");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Somebody goes by the epoch `steps` after `base`.
     async fn until_epoch(&self, epoch: u64) {
         let began = tokio::time::Instant::now();
@@ -265,8 +326,16 @@ impl Run {
     }
 }
 
-/// One change with one crash; what the clients saw.
-async fn run(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> Checks {
+/// What the clients saw.
+async fn run(plot: Plot) -> Checks {
+    let Plot {
+        kind,
+        role,
+        step,
+        seed,
+        filling,
+        loss,
+    } = plot;
     let mut run = Run::prepare(kind, seed, filling).await;
     let base = run.cluster.handle("n1").current().expect("one").epoch;
     let base = base + u64::from(kind == Kind::Rebalance) * 10;
@@ -287,10 +356,17 @@ async fn run(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> 
     } else {
         run.until_epoch(first + step).await;
     }
+    let mut lost = None;
     if let Some(victim) = run.pick(kind, role) {
         let down = run.cluster.is_down(&victim);
         if !down {
-            run.cluster.crash(victim.as_str());
+            if loss == Loss::Store {
+                let identity = run.cluster.handle(victim.as_str()).inner.identity.clone();
+                run.cluster.crash(victim.as_str());
+                identity.set_needs_refill().expect("writes");
+            } else {
+                run.cluster.crash(victim.as_str());
+            }
         }
         // shorter and longer than a change waits for those who gain
         let away = [300, 4_000, 20_000, 50_000][run.random.random_range(0..4)];
@@ -299,10 +375,13 @@ async fn run(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> 
             run.check_available().await;
         }
         if !run.cluster.has_departed(&victim) {
-            run.cluster.revive(victim.as_str()).await;
+            run.revive(&victim, loss).await;
+            lost = (loss != Loss::Nothing).then_some(victim);
         }
     }
     // one that gave up waiting comes again, and is taken in
+    run.until_settled().await;
+    run.until_whole().await;
     let ring = run.until_settled().await;
     run.clients.shutdown().await;
     // what is still on its way arrives, or is refused
@@ -312,6 +391,12 @@ async fn run(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> 
     checks
         .violations
         .extend(run.cluster.every_quorum_knows(&ring));
+    if let Some(lost) = lost {
+        let alone = left_alone();
+        checks
+            .violations
+            .extend(run.cluster.lacks(&lost, &ring, alone));
+    }
     if let Some(goer) = kind.goer() {
         let (goer, out) = (id(goer), !ring.contains(&id(goer)));
         assert!(!out || run.cluster.is_down(&goer), "who is out has ended");
@@ -322,13 +407,13 @@ async fn run(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> 
 }
 
 /// As a paused runtime of its own, so that one does not wait for another.
-fn in_pretended_time(kind: Kind, role: Role, step: u64, seed: u64, filling: Filling) -> Checks {
+fn in_pretended_time(plot: Plot) -> Checks {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    runtime.block_on(run(kind, role, step, seed, filling))
+    runtime.block_on(run(plot))
 }
 
 /// `RINGD_CAMPAIGN_SEED` repeats a run, `RINGD_CAMPAIGN_ROUNDS` asks for more.
@@ -337,7 +422,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
     value.and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
-fn campaign(kinds: &[Kind]) {
+fn campaign(kinds: &[Kind], losses: &[Loss]) {
     let first = from_environment("RINGD_CAMPAIGN_SEED", 1);
     let rounds = from_environment("RINGD_CAMPAIGN_ROUNDS", 1);
     for seed in first..first + rounds {
@@ -345,9 +430,20 @@ fn campaign(kinds: &[Kind]) {
             for role in ROLES {
                 let pointless = role == Role::Goer && kind.goer().is_none();
                 let steps = if role == Role::Nobody { 0..1 } else { 0..3 };
-                for step in steps.filter(|_| !pointless) {
-                    eprintln!("{kind:?} {role:?} step {step} seed {seed}");
-                    let checks = in_pretended_time(*kind, role, step, seed, Filling::FromAQuorum);
+                for (step, loss) in steps.flat_map(|s| losses.iter().map(move |l| (s, *l))) {
+                    let plot = Plot {
+                        kind: *kind,
+                        role,
+                        step,
+                        seed,
+                        filling: Filling::FromAQuorum,
+                        loss,
+                    };
+                    if pointless || (loss != Loss::Nothing && role == Role::Nobody) {
+                        continue;
+                    }
+                    eprintln!("{plot:?}");
+                    let checks = in_pretended_time(plot);
                     assert_eq!(checks.violations, Vec::<String>::new());
                     assert!(checks.acknowledged > 50 && checks.reads > 50, "{checks:?}");
                 }
@@ -358,22 +454,31 @@ fn campaign(kinds: &[Kind]) {
 
 #[test]
 fn joins_survive_every_crash() {
-    campaign(&KINDS[..2]);
+    campaign(&KINDS[..2], &[Loss::Nothing]);
 }
 
 #[test]
 fn leaves_survive_every_crash() {
-    campaign(&KINDS[2..4]);
+    campaign(&KINDS[2..4], &[Loss::Nothing]);
 }
 
 #[test]
 fn removals_and_replacements_survive_every_crash() {
-    campaign(&KINDS[4..6]);
+    campaign(&KINDS[4..6], &[Loss::Nothing]);
 }
 
 #[test]
 fn rebalancing_and_cancelling_survive_every_crash() {
-    campaign(&KINDS[6..]);
+    campaign(&KINDS[6..], &[Loss::Nothing]);
+}
+
+/// With one of three replicas, or the one that gains, without what it had stored, and without its votes.
+#[test]
+fn changes_survive_the_loss_of_a_store_or_folder() {
+    campaign(
+        &[Kind::Join, Kind::Leave, Kind::Rebalance],
+        &[Loss::Store, Loss::Folder],
+    );
 }
 
 /// The checks bite: new replicas that are filled from one old replica only miss what that one
@@ -382,7 +487,14 @@ fn rebalancing_and_cancelling_survive_every_crash() {
 fn filling_from_one_replica_is_noticed() {
     for seed in 1..100 {
         for kind in [Kind::LeaveToTwo, Kind::Join, Kind::Leave] {
-            let checks = in_pretended_time(kind, Role::Nobody, 0, seed, Filling::FromOne);
+            let checks = in_pretended_time(Plot {
+                kind,
+                role: Role::Nobody,
+                step: 0,
+                seed,
+                filling: Filling::FromOne,
+                loss: Loss::Nothing,
+            });
             if let Some(violation) = checks.violations.first() {
                 eprintln!("noticed with seed {seed}: {violation}");
                 return;

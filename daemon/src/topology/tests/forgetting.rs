@@ -270,8 +270,8 @@ async fn who_loses_its_data_in_the_first_step_has_that_decided_anew() {
 /// Whatever that is, it comes of it: it may have been decided.
 #[tokio::test(start_paused = true)]
 async fn a_next_step_that_one_alone_accepted_keeps_no_change_from_its_end() {
-    let nexts: [(fn(&Topology, &Transition) -> Topology, usize); 2] =
-        [(steps::reading_both, 4), (steps::reverted, 5)];
+    type Next = fn(&Topology, &Transition) -> Topology;
+    let nexts = [(steps::reading_both as Next, 4), (steps::reverted, 5)];
     for (next, members) in nexts {
         let cluster = five_and_the_dead_one_is_being_removed().await;
         let half = cluster.handle("n2");

@@ -226,7 +226,7 @@ impl Cluster {
     }
 
     /// Starts it again with an empty folder, let in by the ring that `seed` goes by, as
-    /// `node::entry` does it. What it held is back as soon as it may be.
+    /// `node::entry` does it.
     pub(super) async fn revive_without_folder(&self, name: &str, seed: &str) {
         let ring = self.handle(seed).current().expect("the seed has a ring");
         assert!(ring.contains(&id(name)), "the seed knows it");
@@ -451,7 +451,8 @@ impl Seat {
             if let Some(topology) = now.as_ref().filter(|t| t.contains(&self.me))
                 && identity.needs_refill()
             {
-                if topology.epoch > identity.lost_through() {
+                let known = topology.epoch > identity.lost_through();
+                if known && self.copy_lost(topology).await {
                     identity.set_refilled(topology.epoch).expect("writes");
                 } else {
                     sleep(Duration::from_millis(50)).await;

@@ -50,7 +50,7 @@ struct Known {
 
 #[derive(Default)]
 pub(super) struct Data {
-    /// Survives crashes.
+    /// Survives crashes, but not [`Cluster::lose_data`].
     stores: BTreeMap<NodeId, BTreeMap<PartitionId, u64>>,
     known: BTreeMap<PartitionId, Known>,
     filling: Filling,
@@ -71,6 +71,8 @@ pub(in crate::topology::tests) struct Checks {
 #[derive(Debug, Clone, Copy)]
 enum Ask {
     Read,
+    /// A read that is answered only when no request of an earlier epoch is under way.
+    Scan,
     /// Answered with the same number once it is stored.
     Write(u64),
 }
@@ -107,6 +109,11 @@ impl Cluster {
             acknowledged: data.acknowledged,
             reads: data.reads,
         }
+    }
+
+    /// What this node stored is gone.
+    pub(in crate::topology::tests) fn lose_data(&self, node: &NodeId) {
+        self.lock().data.stores.remove(node);
     }
 
     /// Up, and in the ring it goes by.
@@ -185,6 +192,23 @@ impl Cluster {
             }
         }
         missing
+    }
+
+    /// What this node does not hold of these partitions although it is known.
+    pub(in crate::topology::tests) fn lacks(
+        &self,
+        node: &NodeId,
+        ring: &Topology,
+        partitions: impl Iterator<Item = PartitionId>,
+    ) -> Vec<String> {
+        let world = self.lock();
+        let held = world.data.stores.get(node);
+        let held = |p: PartitionId| held.and_then(|s| s.get(&p)).copied().unwrap_or(0);
+        let floor = |p: PartitionId| world.data.known.get(&p).map_or(0, |k| k.floor);
+        let lacking = partitions.filter(|p| ring.is_replica(*p, node) && held(*p) < floor(*p));
+        lacking
+            .map(|p| format!("{node} has not got back partition {p}"))
+            .collect()
     }
 
     /// From the seeded source of the run.
@@ -288,7 +312,7 @@ impl Seat {
         ask: Ask,
     ) -> Round {
         let whom = match ask {
-            Ask::Read => needed.replicas(),
+            Ask::Read | Ask::Scan => needed.replicas(),
             Ask::Write(_) => ring.all_replicas(partition),
         };
         let until = Instant::now() + ROUND;
@@ -377,6 +401,15 @@ impl Seat {
         if !guard.topology.is_replica(partition, to) {
             return Answer::No;
         }
+        let identity = &handle.inner.identity;
+        let refused = match ask {
+            Ask::Write(_) => identity.forgot_votes(),
+            Ask::Read => identity.needs_refill(),
+            Ask::Scan => identity.needs_refill() || handle.settled_epoch() < ring.epoch,
+        };
+        if refused {
+            return Answer::No;
+        }
         sleep(Duration::from_millis(self.cluster.draw(0..20))).await;
         let mut world = self.cluster.lock();
         // it died meanwhile, and its folder with the guard's promise is as it was
@@ -386,7 +419,7 @@ impl Seat {
         let store = world.data.stores.entry(to.clone()).or_default();
         let held = store.entry(partition).or_default();
         match ask {
-            Ask::Read => Answer::Has(*held),
+            Ask::Read | Ask::Scan => Answer::Has(*held),
             Ask::Write(number) => {
                 *held = number.max(*held);
                 Answer::Has(number)
@@ -404,17 +437,49 @@ impl Seat {
                 let one = self.cluster.draw(0..old.len() as u64);
                 needed.groups = vec![Group::majority_of(vec![old[one as usize].clone()])];
             }
-            match self.round(topology, partition, needed, Ask::Read).await {
-                Round::Met(found) => {
-                    let value = found.values().copied().max().unwrap_or(0);
-                    let mut world = self.cluster.lock();
-                    let store = world.data.stores.entry(self.me.clone()).or_default();
-                    let held = store.entry(partition).or_default();
-                    *held = value.max(*held);
-                }
-                Round::Moved | Round::Failed => return false,
+            if !self.copy(topology, partition, needed).await {
+                return false;
             }
         }
+        true
+    }
+
+    /// Gets back what this node lost of all that it holds; `false`: not now.
+    pub(super) async fn copy_lost(&self, topology: &Arc<Topology>) -> bool {
+        for partition in 0..topology.partition_count() {
+            if !topology.is_replica(partition, &self.me) {
+                continue;
+            }
+            let mut others = topology.replicas(partition);
+            let group = Group::majority_of(others.clone());
+            others.retain(|id| *id != self.me);
+            // no quorum fits into this one and those that were not scanned
+            let need = (group.members.len() - group.need + 1).min(others.len());
+            let groups = vec![Group {
+                members: others,
+                need,
+            }];
+            if need > 0 && !self.copy(topology, partition, Requirement { groups }).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn copy(
+        &self,
+        topology: &Arc<Topology>,
+        partition: PartitionId,
+        needed: Requirement,
+    ) -> bool {
+        let Round::Met(found) = self.round(topology, partition, needed, Ask::Scan).await else {
+            return false;
+        };
+        let value = found.values().copied().max().unwrap_or(0);
+        let mut world = self.cluster.lock();
+        let store = world.data.stores.entry(self.me.clone()).or_default();
+        let held = store.entry(partition).or_default();
+        *held = value.max(*held);
         true
     }
 
