@@ -227,9 +227,8 @@ async fn the_first_of_a_cluster_gets_back_what_those_that_join_it_have() {
         }
         lab.wire("b", Wire::Up);
         lab.wire("c", Wire::Up);
-        if step == Step::Dual {
-            lab.adopt_everywhere(&first_join(4, None), &names).await;
-        }
+        let follows = (step == Step::Filling).then_some(step);
+        lab.adopt_everywhere(&first_join(4, follows), &names).await;
         until("a is refilled", || !a.identity.needs_refill()).await;
         for n in 0..KEYS {
             let record = a.store.get(&key(&format!("k{n}"))).expect("readable");

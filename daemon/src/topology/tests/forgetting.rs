@@ -228,6 +228,14 @@ async fn five_and_the_dead_one_is_being_removed() -> Cluster {
     }
     let ring = cluster.handle("n2").current().expect("one");
     assert!(!ring.gained_by(&id("n1")).is_empty(), "it is waited for");
+    let filled = |name: &&str| cluster.handle(name).progress(ring.epoch).1;
+    let others = async {
+        while !["n2", "n3", "n4"].iter().all(filled) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(SOON, others).await;
+    assert!(in_time.is_ok(), "the others are filled");
     cluster
 }
 
@@ -395,6 +403,34 @@ async fn who_goes_through_a_change_without_filling_it_lost_what_it_gained() {
         handle.adopt(done).await.expect("adopts");
         assert_eq!(identity.needs_refill(), !filled);
         assert_eq!(identity.forgot_votes(), !filled);
+    }
+}
+
+/// The one who missed it cannot know that nothing came between: it starts from nothing.
+#[tokio::test(start_paused = true)]
+async fn what_was_filled_stays_filled_when_the_step_is_decided_anew() {
+    for (missed, filled) in [(0, true), (1, false)] {
+        let (handle, _dir) = quiet_handle("d", &cluster());
+        let identity = handle.inner.identity.clone();
+        let [before, filling, dual, _] = d_joins();
+        handle.adopt(before).await.expect("adopts");
+        handle.adopt(filling.clone()).await.expect("adopts");
+        assert!(!handle.progress(5).1);
+        identity.set_filled_epoch(5).expect("writes");
+        assert!(handle.progress(5).1);
+        let later = |ring: Topology| Topology {
+            epoch: ring.epoch + 1 + missed,
+            ..ring
+        };
+        handle.adopt(later(filling)).await.expect("adopts");
+        assert_eq!(handle.progress(6 + missed).1, filled, "{missed} missed");
+        if filled {
+            handle.adopt(later(dual)).await.expect("adopts");
+            assert!(!identity.needs_refill() && handle.progress(7).1);
+            // it has all that it gained, but not what it loses
+            identity.set_needs_refill().expect("writes");
+            assert!(!handle.progress(7).1);
+        }
     }
 }
 

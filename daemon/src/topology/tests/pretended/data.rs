@@ -444,8 +444,12 @@ impl Seat {
         true
     }
 
-    /// Gets back what this node lost of all that it holds; `false`: not now.
+    /// Gets back what this node lost of all that it holds; `false`: not now. Without clients there is
+    /// nothing to be lost, whoever is down.
     pub(super) async fn copy_lost(&self, topology: &Arc<Topology>) -> bool {
+        if self.cluster.lock().data.known.is_empty() {
+            return true;
+        }
         for partition in 0..topology.partition_count() {
             if !topology.is_replica(partition, &self.me) {
                 continue;
